@@ -1,0 +1,154 @@
+"""The transformer layers that the backbones share: BERT's post-norm layers, with fused or explicit attention.
+
+Our own rather than `transformers`: its BERT takes 3 s to import in every trial's process, its cross-attention and decoder
+have other parameter names than the published checkpoint, and its eager attention switch is per model class. Modules that
+only hold others are `nn.ModuleDict`s, so that parameter names follow the checkpoint without a forward of their own.
+Every parameter is used in the forward of the module that owns it: ZeRO-3 gathers weights by hooks on that forward.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from meltr_ray.config import BackboneConfig
+
+MASKED_SCORE = -10000.0
+"""Added to the attention score of a padded position (published); finite, so that a row without any position stays finite."""
+
+
+def layer_norm(size: int) -> nn.LayerNorm:
+    return nn.LayerNorm(size, eps=1e-12)
+
+
+def attention_bias(mask: Tensor) -> Tensor:
+    """(B, L) mask, true at real positions -> (B, 1, 1, L) float32 term that is added to attention scores."""
+    return torch.where(mask, 0.0, MASKED_SCORE)[:, None, None, :]
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `queries` (B, Q, H) over `keys` (B, K, H), which also are the values -> (B, Q, H).
+
+    `bias` broadcasts to (B, heads, Q, K). Explicit attention (`fused_attention=False`) is plain matrix products and a
+    softmax: torch's fused kernels have no second derivative. The two draw different dropout masks from one seed.
+    """
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.num_heads, self.fused, self.dropout = config.num_heads, config.fused_attention, config.dropout
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+        query, key, value = (self._heads(x) for x in (self.query(queries), self.key(keys), self.value(keys)))
+        dropout = self.dropout if self.training else 0.0
+        bias = bias.to(query.dtype)
+        if self.fused:
+            context = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
+        else:
+            scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1)) + bias
+            context = F.dropout(scores.softmax(-1), dropout) @ value
+        return context.transpose(1, 2).flatten(2)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class Residual(nn.Module):
+    """Dense layer, dropout, sum with `residual`, LayerNorm: (B, L, size) and (B, L, H) -> (B, L, H)."""
+
+    def __init__(self, config: BackboneConfig, size: int):
+        super().__init__()
+        self.dense = nn.Linear(size, config.hidden_size)
+        self.LayerNorm = layer_norm(config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward layer: (B, L, H) -> (B, L, H), or (B, 1, H) of the first position alone."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.attention = nn.ModuleDict({"self": Attention(config), "output": Residual(config, config.hidden_size)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.feed_forward_size)})
+        self.output = Residual(config, config.feed_forward_size)
+
+    def forward(self, x: Tensor, bias: Tensor, first_only: bool = False) -> Tensor:
+        queries = x[:, :1] if first_only else x
+        attended = self.attention["output"](self.attention["self"](queries, x, bias), queries)
+        return self.output(F.gelu(self.intermediate["dense"](attended)), attended)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention over the encoder's output (B, K, H) and feed-forward: (B, L, H) -> (B, L, H)."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.slf_attn = nn.ModuleDict({"att": Attention(config), "output": Residual(config, config.hidden_size)})
+        self.enc_attn = nn.ModuleDict({"att": Attention(config), "output": Residual(config, config.hidden_size)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.feed_forward_size)})
+        self.output = Residual(config, config.feed_forward_size)
+
+    def forward(self, x: Tensor, bias: Tensor, encoded: Tensor, encoded_bias: Tensor) -> Tensor:
+        x = self.slf_attn["output"](self.slf_attn["att"](x, x, bias), x)
+        x = self.enc_attn["output"](self.enc_attn["att"](x, encoded, encoded_bias), x)
+        return self.output(F.gelu(self.intermediate["dense"](x)), x)
+
+
+class LayerStack(nn.Module):
+    """`layer` applied one after another to (B, L, H); each is computed again in the backward pass if so configured.
+
+    `last` are keyword arguments of the last layer alone.
+    """
+
+    def __init__(self, layers: list[nn.Module], activation_checkpointing: bool):
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
+        self.activation_checkpointing = activation_checkpointing
+
+    def forward(self, x: Tensor, *rest: Tensor, **last: bool) -> Tensor:
+        for index, layer in enumerate(self.layer):
+            options = last if index == len(self.layer) - 1 else {}
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, *rest, use_reentrant=False, preserve_rng_state=True, **options)
+            else:
+                x = layer(x, *rest, **options)
+        return x
+
+
+class TiedEmbedding(nn.Module):
+    """Embedding whose weight (N, H) belongs to another module too: int64 (...) -> (..., H)."""
+
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class TiedLinear(nn.Module):
+    """Linear layer without bias whose weight (N, H) belongs to another module too: (..., H) -> (..., N)."""
+
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+def initialize(module: nn.Module) -> None:
+    """BERT's initialisation of one module: N(0, 0.02) weights, zero biases (for `nn.Module.apply`)."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)

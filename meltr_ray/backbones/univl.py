@@ -1,0 +1,262 @@
+"""UniVL (Luo et al., arXiv 2002.06353): text, visual and cross encoders, a caption decoder and their heads.
+
+Parameter names and shapes are those of the published checkpoint. B: clips, L: word pieces, F: frames, D: video feature
+size, H: hidden size, V: vocabulary size. Masks are bool, true at real positions.
+
+Differs from the published code in: heads take only the positions that are asked for; token types of the text are all 0
+(as its data loaders have them); the poolers of the text and visual encoders exist for the checkpoint's sake, but nothing
+uses them, so they have no gradient.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meltr_ray.backbones.layers import (
+    MASKED_SCORE,
+    DecoderLayer,
+    EncoderLayer,
+    LayerStack,
+    TiedEmbedding,
+    TiedLinear,
+    attention_bias,
+    initialize,
+    layer_norm,
+)
+from meltr_ray.config import BackboneConfig
+
+
+class Embeddings(nn.Module):
+    """LayerNorm and dropout of content plus positions plus token types: (B, L, ...) -> (B, L, H).
+
+    `words` turns the input into (B, L, H): an embedding, a linear layer, or None where the input has that form.
+    """
+
+    def __init__(self, config: BackboneConfig, words: Optional[nn.Module], positions: nn.Module, num_types: int = 0):
+        super().__init__()
+        if words is not None:
+            self.word_embeddings = words
+        self.position_embeddings = positions
+        if num_types:
+            self.token_type_embeddings = nn.Embedding(num_types, config.hidden_size)
+        self.has_words, self.has_types = words is not None, num_types > 0
+        self.LayerNorm = layer_norm(config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, token_types: Optional[Tensor] = None) -> Tensor:
+        """`token_types` (L,) int64 is the same for every row; None: without token types."""
+        # positions and types are added as (L, H) before they meet the batch: one large sum less
+        place = self.position_embeddings(torch.arange(x.size(1), device=x.device))
+        if token_types is not None:
+            place = place + self.token_type_embeddings(token_types)
+        content = self.word_embeddings(x) if self.has_words else x
+        return self.dropout(self.LayerNorm(content + place))
+
+
+class Pooler(nn.Module):
+    """tanh of a dense layer on the first position: (B, L, H) -> (B, H)."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.dense(x[:, 0]))
+
+
+def encoder_layers(config: BackboneConfig, num_layers: int) -> LayerStack:
+    return LayerStack([EncoderLayer(config) for _ in range(num_layers)], config.activation_checkpointing)
+
+
+class TextEncoder(nn.Module):
+    """BERT: ids (B, L) int64 and mask (B, L) -> (B, L, H)."""
+
+    def __init__(self, config: BackboneConfig, vocabulary_size: int):
+        super().__init__()
+        words = nn.Embedding(vocabulary_size, config.hidden_size)
+        positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embeddings = Embeddings(config, words, positions, num_types=2)
+        self.encoder = encoder_layers(config, config.text_layers)
+        self.pooler = Pooler(config)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        types = torch.zeros(ids.size(1), dtype=torch.int64, device=ids.device)
+        return self.encoder(self.embeddings(ids, types), attention_bias(mask))
+
+
+class VisualEncoder(nn.Module):
+    """Normalised frame features (B, F, D) and mask (B, F) -> (B, F, H)."""
+
+    def __init__(self, config: BackboneConfig, video_size: int):
+        super().__init__()
+        positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embeddings = Embeddings(config, nn.Linear(video_size, config.hidden_size), positions)
+        self.encoder = encoder_layers(config, config.visual_layers)
+        self.pooler = Pooler(config)
+
+    def forward(self, video: Tensor, mask: Tensor) -> Tensor:
+        return self.encoder(self.embeddings(video), attention_bias(mask))
+
+
+class CrossEncoder(nn.Module):
+    """Encoded text (B, L, H) and video (B, F, H) with their masks -> (B, L+F, H); pooled, (B, H) instead."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        positions = nn.Embedding(config.max_cross_position_embeddings, config.hidden_size)
+        self.embeddings = Embeddings(config, None, positions, num_types=2)
+        self.encoder = encoder_layers(config, config.cross_layers)
+        self.pooler = Pooler(config)
+
+    def forward(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, pooled: bool = False) -> Tensor:
+        both = torch.cat((text, video), dim=1)
+        types = (torch.arange(both.size(1), device=both.device) >= text.size(1)).long()
+        bias = attention_bias(torch.cat((text_mask, video_mask), dim=1))
+        # the pooler reads the first position alone, so the last layer need not compute the others
+        encoded = self.encoder(self.embeddings(both, types), bias, first_only=pooled)
+        return self.pooler(encoded) if pooled else encoded
+
+
+class Transform(nn.Module):
+    """Dense layer, gelu, LayerNorm in front of a prediction head: (..., H) -> (..., H)."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = layer_norm(config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(F.gelu(self.dense(x)))
+
+
+class WordPredictions(nn.Module):
+    """Scores of all words, weights tied to the word embeddings: (..., H) -> (..., V)."""
+
+    def __init__(self, config: BackboneConfig, weight: nn.Parameter):
+        super().__init__()
+        self.transform = Transform(config)
+        self.decoder = TiedLinear(weight)
+        self.bias = nn.Parameter(torch.zeros(weight.size(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.transform(x)) + self.bias
+
+
+class FramePredictions(nn.Module):
+    """Predicted frame features, weights tied to the visual embeddings, transposed: (..., H) -> (..., D)."""
+
+    def __init__(self, config: BackboneConfig, weight: nn.Parameter):
+        super().__init__()
+        self.transform = Transform(config)
+        self.weight = weight
+        self.bias = nn.Parameter(torch.zeros(weight.size(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.transform(x), self.weight.T, self.bias)
+
+
+class Decoder(nn.Module):
+    """Caption decoder: ids (B, C) int64, mask (B, C), encoded (B, K, H), encoded mask (B, K) -> scores (N, V).
+
+    Scores are for the N positions at which `chosen` (B, C) is true, row by row.
+    """
+
+    def __init__(self, config: BackboneConfig, words: nn.Parameter, positions: nn.Parameter):
+        super().__init__()
+        self.embeddings = Embeddings(config, TiedEmbedding(words), TiedEmbedding(positions))
+        layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
+        self.decoder = LayerStack(layers, config.activation_checkpointing)
+        self.classifier = nn.ModuleDict({"cls": nn.ModuleDict({"predictions": WordPredictions(config, words)})})
+
+    def forward(self, ids: Tensor, mask: Tensor, encoded: Tensor, encoded_mask: Tensor, chosen: Tensor) -> Tensor:
+        later = torch.ones(ids.size(1), ids.size(1), dtype=torch.bool, device=ids.device).triu(1)
+        bias = torch.where(later | ~mask[:, None, None, :], MASKED_SCORE, 0.0)  # (B, 1, C, C)
+        x = self.decoder(self.embeddings(ids), bias, encoded, attention_bias(encoded_mask))
+        return self.classifier["cls"]["predictions"](x[chosen])
+
+
+class UniVL(nn.Module):
+    """The backbone; its methods are the passes that tasks put their losses together from.
+
+    `config`: sizes and attention; `vocabulary_size`: V; `video_size`: D.
+    """
+
+    def __init__(self, config: BackboneConfig, vocabulary_size: int, video_size: int):
+        super().__init__()
+        self.config = config
+        self.bert = TextEncoder(config, vocabulary_size)
+        self.visual = VisualEncoder(config, video_size)
+        self.cross = CrossEncoder(config)
+        words, positions = self.bert.embeddings.word_embeddings, self.bert.embeddings.position_embeddings
+        self.decoder = Decoder(config, words.weight, positions.weight)
+        self.cls = nn.ModuleDict({"predictions": WordPredictions(config, words.weight)})
+        frames = self.visual.embeddings.word_embeddings.weight
+        self.cls_visual = nn.ModuleDict({"predictions": FramePredictions(config, frames)})
+        self.similarity_dense = nn.Linear(config.hidden_size, 1)
+        self.normalize_video = nn.Sequential(OrderedDict(visual_norm2d=layer_norm(video_size)))
+        self.apply(initialize)
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Word pieces (B, L) int64 -> (B, L, H)."""
+        return self.bert(ids, mask)
+
+    def encode_video(self, normalized: Tensor, mask: Tensor) -> Tensor:
+        """Output of `normalize_video` (B, F, D) -> (B, F, H)."""
+        return self.visual(normalized, mask)
+
+    def encode_cross(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
+        """Encoded text (B, L, H) and video (B, F, H) -> (B, L+F, H)."""
+        return self.cross(text, text_mask, video, video_mask)
+
+    def embed_text(self, text: Tensor, mask: Tensor) -> Tensor:
+        """Encoded text (B, L, H) -> (B, H): mean over the words without [CLS], of length 1 if so configured."""
+        return self._pool(text[:, 1:], mask[:, 1:])
+
+    def embed_video(self, video: Tensor, mask: Tensor) -> Tensor:
+        """Encoded video (B, F, H) -> (B, H): mean over the frames, of length 1 if so configured."""
+        return self._pool(video, mask)
+
+    def joint_similarity(self, text: Tensor, video: Tensor) -> Tensor:
+        """Embeddings (Q, H) and (V, H) -> (Q, V): dot products over the temperature."""
+        return text @ video.T / self.config.similarity_temperature
+
+    def pair_similarity(
+        self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, pairs_per_block: int = 4096
+    ) -> Tensor:
+        """Encoded text (Q, L, H) and video (V, F, H) -> (Q, V): the cross encoder's score of every pair.
+
+        Blocks of whole rows, at most `pairs_per_block` pairs (but at least one row) each, bound the memory without
+        gradients.
+        """
+        rows = max(1, pairs_per_block // len(video))
+        blocks = []
+        for start in range(0, len(text), rows):
+            part, part_mask = text[start : start + rows], text_mask[start : start + rows]
+            pooled = self.cross(
+                part.repeat_interleave(len(video), 0), part_mask.repeat_interleave(len(video), 0),
+                video.repeat(len(part), 1, 1), video_mask.repeat(len(part), 1), pooled=True,
+            )  # fmt: skip
+            blocks.append(self.similarity_dense(pooled).view(len(part), len(video)))
+        return torch.cat(blocks)
+
+    def predict_words(self, x: Tensor) -> Tensor:
+        """Cross encoder's output at masked words (N, H) -> scores of all words (N, V)."""
+        return self.cls["predictions"](x)
+
+    def predict_frames(self, x: Tensor) -> Tensor:
+        """Cross encoder's output at masked frames (N, H) -> normalised frame features (N, D)."""
+        return self.cls_visual["predictions"](x)
+
+    def predict_caption(self, ids: Tensor, mask: Tensor, encoded: Tensor, encoded_mask: Tensor, chosen: Tensor) -> Tensor:
+        """Caption so far (B, C) and cross encoder's output (B, K, H) -> scores (N, V) of the next word where `chosen`."""
+        return self.decoder(ids, mask, encoded, encoded_mask, chosen)
+
+    def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(x.dtype)
+        mean = (x * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+        return F.normalize(mean, dim=-1) if self.config.normalize_embeddings else mean

@@ -1,0 +1,105 @@
+"""Checkpoints on disk: safetensors and JSON, written under a temporary name, marked complete last, then renamed.
+
+`checkpoints/step-00000150/` holds `shared.safetensors` (weights, both optimisers, combiner: whole tensors, the same for
+every ZeRO stage), `rank-<r>.safetensors` (generators), `facts.json` (step, statistics, settings) and `COMPLETE`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Callable
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from meltr_ray.config import Config, ConfigError, to_flat
+
+MARKER = "COMPLETE"
+KEEP = 2
+MAY_CHANGE = ("name", "output", "resume", "train.threads", "train.max_failures")
+"""Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
+
+
+def save(root: Path, step: int, rank: int, shared: dict[str, Tensor], own: dict[str, Tensor], facts: dict[str, Any],
+         barrier: Callable[[], None]) -> None:  # fmt: skip
+    """Write one checkpoint; every rank calls it, rank 0 writes what is shared.
+
+    A process killed at any moment leaves either the older checkpoints or these and a new one, never half of one.
+    """
+    root = Path(root)
+    temporary, final = root / f".step-{step:08d}.tmp", root / f"step-{step:08d}"
+    if rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    barrier()
+    _save_tensors(own, temporary / f"rank-{rank}.safetensors")
+    barrier()
+    if rank == 0:
+        _save_tensors(shared, temporary / "shared.safetensors")
+        _write(temporary / "facts.json", json.dumps(facts, indent=1))
+        _write(temporary / MARKER, "")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        for old in _complete(root)[:-KEEP]:
+            shutil.rmtree(old, ignore_errors=True)
+    barrier()
+
+
+def latest(root: Path) -> Path | None:
+    """The newest complete checkpoint under `root`."""
+    return next(reversed(_complete(Path(root))), None)
+
+
+def load(folder: Path, rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """(shared, own, facts) as `save` took them."""
+    facts = json.loads((folder / "facts.json").read_text())
+    return load_file(folder / "shared.safetensors"), load_file(folder / f"rank-{rank}.safetensors"), facts
+
+
+def check_same(config: Config, root: Path) -> None:
+    """Refuse to go on from a checkpoint of another configuration.
+
+    Raises:
+        ConfigError: names the first setting that differs, both values and the mend.
+    """
+    folder = latest(root)
+    if folder is None:
+        return
+    before = json.loads((folder / "facts.json").read_text())["settings"]
+    for key, value in settings(config).items():
+        if key in before and before[key] != value:
+            raise ConfigError(f"{key}={value}: the checkpoint in {root.parent} was made with {before[key]}; "
+                              f"set {key}={before[key]} or start afresh with another name=")  # fmt: skip
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The settings that a checkpoint belongs to, as JSON has them."""
+    flat = {k: v for k, v in to_flat(config).items() if k not in MAY_CHANGE and not k.startswith("sweep.")}
+    return json.loads(json.dumps(flat))
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write weights alone, atomically; `facts` go into the file's own metadata."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    _save_tensors(weights, temporary, {"facts": json.dumps(facts)})
+    os.replace(temporary, path)
+
+
+def _complete(root: Path) -> list[Path]:
+    return sorted(folder for folder in root.glob("step-*") if (folder / MARKER).exists())
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path, metadata)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _write(path: Path, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

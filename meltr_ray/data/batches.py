@@ -1,0 +1,67 @@
+"""Which clips make up which batch: pure functions of seed, index and rank, so the data position is one integer.
+
+Nothing has to be saved to go on at step n, and every run with the same seed sees the same clips, captions and masks in
+the same order, with or without meta steps: that is what pairs two configurations.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+
+from meltr_ray.config import ConfigError
+from meltr_ray.data.store import ClipStore
+
+RECENT = 10
+"""Training batches that `aid.meta_batch=recent` draws from, as published."""
+
+
+class Batches:
+    """Micro-batch number i of an endless, reshuffled pass over a split.
+
+    Args:
+        store: the clips.
+        make: (clips, seed) -> batch; all randomness of captions and masks comes from `seed`.
+        batch_size: clips a micro-batch on one rank; ranks take disjoint parts of one permutation.
+        seed: seed of the order and of the masks.
+    """
+
+    def __init__(self, store: ClipStore, make: Callable[[list, int], Any], batch_size: int, seed: int,
+                 rank: int = 0, world_size: int = 1):  # fmt: skip
+        self.store, self.make, self.batch_size, self.seed = store, make, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.per_epoch = len(store) // (batch_size * world_size)
+        if self.per_epoch == 0:
+            raise ConfigError(f"train.batch_size={batch_size}: {world_size} worker(s) need {batch_size * world_size} clips and the "
+                              f"{store.split} split has {len(store)}; lower it")  # fmt: skip
+
+    def __getitem__(self, index: int) -> Any:
+        epoch, within = divmod(index, self.per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.store))
+        start = (within * self.world_size + self.rank) * self.batch_size
+        clips = [self.store[int(i)] for i in order[start : start + self.batch_size]]
+        return self.make(clips, _mix(self.seed, index, self.rank))
+
+
+class MetaBatches:
+    """The batch of the outer loss for the meta step before micro-batch `index`, as `aid.meta_batch` says.
+
+    `recent`: one of the last 10 training batches with the masks it had (published); `next`: the training batch that comes
+    next; `held_out`: batches of the meta split, which nothing else trains on.
+    """
+
+    def __init__(self, kind: str, train: Batches, held_out: Batches | None):
+        self.kind, self.train, self.held_out = kind, train, held_out
+
+    def __getitem__(self, index: int) -> Any:
+        if self.kind == "held_out":
+            return self.held_out[index]
+        if self.kind == "next":
+            return self.train[index + 1]
+        back = np.random.default_rng([self.train.seed, index, 1]).integers(1, RECENT + 1)
+        return self.train[max(0, index - int(back))]
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])

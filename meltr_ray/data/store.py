@@ -1,0 +1,166 @@
+"""A data set's folder: written once, checked once on the driver, then read by random access from memory-mapped Arrow.
+
+    <folder>/manifest.json      what is in it; written last, so a folder without one isn't finished
+    <folder>/<split>.parquet    the clips, video included
+    <folder>/<split>.arrow      cache made on first open: the same rows without their video, for memory-mapping
+    <folder>/vocabulary.txt     word pieces of the train captions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from meltr_ray.config import check
+from meltr_ray.data import schema
+
+ROWS_PER_GROUP = 128
+AGAIN = "delete the folder and prepare it again (workloads/prepare.py)"
+
+
+@dataclass
+class Clip:
+    """One clip as training reads it."""
+
+    id: str
+    captions: list[str]
+    features: np.ndarray
+    """(frames, D) float32."""
+
+
+class ClipStore:
+    """Random access to the clips of one split. Trusts the folder: run `check_folder` on the driver first.
+
+    Pickles as its two arguments, so a worker process maps the file anew instead of receiving the data.
+    """
+
+    def __init__(self, folder: str | Path, split: str):
+        self.folder, self.split = Path(folder), split
+        manifest = load_manifest(folder)
+        check(split in manifest["splits"], "data.folder", folder,
+              f"has no split {split}; it has {', '.join(manifest['splits'])}")
+        self.feature_size: int = manifest["feature_size"]
+        reader = pa.ipc.open_file(pa.memory_map(str(_cache(self.folder, split, manifest["splits"][split]["sha256"]))))
+        self._batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0] + [batch.num_rows for batch in self._batches])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Clip:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        batch, at = self._batches[group], index - int(self._starts[group])
+        features = schema.unpack_features(
+            batch["features"][at].as_buffer(), batch["num_frames"][at].as_py(), batch["feature_size"][at].as_py()
+        )
+        return Clip(batch["id"][at].as_py(), batch["captions"][at].as_py(), features)
+
+    def __reduce__(self):
+        return ClipStore, (self.folder, self.split)
+
+
+def load_manifest(folder: str | Path) -> dict[str, Any]:
+    """The folder's manifest. Raises ConfigError where there is none, or one of another schema version."""
+    path = Path(folder) / "manifest.json"
+    check(Path(folder).is_dir(), "data.folder", folder, "no such folder; prepare it with workloads/prepare.py")
+    check(path.is_file(), "data.folder", folder, f"has no manifest.json, so it isn't finished; {AGAIN}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
+    check(isinstance(manifest, dict) and "splits" in manifest, "data.folder", folder,
+          f"its manifest.json is damaged; {AGAIN}")
+    check(manifest.get("schema_version") == schema.VERSION, "data.folder", folder,
+          f"has schema version {manifest.get('schema_version')}, this code reads {schema.VERSION}; {AGAIN}")
+    return manifest
+
+
+def check_folder(folder: str | Path) -> dict[str, Any]:
+    """The manifest, after every Parquet file was found whole (size and SHA-256): once, on the driver, not in workers."""
+    manifest = load_manifest(folder)
+    for split, entry in manifest["splits"].items():
+        path = Path(folder) / f"{split}.parquet"
+        check(path.is_file(), "data.folder", folder, f"lacks {path.name}; {AGAIN}")
+        size = path.stat().st_size
+        check(size == entry["bytes"], "data.folder", folder,
+              f"{path.name} has {size} bytes where the manifest says {entry['bytes']}; {AGAIN}")
+        check(sha256(path) == entry["sha256"], "data.folder", folder,
+              f"{path.name} differs from the manifest's checksum; {AGAIN}")
+    check((Path(folder) / "vocabulary.txt").is_file(), "data.folder", folder, f"lacks vocabulary.txt; {AGAIN}")
+    return manifest
+
+
+def write_split(folder: Path, split: str, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Write one split and return its entry for the manifest."""
+    path = Path(folder) / f"{split}.parquet"
+    table = schema.table(rows)
+    # A fixed writer version and no dictionary on binary data: the same rows give the same bytes.
+    pq.write_table(table, path, row_group_size=ROWS_PER_GROUP, compression="zstd", use_dictionary=["split"])
+    captions = sum(len(captions) for captions in table["captions"].to_pylist())
+    return dict(rows=table.num_rows, captions=captions, bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def write_manifest(folder: Path, **content: Any) -> dict[str, Any]:
+    """Write the manifest (to a temporary name first); `content` must hold name, splits, feature_size, source ..."""
+    manifest = {"schema_version": schema.VERSION, "baselines": {}, "warnings": []} | content
+    temporary = Path(folder) / f"manifest.json.{os.getpid()}"
+    temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, Path(folder) / "manifest.json")
+    return manifest
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its name when all went well, and is removed when not."""
+    folder = Path(folder)
+    check(not folder.exists() or (folder.is_dir() and not any(folder.iterdir())), "data.folder", folder,
+          "is in use; choose another folder or delete it")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cache(folder: Path, split: str, checksum: str) -> Path:
+    """The Arrow file of a split; made anew unless the one that is there came from Parquet of this checksum."""
+    path, mark = folder / f"{split}.arrow", {b"parquet_sha256": checksum.encode()}
+    try:
+        with pa.memory_map(str(path)) as file:
+            if (pa.ipc.open_file(file).schema.metadata or {}).items() >= mark.items():
+                return path
+    except (OSError, pa.ArrowInvalid):
+        pass  # not there yet, or not an Arrow file: written below
+    columns = [name for name in schema.SCHEMA.names if name != "video"]
+    kept = pa.schema([schema.SCHEMA.field(name) for name in columns], metadata=schema.SCHEMA.metadata | mark)
+    temporary = folder / f".{split}.arrow.{os.getpid()}"  # workers may do this at once: the last rename wins, all equal
+    try:
+        with pq.ParquetFile(folder / f"{split}.parquet") as parquet, pa.ipc.new_file(str(temporary), kept) as writer:
+            for batch in parquet.iter_batches(ROWS_PER_GROUP, columns=columns):
+                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=kept))
+        os.replace(temporary, path)
+    except (OSError, pa.ArrowInvalid) as error:
+        check(False, "data.folder", folder, f"{split}.parquet can't be read ({str(error).splitlines()[0]}); {AGAIN}")
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

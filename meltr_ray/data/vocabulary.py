@@ -1,0 +1,63 @@
+"""Words to numbers: BERT's WordPiece (lower case), a thin layer over the `tokenizers` library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterable
+
+from tokenizers import BertWordPieceTokenizer
+
+from meltr_ray.config import check
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Vocabulary:
+    """A vocabulary file, one word piece a line, the line's number its id. BERT's own `vocab.txt` works too."""
+
+    def __init__(self, path: str | Path):
+        check(Path(path).is_file(), "vocabulary", path, "no such file; prepare the data set (workloads/prepare.py)")
+        pieces = set(Path(path).read_text(encoding="utf-8").split())
+        check(pieces.issuperset(SPECIAL), "vocabulary", path, f"lacks some of {' '.join(SPECIAL)}; prepare it again")
+        self._path = Path(path)
+        self._tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(self._tokenizer.token_to_id, SPECIAL)
+
+    def __len__(self) -> int:
+        return self._tokenizer.get_vocab_size()
+
+    @property
+    def random_word_range(self) -> range:
+        """Ids that may stand in for a word in masked-language batches: all behind the special ones."""
+        return range(max(self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id) + 1, len(self))
+
+    def encode(self, text: str, max_words: int) -> list[int]:
+        """[CLS], the word pieces of `text`, [SEP]: at most `max_words` ids in all, cut at the end, not padded."""
+        pieces = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [self.cls_id, *pieces[: max_words - 2], self.sep_id]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words of `ids` without special ones."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def __reduce__(self):
+        return Vocabulary, (self._path,)
+
+
+def build_vocabulary(captions: Iterable[str], path: Path, size: int = 4000, min_frequency: int = 2) -> Vocabulary:
+    """Train WordPiece on `captions` (of the train split alone), write it to `path` and open it.
+
+    A size of 4000 or less; pieces seen fewer than `min_frequency` times stay out and are read as smaller pieces.
+    """
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    captions = sorted(captions)
+    letters = sorted({letter for text in captions for letter in tokenizer.normalize(text) if not letter.isspace()})
+    # The trainer numbers "##x" in the order of a randomly seeded hash map and breaks ties by number, so that each run
+    # gives another vocabulary. Naming those pieces first fixes their numbers.
+    fixed = SPECIAL + [f"##{letter}" for letter in letters]
+    tokenizer.train_from_iterator(
+        captions, vocab_size=size, min_frequency=min_frequency, special_tokens=fixed, show_progress=False
+    )
+    pieces = tokenizer.get_vocab()
+    Path(path).write_text("\n".join(sorted(pieces, key=pieces.get)) + "\n", encoding="utf-8")
+    return Vocabulary(path)

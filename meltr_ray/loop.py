@@ -1,0 +1,84 @@
+"""The bi-level loop of MELTR (arXiv 2303.13009, algorithm 1). Knows neither Ray nor DeepSpeed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+
+from meltr_ray.combiners import slopes
+from meltr_ray.config import Config
+from meltr_ray.data.batches import Batches, MetaBatches
+from meltr_ray.meta import Meta
+from meltr_ray.results import RunningMeans
+
+
+class Diverged(RuntimeError):
+    """A loss is not finite: one line that names the loss, the step and the mend."""
+
+
+@dataclass
+class Progress:
+    """What a run knows of itself. The step is also the data position: batches are pure functions of it."""
+
+    step: int = 0  # optimiser steps done
+    seconds: float = 0.0
+    meta_seconds: float = 0.0
+    best_score: float = float("-inf")
+    best_step: int = 0
+    means: RunningMeans = field(default_factory=RunningMeans)  # since the last row of the results table
+
+
+def train(config: Config, engine: Any, combiner: nn.Module, meta: Meta, batches: Batches, meta_batches: MetaBatches,
+          progress: Progress, evaluate: Callable[[], None], save: Callable[[], None]) -> None:  # fmt: skip
+    """Inner steps on w, and before every `aid.inner_steps`-th of them a meta step on phi (arXiv 2303.13009, alg. 1)."""
+    micro_batches = config.engine.gradient_accumulation
+    for step in range(progress.step, config.train.steps):
+        started = time.perf_counter()
+        for micro in range(micro_batches):
+            index = step * micro_batches + micro
+            batch = batches[index].to(engine.device)
+            if micro == 0 and meta.is_due(step):
+                meta_batch = meta_batches[index].to(engine.device)
+                inner = engine.problem(batch, meta_batch, config.task.primary, config.aid)
+                progress.means.add(meta.step(inner))
+                progress.meta_seconds += time.perf_counter() - started
+                losses = inner.losses()  # made by the meta step, at this w and with these masks
+            else:
+                losses = engine.losses(batch)  # (T,)
+            value, a = slopes(combiner, losses)
+            engine.backward(a @ losses)  # slopes are detached: w never sees phi's graph
+            engine.step(step)
+            progress.means.add(statistics(config.task.loss_set, losses, a, value, step))
+        progress.step = step + 1
+        progress.seconds += time.perf_counter() - started
+        if is_due(progress.step, config.train.evaluate_every, config.train.steps):
+            evaluate()
+        if is_due(progress.step, config.train.checkpoint_every, config.train.steps):
+            save()
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something done `every` so many steps, and at the last, is due after `step` steps; 0: only at the last."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+def statistics(loss_set: list[str], losses: Tensor, a: Tensor, value: Tensor, step: int) -> dict[str, Any]:
+    """What the results table keeps of one inner step.
+
+    Raises:
+        Diverged: a loss or the training loss is not finite.
+    """
+    numbers = torch.cat([losses.detach().float(), a.float(), value.reshape(1).float()]).tolist()  # one wait for the device
+    loss_values, slope_values, train_loss = numbers[: len(losses)], numbers[len(losses) : -1], numbers[-1]
+    for name, number in [*zip(loss_set, loss_values), ("g_phi(l)", train_loss)]:
+        if number - number != 0:  # neither NaN nor infinity
+            raise Diverged(f"loss {name} is {number} at step {step}; lower optimizer.learning_rate or aid.learning_rate")
+    return (
+        {"train_loss": train_loss, "negative_slopes": sum(s < 0 for s in slope_values) / len(slope_values)}
+        | {f"loss.{name}": number for name, number in zip(loss_set, loss_values)}
+        | {f"slope.{name}": number for name, number in zip(loss_set, slope_values)}
+    )

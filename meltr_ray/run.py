@@ -1,0 +1,124 @@
+"""Assembly of one run: data, model, engine, combiner, outer level and checkpoints, and then the loop."""
+
+from __future__ import annotations
+
+import functools
+import resource
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from safetensors.torch import load_file
+
+from meltr_ray import checkpoint, results
+from meltr_ray.backbones.univl import UniVL
+from meltr_ray.combiners import make_combiner
+from meltr_ray.config import Config
+from meltr_ray.data.batches import Batches, MetaBatches
+from meltr_ray.data.store import ClipStore
+from meltr_ray.data.vocabulary import Vocabulary
+from meltr_ray.engine import Engine, get_generators, set_generators
+from meltr_ray.loop import Progress, train
+from meltr_ray.meta import Meta
+from meltr_ray.results import RunningMeans
+from meltr_ray.tasks import retrieval
+from meltr_ray.tasks.retrieval import Retrieval
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def run(config, folder: Path, report: Report, phase: str = "single", arm: str = "single", test: bool = False) -> None:
+    """Train one configuration, resuming from what `folder` holds; every rank calls it.
+
+    Args:
+        folder: where checkpoints and the best weights go; the same on every rank.
+        report: takes a row of the results table at each evaluation, on every rank; only rank 0's row is to be kept.
+        test: score the test split once, at the end, with the weights of the best validation score.
+
+    Raises:
+        Diverged: a loss was not finite.
+    """
+    torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda", torch.cuda.current_device()) if config.train.use_gpu else torch.device("cpu")
+    vocabulary = Vocabulary(Path(config.data.folder) / "vocabulary.txt")
+    stores = {split: ClipStore(config.data.folder, split) for split in ("train", "meta", "validation")}
+    model = make_model(config, vocabulary, stores["train"].feature_size)
+
+    found = checkpoint.latest(folder / "checkpoints")
+    if found:
+        model.load_state_dict(_part(load_file(found / "shared.safetensors"), "weights"))
+    engine = Engine(model, config, device)
+    combiner = make_combiner(config.combiner, config.task.loss_set, config.task.primary).to(device)
+    meta = Meta(combiner, config.aid)
+    torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
+    progress = Progress()
+    if found:
+        progress = _restore(found, engine, meta)
+
+    make = functools.partial(retrieval.make_batch, vocabulary=vocabulary, config=config.data)
+    place = dict(seed=config.seed, rank=engine.rank, world_size=engine.world_size)
+    batches = Batches(stores["train"], make, config.train.batch_size, **place)
+    held_out = Batches(stores["meta"], make, config.train.batch_size, **place) if config.aid.meta_batch == "held_out" else None
+    facts = {"trial": folder.name, "arm": arm, "phase": phase}
+
+    def evaluate() -> None:
+        metrics = retrieval.evaluate(engine.module, stores["validation"], vocabulary, config.data, device)
+        if metrics["score"] > progress.best_score:
+            progress.best_score, progress.best_step = metrics["score"], progress.step
+            weights = engine.weights()
+            if engine.rank == 0:
+                checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step} | metrics)
+        last = progress.step == config.train.steps and not test
+        report(_row(config, facts, engine, meta, progress, "validation", "finished" if last else "running", metrics))
+        progress.means = RunningMeans()
+
+    def save() -> None:
+        state = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "meta": meta.state()}
+        shared = {f"{part}/{name}": tensor for part, tensors in state.items() for name, tensor in tensors.items()}
+        known = {"progress": asdict(progress), "settings": checkpoint.settings(config), "world_size": engine.world_size}
+        checkpoint.save(folder / "checkpoints", progress.step, engine.rank, shared, get_generators(device), known, engine.barrier)
+
+    train(config, engine, combiner, meta, batches, MetaBatches(config.aid.meta_batch, batches, held_out), progress, evaluate, save)
+    if test:
+        best = make_model(config, vocabulary, stores["train"].feature_size).to(device)
+        best.load_state_dict(load_file(folder / "best.safetensors"))
+        metrics = retrieval.evaluate(best, ClipStore(config.data.folder, "test"), vocabulary, config.data, device)
+        report(_row(config, facts, engine, meta, progress, "test", "finished", metrics))
+
+
+def make_model(config: Config, vocabulary: Vocabulary, feature_size: int) -> Retrieval:
+    """The task's module around its backbone, weights drawn from the current generator."""
+    return Retrieval(UniVL(config.backbone, len(vocabulary), feature_size), config.task)
+
+
+def _restore(found: Path, engine: Engine, meta: Meta) -> Progress:
+    shared, own, facts = checkpoint.load(found, engine.rank)
+    progress = Progress(**facts["progress"] | {"means": RunningMeans(**facts["progress"]["means"])})
+    engine.load_optimizer_state(_part(shared, "optimizer"), progress.step)
+    meta.load_state(_part(shared, "meta"))
+    set_generators(own, engine.device)
+    return progress
+
+
+def _part(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
+
+
+def _row(config: Config, facts: dict[str, str], engine: Engine, meta: Meta, progress: Progress, split: str, status: str,
+         metrics: dict[str, float]) -> dict[str, Any]:  # fmt: skip
+    """A row of the results table."""
+    on_gpu = engine.device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (
+        results.config_row(config)
+        | facts
+        | {"split": split, "status": status, "step": progress.step, "best_step": progress.best_step}
+        | {"time": datetime.now(timezone.utc), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
+        | {"peak_memory_bytes": peak, "meta_steps": meta.num_steps}
+        | {"learning_rate": engine.learning_rate(progress.step - 1)}
+        | progress.means.values()
+        | metrics
+    )

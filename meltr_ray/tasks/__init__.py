@@ -1,0 +1,1 @@
+"""Tasks, one a file: its batch, its losses, its metric."""
