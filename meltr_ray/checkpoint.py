@@ -19,7 +19,7 @@ from meltr_ray.config import Config, ConfigError, to_flat
 
 MARKER = "COMPLETE"
 KEEP = 2
-MAY_CHANGE = ("name", "output", "resume", "train.threads", "train.max_failures")
+MAY_CHANGE = ("name", "output", "resume", "source", "checkpoint", "split", "cluster", "train.threads", "train.max_failures")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 

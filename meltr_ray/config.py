@@ -7,8 +7,13 @@ what. Checks run when a configuration object is made, that is on the driver, bef
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 SOLVERS = ("identity", "neumann", "cg")
 PRODUCTS = ("one_sided", "central")
@@ -145,12 +150,13 @@ class TaskConfig:
     """Task: `retrieval` (text-to-video)."""
     primary: str = "joint"
     """Primary loss, the one that the outer level lowers: `joint` or `align` for retrieval."""
-    loss_set: list[str] = field(default_factory=lambda: ["joint", "masked_joint", "masked_language", "masked_frame", "caption"])
-    """Losses that are computed, the primary included; the order is that of the combiner's inputs."""
+    loss_set: Any = field(default_factory=lambda: ["joint", "masked_joint", "masked_language", "masked_frame", "caption"])
+    """Losses that are computed, the primary included, as a list or the name of one in tune_spaces/loss_sets.py; the order is that of the combiner's inputs."""
 
     def __post_init__(self):
         check_choice("task.name", self.name, ("retrieval",))
         check_choice("task.primary", self.primary, RETRIEVAL_PRIMARIES)
+        check(isinstance(self.loss_set, list), "task.loss_set", self.loss_set, "unknown name; use a list such as [joint,caption]")
         for loss in self.loss_set:
             check_choice("task.loss_set", loss, LOSSES)
         check(len(set(self.loss_set)) == len(self.loss_set), "task.loss_set", self.loss_set,
@@ -360,7 +366,15 @@ class Config:
     output: str = "outputs"
     """Folder under which runs and sweeps are written, relative to the working folder."""
     resume: Optional[str] = None
-    """Folder of an interrupted run or sweep to go on with."""
+    """Folder of an interrupted run or sweep to go on with, with the settings that it was started with."""
+    source: Optional[str] = None
+    """Folder of the original distribution of a data set; used by prepare.py alone."""
+    checkpoint: Optional[str] = None
+    """Folder of a finished run or trial; used by evaluate.py alone."""
+    split: str = "validation"
+    """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
+    cluster: str = "local"
+    """Ray cluster: `local` starts one on this machine, `auto` joins the one found, else its address."""
     seed: int = 0
     """Seed of weights, data order, masks and dropout; the same seed pairs two configurations."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -375,6 +389,9 @@ class Config:
 
     def __post_init__(self):
         check_at_least("seed", self.seed, 0)
+        check_choice("split", self.split, ("train", "meta", "validation", "test"))
+        check(self.engine.precision == "float32" or self.train.use_gpu, "engine.precision", self.engine.precision,
+              "needs a GPU; set train.use_gpu=true or engine.precision=float32")
         if isinstance(self.combiner.weights, (list, tuple)):
             check(len(self.combiner.weights) == len(self.task.loss_set), "combiner.weights", self.combiner.weights,
                   f"must have one number per loss of task.loss_set; give {len(self.task.loss_set)}")
@@ -397,3 +414,41 @@ def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
+
+
+def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Config:
+    """The checked configuration of `settings`, with the dotted `changes` of an arm put over it.
+
+    Made from the settings as they were given, before sizes and other derived defaults were filled in, so that a change of
+    `backbone.size` reaches every width.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range.
+    """
+    changed = settings.copy()
+    for key, value in (changes or {}).items():
+        try:
+            OmegaConf.update(changed, key, value, merge=False)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}; see --help") from None
+    return OmegaConf.to_object(changed)
+
+
+def read(path: Path) -> Config:
+    """The configuration that `write` saved.
+
+    Raises:
+        ConfigError: the file is missing or was made by another version of the settings.
+    """
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+    except (OSError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}; give the folder of a run of this version") from None
+
+
+def write(path: Path, config: Config) -> None:
+    """Save `config`, everything resolved, as YAML; atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    OmegaConf.save(OmegaConf.structured(config), temporary)
+    os.replace(temporary, path)

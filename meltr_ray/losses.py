@@ -39,7 +39,7 @@ def max_margin(similarity: Tensor, margin: float = 0.1) -> Tensor:
     return (F.relu(margin + similarity - own[:, None]) + F.relu(margin + similarity - own[None, :])).mean()
 
 
-def words(scores: Tensor, targets: Tensor) -> Tensor:
+def word_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of predicted words: `masked_language` at masked words, the `caption` losses at the next word.
 
     scores (N, V), targets (N,) int64: -mean_n log softmax(scores_n)[targets_n].
@@ -49,7 +49,7 @@ def words(scores: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(scores, targets, reduction="sum") / max(len(targets), 1)
 
 
-def masked_frames(predicted: Tensor, video: Tensor, video_mask: Tensor, masked: Tensor) -> Tensor:
+def masked_frame(predicted: Tensor, video: Tensor, video_mask: Tensor, masked: Tensor) -> Tensor:
     """Noise-contrastive estimation of masked frames against all frames of the batch, `masked_frame`.
 
     predicted (M, D): predicted features of the masked frames, row by row of `masked`; video (B, F, D): true, normalised

@@ -63,7 +63,7 @@ def _config_columns(cls: type, prefix: str = "") -> dict[str, pa.DataType]:
     for name, hint in typing.get_type_hints(cls).items():
         plain = next((a for a in typing.get_args(hint) if a is not type(None)), hint) if "Optional" in str(hint) else hint
         if hasattr(plain, "__dataclass_fields__"):
-            if plain is not settings.SweepConfig:
+            if plain is not settings.SweepConfig:  # the same for every trial; kept in sweep.json
                 columns |= _config_columns(plain, f"{prefix}{name}.")
         else:  # lists, dicts and mixed types are kept as JSON
             columns[prefix + name] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}.get(plain, pa.string())

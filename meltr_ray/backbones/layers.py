@@ -30,29 +30,53 @@ def attention_bias(mask: Tensor) -> Tensor:
     return torch.where(mask, 0.0, MASKED_SCORE)[:, None, None, :]
 
 
+class Dropout(nn.Module):
+    """Dropout; on a CPU three times as fast as torch's, where drawing masks took a fifth of a training step.
+
+    There, one random 64-bit number of torch's generator decides on four values, so that the probability is rounded to a
+    multiple of 2^-16; kept values are scaled by the rounded one, so that the mean is exact.
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        num_dropped = round(self.probability * 2**16)
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        kept = draws[: x.numel()].view(x.shape) >= num_dropped - 2**15
+        return x * kept.to(x.dtype).mul_(1 / (1 - num_dropped / 2**16))
+
+
 class Attention(nn.Module):
     """Multi-head attention of `queries` (B, Q, H) over `keys` (B, K, H), which also are the values -> (B, Q, H).
 
     `bias` broadcasts to (B, heads, Q, K). Explicit attention (`fused_attention=False`) is plain matrix products and a
-    softmax: torch's fused kernels have no second derivative. The two draw different dropout masks from one seed.
+    softmax: torch's fused kernels have no second derivative. The two draw different dropout masks from one seed. With
+    dropout on a CPU both are explicit, since there is no fused kernel for that.
     """
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
-        self.num_heads, self.fused, self.dropout = config.num_heads, config.fused_attention, config.dropout
+        self.num_heads, self.fused = config.num_heads, config.fused_attention
+        self.dropout = Dropout(config.dropout)
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
         query, key, value = (self._heads(x) for x in (self.query(queries), self.key(keys), self.value(keys)))
-        dropout = self.dropout if self.training else 0.0
         bias = bias.to(query.dtype)
-        if self.fused:
-            context = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=dropout)
+        probability = self.dropout.probability if self.training else 0.0
+        if self.fused and (probability == 0 or query.device.type != "cpu"):
+            context = F.scaled_dot_product_attention(query, key, value, bias, dropout_p=probability)
         else:
-            scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1)) + bias
-            context = F.dropout(scores.softmax(-1), dropout) @ value
+            scores = query / math.sqrt(query.size(-1)) @ key.transpose(-1, -2) + bias
+            context = self.dropout(scores.softmax(-1)) @ value
         return context.transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -66,7 +90,7 @@ class Residual(nn.Module):
         super().__init__()
         self.dense = nn.Linear(size, config.hidden_size)
         self.LayerNorm = layer_norm(config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)

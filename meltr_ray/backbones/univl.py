@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from meltr_ray.backbones.layers import (
     MASKED_SCORE,
     DecoderLayer,
+    Dropout,
     EncoderLayer,
     LayerStack,
     TiedEmbedding,
@@ -46,7 +47,7 @@ class Embeddings(nn.Module):
             self.token_type_embeddings = nn.Embedding(num_types, config.hidden_size)
         self.has_words, self.has_types = words is not None, num_types > 0
         self.LayerNorm = layer_norm(config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, token_types: Optional[Tensor] = None) -> Tensor:
         """`token_types` (L,) int64 is the same for every row; None: without token types."""

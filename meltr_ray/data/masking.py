@@ -27,20 +27,21 @@ def mask_words(
     special: np.ndarray,
     probability: float,
     mask_id: int,
-    vocabulary_size: int,
+    random_words: range,
     generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """BERT's masking (arXiv 1810.04805, appendix A.1): of the chosen words 80 % become [MASK], 10 % a random word, 10 % stay.
 
-    ids (B, L) int64; special (B, L) bool: [CLS], [SEP] and padding, never chosen. Returns masked ids (B, L) and labels
-    (B, L): the true id of a chosen word, else -1.
+    ids (B, L) int64; special (B, L) bool: [CLS], [SEP] and padding, never chosen; random_words: ids that may stand in (the
+    published code takes any, special ones too). Returns masked ids (B, L) and labels (B, L): the true id of a chosen
+    word, else -1.
     """
     chosen = choose(~special, probability, generator)
     labels = np.where(chosen, ids, -1)
     kind = generator.random(ids.shape)
-    random_words = generator.integers(vocabulary_size, size=ids.shape)
+    stand_ins = generator.integers(random_words.start, random_words.stop, size=ids.shape)
     masked = np.where(chosen & (kind < 0.8), mask_id, ids)
-    return np.where(chosen & (kind >= 0.8) & (kind < 0.9), random_words, masked), labels
+    return np.where(chosen & (kind >= 0.8) & (kind < 0.9), stand_ins, masked), labels
 
 
 def mask_frames(
@@ -52,10 +53,13 @@ def mask_frames(
 
 
 def shift_captions(ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Decoder's inputs [CLS] w1 .. wn, their mask, and targets w1 .. wn [SEP] (-1: padding), each (B, L - 1).
+    """Decoder's inputs [CLS] w1 .. wn, their mask, and targets w1 .. wn [SEP] (-1: padding), each (B, C).
 
+    ids, mask (B, L); C: length of the longest caption less 1.
     Differs from the published data loader where a caption is cut: its decoder sees one word more than its text encoder.
     """
+    longest = int(mask.sum(1).max())
+    ids, mask = ids[:, :longest], mask[:, :longest]
     return ids[:, :-1], mask[:, 1:], np.where(mask[:, 1:], ids[:, 1:], -1)
 
 
