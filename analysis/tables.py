@@ -84,7 +84,7 @@ def comparisons(sweep: Sweep, how: str) -> pd.DataFrame:
     if table.empty:
         return table
     table["p_holm"] = statistics.holm(table.p)
-    table["least_p_holm"] = np.minimum(1, table.least_p * len(baselines))  # what the strongest of them has to pass
+    table["least_p_holm"] = statistics.holm(table.least_p)  # had every pair of every baseline the same sign
     table["verdict"] = [
         statistics.verdict(r.mean, r.interval, p) if r.n else "no pairs" for r, p in zip(table.result, table.p_holm)
     ]

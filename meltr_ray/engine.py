@@ -125,8 +125,13 @@ class Engine:
 
     # --- gradients that leave no trace in DeepSpeed
 
+    def pass_losses(self, batch: Any, names: tuple[str, ...] | None = None) -> Tensor:
+        """Forward of a meta step, (T,), in float32: past DeepSpeed's engine, unless its stage 3 has to run the backward."""
+        through_engine = self.stage == 3 and torch.is_grad_enabled()
+        return (self.deepspeed if through_engine else self.module)(batch, names)
+
     def gradient(self, value: Callable[[], Tensor]) -> Vector:
-        """d_w value(), mean over ranks, in the sharding of w; `value` runs a forward through `self.losses`."""
+        """d_w value(), mean over ranks, in the sharding of w; `value` runs a forward through `self.pass_losses`."""
         if self.stage == 3:
             return self._sharded_gradient(value)
         pieces = list(torch.autograd.grad(value(), self.parameters, allow_unused=True, materialize_grads=True))
@@ -221,16 +226,16 @@ class EngineProblem:
 
     def outer_gradient(self) -> Vector:
         with self._meta_pass():
-            return self.engine.gradient(lambda: self.engine.losses(self.meta_batch, (self.primary,))[0])
+            return self.engine.gradient(lambda: self.engine.pass_losses(self.meta_batch, (self.primary,))[0])
 
     def gradient(self, function: Combiner) -> Vector:
         with self._meta_pass():
-            return self.engine.gradient(lambda: function(self.engine.losses(self.batch)))
+            return self.engine.gradient(lambda: function(self.engine.pass_losses(self.batch)))
 
     def jvp(self, v: Vector) -> Tensor:
         def losses_at(eps: float) -> Tensor:
             with self._meta_pass(), torch.no_grad(), self.engine.moved(v, eps):
-                return self.engine.losses(self.batch)
+                return self.engine.pass_losses(self.batch)
 
         here = (lambda: self.losses().detach()) if self.aid.product == "one_sided" else None
         return directional_derivative(losses_at, v, self.aid.radius, here)
@@ -253,15 +258,13 @@ class EngineProblem:
 
     @contextmanager
     def _meta_pass(self) -> Iterator[None]:
-        """Same masks as the inner forward, float32 throughout, generators put back."""
-        autocast, self.engine.autocast = self.engine.autocast, False
+        """Same masks as the inner forward; generators put back."""
         now = get_generators(self.engine.device)
         set_generators(self.generators, self.engine.device)
         try:
             yield
         finally:
             set_generators(now, self.engine.device)
-            self.engine.autocast = autocast
 
 
 def get_generators(device: torch.device) -> dict[str, Tensor]:

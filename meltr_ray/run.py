@@ -83,10 +83,16 @@ def run(config, folder: Path, report: Report, phase: str = "single", arm: str = 
 
     train(config, engine, combiner, meta, batches, MetaBatches(config.aid.meta_batch, batches, held_out), progress, evaluate, save)
     if test:
-        best = make_model(config, vocabulary, stores["train"].feature_size).to(device)
-        best.load_state_dict(load_file(folder / "best.safetensors"))
-        metrics = retrieval.evaluate(best, ClipStore(config.data.folder, "test"), vocabulary, config.data, device)
+        metrics = score(config, folder / "best.safetensors", "test", device)
         report(_row(config, facts, engine, meta, progress, "test", "finished", metrics))
+
+
+def score(config: Config, weights: Path, split: str, device: torch.device = torch.device("cpu")) -> dict[str, float]:
+    """Metrics of saved weights on a split; in this process alone."""
+    vocabulary, store = Vocabulary(Path(config.data.folder) / "vocabulary.txt"), ClipStore(config.data.folder, split)
+    model = make_model(config, vocabulary, store.feature_size).to(device)
+    model.load_state_dict(load_file(weights))
+    return retrieval.evaluate(model, store, vocabulary, config.data, device)
 
 
 def make_model(config: Config, vocabulary: Vocabulary, feature_size: int) -> Retrieval:

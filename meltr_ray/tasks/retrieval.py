@@ -140,6 +140,11 @@ def views_for(names: tuple[str, ...], table: dict[str, tuple[str, ...]]) -> tupl
     return tuple(view for view, losses in table.items() if not set(losses).isdisjoint(names))
 
 
+def widen(x: Tensor) -> Tensor:
+    """float32, or float64 where a test has a model of that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Retrieval(nn.Module):
     """All losses of retrieval, the controls included; the module that the engine trains."""
 
@@ -161,7 +166,7 @@ class Retrieval(nn.Module):
             found |= self._joint(batch, encoded, names)
             found |= self._align(encoded, names)
             found |= self._cross(batch, encoded, names)
-        return torch.stack([found[name].float() for name in names])
+        return torch.stack([widen(found[name]) for name in names])
 
     def similarity(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
         """Encoded text (Q, L, H) and video (V, F, H) -> (Q, V): what the primary loss compares."""
@@ -185,8 +190,8 @@ class Retrieval(nn.Module):
         encoded = encoded.of(views)
         loss = JOINT_LOSSES[self.backbone.config.joint_loss]
         with torch.autocast(encoded.text.device.type, enabled=False):  # differences of this loss need float32
-            text = self.backbone.embed_text(encoded.text.float(), encoded.text_mask)
-            video = self.backbone.embed_video(encoded.video.float(), encoded.video_mask)
+            text = self.backbone.embed_text(widen(encoded.text), encoded.text_mask)
+            video = self.backbone.embed_video(widen(encoded.video), encoded.video_mask)
             for view, rows, columns in zip(views, text.chunk(len(views)), video.chunk(len(views))):
                 similarity = self.backbone.joint_similarity(rows, columns)
                 if view == "masked":
@@ -226,7 +231,7 @@ class Retrieval(nn.Module):
                 targets = self.backbone.normalize_video(batch.video)
             with torch.autocast(predicted.device.type, enabled=False):
                 found["masked_frame"] = loss_functions.masked_frame(
-                    predicted.float(), targets.float(), batch.video_mask, batch.masked_frames
+                    widen(predicted), widen(targets), batch.video_mask, batch.masked_frames
                 )
         if captions := views_for(names, CAPTION):
             crossed = take(crossed, views, captions)
@@ -237,10 +242,10 @@ class Retrieval(nn.Module):
             )
             chosen = targets >= 0
             scores = self.backbone.predict_caption(ids, decoder_mask, crossed, mask, chosen)
-            for view, part_scores, part_targets in zip(
-                captions, scores.chunk(len(captions)), targets[chosen].chunk(len(captions))
-            ):
-                found[CAPTION[view][0]] = loss_functions.word_cross_entropy(part_scores, part_targets)
+            targets = targets[chosen]
+            for view in captions:
+                loss = loss_functions.word_cross_entropy(*(take(x, captions, (view,)) for x in (scores, targets)))
+                found[CAPTION[view][0]] = loss
         return found
 
 

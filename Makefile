@@ -1,0 +1,24 @@
+# make sweep: set up, build the embedded data and run the main job.   make test: set up and run the tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: sweep test slow notebook clean
+sweep: $(READY)
+	$(VENV)/bin/python workloads/sweep.py $(ARGS)
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest -q $(ARGS)
+
+slow: $(READY)
+	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
+
+# torch first, by its pin: a looser one would pull gigabytes of GPU packages on a machine without a GPU
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,199 @@
+"""The figures of a report: one function each, from a sweep to a Figure, or to None where there is nothing to draw."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import tables
+from analysis.tables import Sweep
+
+OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5D3A9B"]
+"""Okabe and Ito's palette, safe for the colour-blind; its yellow, too pale for lines on white, is replaced."""
+INK, FAINT = "#222222", "#999999"
+DASHES = ["--", ":", "-."]
+STYLE = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666", "axes.grid": True,
+    "grid.color": "#E6E6E6", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 9, "savefig.dpi": 144, "figure.dpi": 96,
+}  # fmt: skip
+
+
+def _figure(width: float, height: float, columns: int = 1, **keywords) -> tuple[Figure, list[Axes]]:
+    with matplotlib.rc_context(STYLE):  # Figure, not pyplot: no display, nothing global left behind
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False, **keywords)[0]
+        for axis in axes:
+            axis.tick_params(length=3, color="#666666")
+    return figure, list(axes)
+
+
+def _score_label(sweep: Sweep) -> str:
+    return sweep.metric.label + (f" ({sweep.metric.unit})" if sweep.metric.unit else "")
+
+
+def _rows(axis: Axes, labels: list[str]) -> None:
+    """Name the rows of a horizontal plot, the first on top."""
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.grid(False, axis="y")
+
+
+def _interval(axis: Axes, row: float, result, values: pd.Series, colour: str) -> None:
+    """Thick bar: bootstrap interval; thin bar: Student's; diamond: mean; dots: the pairs."""
+    spread = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else [0.0]
+    axis.plot(values, row + 0.24 + np.asarray(spread) * 0.6, "o", color=colour, ms=4.5, alpha=0.55, mew=0)
+    if np.isfinite(result.student_low):
+        axis.plot([result.student_low, result.student_high], [row, row], color=colour, lw=1.2)
+    if "bootstrap" in result.interval:
+        axis.plot([result.low, result.high], [row, row], color=colour, lw=5, alpha=0.45, solid_capstyle="butt")
+    axis.plot(result.difference, row, "D", color=colour, ms=6.5)
+
+
+def _zero(axis: Axes) -> None:
+    axis.axvline(0, color=INK, lw=1)
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low)))
+
+
+def paired_differences(sweep: Sweep) -> Optional[Figure]:
+    """Each seed's difference between `ours` and a baseline, with mean and interval, for each way of comparing."""
+    found = {how: table for how in tables.HOW if len(table := tables.comparisons(sweep, how)) and table.n.any()}
+    if not found:
+        return None
+    baselines = sweep.compared[1:]
+    figure, axes = _figure(9, 1.1 + 0.75 * len(tables.HOW), len(baselines), sharex=True, sharey=True)
+    for axis, baseline in zip(axes, baselines):
+        for row, (how, name) in enumerate(tables.HOW.items()):
+            if how in found and found[how].n[baseline]:
+                values = tables.differences(tables.pairs(sweep, sweep.plan.ours, baseline, how))
+                _interval(axis, row, found[how].loc[baseline], values, OKABE_ITO[row])
+            else:
+                axis.text(0.5, row, "no pairs", color=FAINT, ha="center", transform=axis.get_yaxis_transform())
+        _rows(axis, [text.replace(", ", ",\n") for text in tables.HOW.values()])
+        axis.set_title(f"{sweep.plan.ours} − {baseline}")
+    for axis in axes:
+        _zero(axis)
+    figure.supxlabel(f"Difference in {sweep.metric.label}{f' ({sweep.metric.points})' * bool(sweep.metric.points)}; "
+                     f"right of 0: {sweep.plan.ours} is better", fontsize=10)  # fmt: skip
+    return figure
+
+
+def learning_curves(sweep: Sweep) -> Optional[Figure]:
+    """Validation score of the compared arms over steps and over seconds: thin lines seeds, thick line their mean."""
+    figure, axes = _figure(9, 3.8, 2, sharey=True)
+    drawn = 0
+    for axis, column, label in zip(axes, ("step", "seconds"), ("Optimiser steps", "Training time (s)")):
+        for arm, colour in zip(sweep.compared, OKABE_ITO):
+            mine = tables.arm_trials(sweep, arm)
+            names = mine.trial[mine.status == "finished"]
+            rows = sweep.rows[sweep.rows.trial.isin(names) & (sweep.rows.split == "validation")].dropna(subset=["score", column])
+            for _, one in rows.sort_values("step").groupby("trial"):
+                axis.plot(one[column], one.score, color=colour, lw=0.7, alpha=0.35)
+            mean = rows.groupby("step").filter(lambda part: part.trial.nunique() == len(names)).groupby("step")[["seconds", "score"]].mean()
+            drawn += len(rows)
+            axis.plot(mean.index if column == "step" else mean.seconds, mean.score, color=colour, lw=2.3, marker="o", ms=3.5,
+                      label=f"{arm} (n = {len(names)})")  # fmt: skip
+        for (name, values), dash in zip(sweep.baselines.get("validation", {}).items(), DASHES):
+            if sweep.metric.name in values:
+                axis.axhline(values[sweep.metric.name], color=INK, lw=1.1, ls=dash, label=name)
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+    axes[0].set_ylabel(f"Validation {_score_label(sweep)}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9, frameon=False)
+    return figure if drawn else None
+
+
+def slopes(sweep: Sweep) -> Optional[Figure]:
+    """Slope of each loss over training: mean over the seeds, band from the least to the greatest; controls dashed."""
+    table, (primary, genuine, planted) = tables.slopes(sweep), tables.losses_of(sweep)
+    if table.empty:
+        return None
+    figure, (axis,) = _figure(9, 4.2)
+    lines = [(primary, INK, "-"), *((loss, colour, "-") for loss, colour in zip(genuine, OKABE_ITO)),
+             *((loss, "#777777", dash) for loss, dash in zip(planted, DASHES))]  # fmt: skip
+    axis.axhline(0, color=INK, lw=0.8)
+    for loss, colour, dash in lines:
+        over = table.groupby("step")[loss]
+        mean, role = over.mean(), {primary: " (primary)"}.get(loss, " (control)" if loss in planted else "")
+        axis.fill_between(mean.index, over.min(), over.max(), color=colour, alpha=0.13, lw=0)
+        axis.plot(mean.index, mean, color=colour, ls=dash, lw=2, label=f"{loss}{role}")
+    handles, labels = axis.get_legend_handles_labels()
+    order = np.argsort([-table.groupby("step")[loss].mean().iloc[-1] for loss, *_ in lines])
+    figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside right center", frameon=False,
+                  title="highest at the end first", title_fontsize=9)  # fmt: skip
+    axis.set(xlabel="Optimiser steps", ylabel="Slope d g(l) / d l", title=f"{sweep.plan.ours}, n = {table.seed.nunique()} seeds")
+    return figure
+
+
+def leave_one_out(sweep: Sweep) -> Optional[Figure]:
+    """Forest plot of the contribution of each auxiliary loss."""
+    table = tables.leave_one_out(sweep)
+    table = table[table.n > 0] if len(table) else table
+    if table.empty:
+        return None
+    figure, (axis,) = _figure(9, 1.1 + 0.62 * len(table))
+    for row, (loss, result) in enumerate(table.iterrows()):
+        values = tables.differences(tables.pairs(sweep, sweep.plan.ours, f"{sweep.plan.ours}_without_{loss}", "steps"))
+        _interval(axis, row, result, values, OKABE_ITO[1] if result.control else OKABE_ITO[0])
+    _rows(axis, [f"{loss}{' (control)' * bool(one.control)}, n = {one.n}" for loss, one in table.iterrows()])
+    _zero(axis)
+    axis.set_xlabel(f"Contribution to validation {sweep.metric.label}{f' ({sweep.metric.points})' * bool(sweep.metric.points)}; "
+                    "right of 0: leaving the loss out hurts")  # fmt: skip
+    return figure
+
+
+def cost(sweep: Sweep) -> Optional[Figure]:
+    """Time for a step, its share in meta steps, and the peak memory of each configuration."""
+    table = tables.configurations(sweep)
+    table = table[table.seconds_per_step.notna()]
+    if table.empty:
+        return None
+    figure, (time, memory) = _figure(9, 1.3 + 0.36 * len(table), 2, sharey=True)
+    rows, meta = np.arange(len(table)), table.seconds_per_step * table.meta_share.fillna(0)
+    time.barh(rows, table.seconds_per_step - meta, color=OKABE_ITO[0], height=0.6, label="inner step")
+    time.barh(rows, meta, left=table.seconds_per_step - meta, color=OKABE_ITO[4], height=0.6, hatch="///", edgecolor="white",
+              lw=0, label="meta step, spread over the steps")  # fmt: skip
+    memory.barh(rows, table.peak_memory_bytes / 1e9, color=FAINT, height=0.6)
+    time.set_xlabel("Time a step (s)")
+    memory.set_xlabel("Peak memory of worker 0 (GB)")
+    for axis in (time, memory):
+        _rows(axis, list(table.index))
+    figure.legend(*time.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def learning_rate_search(sweep: Sweep) -> Optional[Figure]:
+    """Validation score against learning rate for each arm; a ring marks the value that was chosen."""
+    table = tables.learning_rate_search(sweep)
+    if table.empty or table.score.isna().all():
+        return None
+    figure, (axis,) = _figure(9, 3.6)
+    for (arm, part), colour, marker in zip(table.groupby("arm"), OKABE_ITO * 2, "os^Dv<>Pos^Dv<>P"):
+        part = part.sort_values("learning_rate")
+        axis.plot(part.learning_rate, part.score, color=colour, marker=marker, ms=5, lw=1.8, label=arm)
+        axis.vlines(part.learning_rate, part.least, part.greatest, color=colour, lw=1)
+        picked = part[part.chosen]
+        axis.plot(picked.learning_rate, picked.score, "o", ms=13, mfc="none", mec=colour, mew=1.6)
+    axis.set_xscale("log")
+    grid = sorted(table.learning_rate.unique())
+    axis.set_xticks(grid, [f"{rate:g}" for rate in grid])
+    axis.minorticks_off()
+    axis.set(xlabel="Learning rate of w (log scale); ring: chosen", ylabel=f"Validation {_score_label(sweep)}")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+FIGURES = {
+    "paired_differences": paired_differences,
+    "learning_curves": learning_curves,
+    "leave_one_out": leave_one_out,
+    "slopes": slopes,
+    "cost": cost,
+    "learning_rate_search": learning_rate_search,
+}

@@ -1,0 +1,10 @@
+"""Learning how to combine losses: MELTR's meta-loss and its hypergradient, trained and swept on Ray.
+
+`from meltr_ray import MELTR, hypergradient` works with any torch module that returns several losses, and imports neither
+Ray nor DeepSpeed.
+"""
+
+from meltr_ray.combiners import MELTR, FixedWeights
+from meltr_ray.hypergrad import ModuleProblem, hypergradient
+
+__all__ = ["MELTR", "FixedWeights", "ModuleProblem", "hypergradient"]

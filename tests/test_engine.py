@@ -1,0 +1,186 @@
+"""The engine under ZeRO 0 to 3 on one and two real ranks: hypergradient against dense float64, traces left behind, ranks."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from meltr_ray import config as settings
+from meltr_ray.combiners import MELTR, slopes
+from meltr_ray.config import AidConfig, Config, EngineConfig, OptimizerConfig, TaskConfig, TrainConfig
+from meltr_ray.hypergrad import SOLVERS, hypergradient
+from meltr_ray.meta import Meta
+from tests.ranks import on_ranks
+from tests.reference import DenseReference, flat, relative_error
+
+STAGES = (0, 1, 2, 3)
+
+
+@dataclass
+class Batch:
+    x: Tensor  # (B, 4)
+    y: Tensor  # (B, 3)
+
+
+class Toy(nn.Module):
+    """Three losses; one layer that only the second of them reaches, as a decoder would be."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(dropout))
+        self.head, self.decoder = nn.Linear(6, 3), nn.Linear(6, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, batch: Batch, names: tuple[str, ...] | None = None) -> Tensor:
+        if names is not None:
+            return torch.stack([(self.head(self.body(batch.x)) - batch.y)[:, 0].pow(2).mean()])
+        hidden = self.body(batch.x)
+        error = self.head(hidden) - batch.y
+        return torch.stack([error[:, 0].pow(2).mean(), (self.decoder(hidden) - batch.y).pow(2).mean(), error[:, 2].cosh().mean()])
+
+
+def toy(dropout: float = 0.0, seed: int = 0) -> tuple[Toy, MELTR]:
+    torch.manual_seed(seed)
+    model, combiner = Toy(dropout), MELTR(3, embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
+    nn.init.normal_(combiner.fc1.weight, std=0.5)
+    return model, combiner
+
+
+def toy_batch(seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator))
+
+
+def toy_config(stage: int, **aid) -> Config:
+    return Config(
+        task=TaskConfig(loss_set=["joint", "caption", "masked_frame"]),
+        engine=EngineConfig(zero_stage=stage, gradient_accumulation=aid.pop("accumulation", 1)),
+        train=TrainConfig(batch_size=8, steps=aid.pop("steps", 20)),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        aid=AidConfig(**aid),
+    )
+
+
+def hypergradient_on_a_rank(stage: int, aid: dict) -> tuple[Tensor, Tensor, Tensor]:
+    from meltr_ray.engine import Engine
+
+    model, combiner = toy()
+    config = toy_config(stage, **aid)
+    engine = Engine(model, config, torch.device("cpu"))
+    problem = engine.problem(toy_batch(engine.rank), toy_batch(10 + engine.rank), "joint", config.aid)
+    result = hypergradient(problem, combiner, SOLVERS[config.aid.solver](config.aid), gamma=0.5)
+    local = flat(result.implicit)
+    return flat(engine.average(result.implicit)), flat(engine.average(result.direct)), local
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("aid", [dict(solver="identity"), dict(solver="cg", iterations=30, damping=5.0, cg_tolerance=1e-6)],
+                         ids=["identity", "cg"])  # fmt: skip
+def test_each_term_is_the_dense_hypergradient(stage, ranks, aid):
+    """L = mean over ranks of g_phi(l^r): v from the mean Hessian, J^r v and slopes of each rank, mean of phi's gradient."""
+    model, combiner = toy()
+    model, combiner = model.double(), combiner.double()
+    doubled = [(Batch(b.x.double(), b.y.double()), Batch(m.x.double(), m.y.double()))
+               for b, m in ((toy_batch(r), toy_batch(10 + r)) for r in range(ranks))]  # fmt: skip
+    dense = [DenseReference(model, lambda m, b=b: m(b), lambda m, q=q: m(q, ("joint",))[0]) for b, q in doubled]
+    b = sum(d.outer_gradient() for d in dense) / ranks
+    H = sum(d.hessian(combiner) for d in dense) / ranks
+    v = b if aid["solver"] == "identity" else torch.linalg.solve(H + aid["damping"] * torch.eye(len(H)).double(), b)
+    implicit = sum(d.implicit(combiner, v) for d in dense) / ranks
+    deviations = [0.5 * (combiner(l) - l.sum()).abs() for l in (d.losses(d.w).detach() for d in dense)]
+    direct = flat(list(torch.autograd.grad(sum(deviations) / ranks, list(combiner.parameters()))))
+
+    for got_implicit, got_direct, _ in on_ranks(hypergradient_on_a_rank, ranks, stage, aid):
+        for got, expected in ((got_implicit.double(), implicit), (got_direct.double(), direct)):
+            assert relative_error(got, expected) < 1e-2
+            assert torch.cosine_similarity(got, expected, dim=0) > 0.999
+
+
+def train_on_a_rank(stage: int, with_meta: bool, steps: int, meta_rate: float, accumulation: int) -> dict:
+    from meltr_ray.engine import Engine, get_generators
+
+    model, combiner = toy(dropout=0.3)
+    config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=1, learning_rate=meta_rate, gamma=0.1,
+                        regulariser="full", accumulation=accumulation, steps=steps, weight_decay=0.0)  # fmt: skip
+    engine = Engine(model, config, torch.device("cpu"))
+    torch.manual_seed(100 + engine.rank)
+    meta, differences = Meta(combiner, config.aid), []
+    for index in range(steps * accumulation):
+        batch = toy_batch(1000 * engine.rank + index)
+        if with_meta and index % accumulation == 0:
+            problem = engine.problem(batch, toy_batch(1000 * engine.rank + index + 500), "joint", config.aid)
+            local = copy.deepcopy(meta)
+            meta.step(problem)
+            differences.append(local)
+            losses = problem.losses()
+        else:
+            losses = engine.losses(batch)
+        _, a = slopes(combiner, losses)
+        engine.backward(a @ losses)
+        engine.step(index // accumulation)
+    return {
+        "weights": engine.weights(),
+        "optimizer": engine.optimizer_state(),
+        "generators": get_generators(torch.device("cpu")),
+        "counters": {"steps": torch.tensor([engine.deepspeed.global_steps, engine.deepspeed.micro_steps])},
+        "phi": {str(i): p.detach() for i, p in enumerate(meta.phi)},
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_meta_steps_with_learning_rate_0_leave_no_trace(stage):
+    """Twenty steps of CG with two micro-batches and dropout: everything that the next step depends on is torch.equal."""
+    with_meta = on_ranks(train_on_a_rank, 2, stage, True, 20, 0.0, 2)
+    without = on_ranks(train_on_a_rank, 2, stage, False, 20, 0.0, 2)
+    for a, b in zip(with_meta, without):
+        for part in ("weights", "optimizer", "generators", "counters", "phi"):
+            assert a[part].keys() == b[part].keys() and a[part], part
+            for name in a[part]:
+                assert torch.equal(a[part][name], b[part][name]), f"{part} {name}"
+
+
+@pytest.mark.parametrize("stage", (0, 3))
+def test_phi_is_bit_identical_on_ranks_with_different_data(stage):
+    local = [result[2] for result in on_ranks(hypergradient_on_a_rank, 2, stage, dict(solver="identity"))]
+    assert relative_error(local[0], local[1]) > 1e-2  # the ranks do disagree, so the agreement below is the averaging's
+    first, second = on_ranks(train_on_a_rank, 2, stage, True, 6, 1e-2, 1)
+    start = toy(dropout=0.3)[1]
+    assert all(torch.equal(first["phi"][i], second["phi"][i]) for i in first["phi"])
+    assert any(not torch.equal(p, first["phi"][str(i)]) for i, p in enumerate(start.parameters()))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_inner_steps_are_those_of_torch(stage):
+    """Fixed weights under every stage against torch's AdamW with the same schedule and clipping."""
+    got = on_ranks(plain_steps, 1, stage)[0]
+    model, _ = toy()
+    config = toy_config(0)
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for n, p in model.named_parameters() if "bias" not in n], "weight_decay": 0.01},
+         {"params": [p for n, p in model.named_parameters() if "bias" in n], "weight_decay": 0.0}], lr=1e-2)  # fmt: skip
+    for step in range(10):
+        model(toy_batch(step)).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        warm = 0.1 * config.train.steps
+        factor = (step + 1) / warm if step + 1 < warm else (config.train.steps - step) / (config.train.steps - warm)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * factor
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, p in model.named_parameters():
+        assert torch.allclose(got[name], p, atol=1e-6), name
+
+
+def plain_steps(stage: int) -> dict[str, Tensor]:
+    from meltr_ray.engine import Engine
+
+    engine = Engine(toy()[0], toy_config(stage), torch.device("cpu"))
+    for step in range(10):
+        engine.backward(engine.losses(toy_batch(step)).sum())
+        engine.step(step)
+    return engine.weights()

@@ -1,0 +1,222 @@
+"""Retrieval: batches from a seed alone, passes shared and left out, padding, metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meltr_ray.backbones.univl import UniVL
+from meltr_ray.config import LOSSES, BackboneConfig, DataConfig, TaskConfig
+from meltr_ray.data import masking
+from meltr_ray.data.store import Clip
+from meltr_ray.data.vocabulary import SPECIAL, Vocabulary
+from meltr_ray.tasks.retrieval import Retrieval, evaluate, make_batch, rank_metrics
+
+WORDS = "zero one two three four moves left right up down fast slowly".split()
+DATA = DataConfig(max_words=8, max_frames=4)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory) -> Vocabulary:
+    path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.txt"
+    path.write_text("\n".join(SPECIAL + WORDS))
+    return Vocabulary(path)
+
+
+def make_clips(count: int, captions: tuple[int, ...] = (3,)) -> list[Clip]:
+    """Captions of 1 to 9 words, clips of 1 to 6 frames: shorter and longer than `DATA` takes."""
+    generator = np.random.default_rng(0)
+    return [
+        Clip(
+            id=str(i),
+            captions=[" ".join(generator.choice(WORDS, 1 + (i + j) % 9)) for j in range(captions[i % len(captions)])],
+            features=generator.normal(size=(1 + i % 6, 10)).astype(np.float32),
+        )
+        for i in range(count)
+    ]
+
+
+def make_task(vocabulary: Vocabulary, primary: str = "joint", dropout: float = 0.0) -> Retrieval:
+    torch.manual_seed(0)
+    config = BackboneConfig(hidden_size=16, feed_forward_size=16, dropout=dropout)
+    task = Retrieval(UniVL(config, len(vocabulary), 10), TaskConfig(primary=primary, loss_set=list(LOSSES)))
+    with torch.no_grad():  # away from the start, where all scores are alike
+        for name, p in task.named_parameters():
+            p += torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.05)
+    return task
+
+
+def test_a_batch_depends_on_clips_and_seed_alone(vocabulary):
+    clips = make_clips(16)
+    first, again, other = (make_batch(clips, vocabulary, DATA, seed) for seed in (5, 5, 6))
+    pairs = [(getattr(first, item.name), getattr(again, item.name)) for item in fields(first)]
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not torch.equal(first.masked_video, other.masked_video)
+
+
+def test_a_batch_keeps_the_rules_of_masking(vocabulary):
+    batch = make_batch(make_clips(64), vocabulary, DATA, 0)
+    special = torch.tensor([vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id])
+    masked = batch.masked_word_labels >= 0
+    assert not torch.isin(batch.text_ids[masked], special).any() and masked.any(1).all()
+    assert torch.equal(batch.masked_word_labels[masked], batch.text_ids[masked])
+    assert torch.equal(batch.masked_text_ids[~masked], batch.text_ids[~masked])
+    assert batch.masked_frames.any(1).all() and not (batch.masked_frames & ~batch.video_mask).any()
+    assert torch.equal(batch.masked_video, batch.video * ~batch.masked_frames[..., None])
+    assert torch.equal(batch.shuffled.sort().values, torch.arange(64))
+    assert not (batch.shuffled == torch.arange(64)).any()
+    real = batch.decoder_target_ids >= 0
+    assert torch.equal(real, batch.decoder_mask)
+    assert torch.equal(batch.decoder_input_ids[:, 1:][real[:, 1:]], batch.decoder_target_ids[:, :-1][real[:, 1:]])
+
+
+def test_choices_are_independent_draws_given_that_one_hits():
+    chosen = masking.choose(np.ones((20000, 2), dtype=bool), 0.3, np.random.default_rng(0))
+    assert chosen.any(1).all()
+    assert chosen.all(1).mean() == pytest.approx(0.3**2 / (1 - 0.7**2), abs=0.01)  # 4 standard deviations
+    assert not masking.choose(np.zeros((2, 3), dtype=bool), 0.3, np.random.default_rng(0)).any()
+
+
+def test_of_the_masked_words_80_10_10():
+    ids = np.full((4000, 10), 7)
+    generator = np.random.default_rng(0)
+    masked, labels = masking.mask_words(ids, np.zeros_like(ids, dtype=bool), 0.5, 4, range(100, 200), generator)
+    after = masked[labels >= 0]
+    shares = [(after == 4).mean(), (after >= 100).mean(), (after == 7).mean()]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+
+
+PASSES = {  # names -> calls of: text, visual and cross encoder, decoder, word and frame heads
+    ("joint",): (1, 1, 0, 0, 0, 0),
+    ("joint", "shuffled", "masked_joint"): (1, 1, 0, 0, 0, 0),
+    ("align",): (1, 1, 1, 0, 0, 0),
+    ("align", "masked_align"): (1, 1, 2, 0, 0, 0),
+    ("masked_language",): (1, 1, 1, 0, 1, 0),
+    ("masked_frame", "joint"): (1, 1, 1, 0, 0, 1),
+    ("masked_language", "masked_frame", "masked_caption"): (1, 1, 1, 1, 1, 1),
+    ("caption",): (1, 1, 1, 1, 0, 0),
+    ("caption", "masked_caption"): (1, 1, 1, 1, 0, 0),
+    ("caption", "masked_language", "constant"): (1, 1, 1, 1, 1, 0),
+    ("joint", "masked_joint", "masked_language", "masked_frame", "caption"): (1, 1, 1, 1, 1, 1),
+    ("constant",): (0, 0, 0, 0, 0, 0),
+    LOSSES: (1, 1, 3, 1, 1, 1),
+}
+"""One call takes clean and masked views together; the number of clips that go through is checked beside."""
+
+
+@pytest.mark.parametrize("names", PASSES, ids="+".join)
+def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary, names):
+    task = make_task(vocabulary)
+    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    full = dict(zip(LOSSES, task(batch).tolist()))
+    assert len(set(full.values())) == len(LOSSES)
+    backbone, calls, rows = task.backbone, Counter(), Counter()
+
+    def count(module, inputs, output):
+        calls[module] += 1
+        rows[module] += len(inputs[0])
+
+    modules = (backbone.bert, backbone.visual, backbone.cross, backbone.decoder,
+               backbone.cls["predictions"], backbone.cls_visual["predictions"])  # fmt: skip
+    for module in modules:
+        module.register_forward_hook(count)
+    assert task(batch, names).tolist() == pytest.approx([full[name] for name in names], rel=1e-5)
+    assert tuple(calls[module] for module in modules) == PASSES[names]
+    views = {"masked" in name for name in names if name != "constant"}
+    assert rows[backbone.bert] == rows[backbone.visual] == 5 * len(views)
+
+
+def test_constant_has_no_gradient_and_shuffled_wants_the_wrong_video(vocabulary):
+    task = make_task(vocabulary)
+    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    assert not task(batch, ("constant",)).requires_grad
+    constant, shuffled = task(batch, ("constant", "shuffled"))
+    assert constant == 1
+    assert all(not g.any() for g in torch.autograd.grad(
+        constant, list(task.parameters()), retain_graph=True, allow_unused=True, materialize_grads=True))  # fmt: skip
+    wrong = replace(batch, text_ids=batch.text_ids[batch.shuffled], text_mask=batch.text_mask[batch.shuffled])
+    torch.testing.assert_close(shuffled, task(wrong, ("joint",))[0])
+
+
+def test_padding_changes_no_loss(vocabulary):
+    task = make_task(vocabulary)
+    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    frames = {name: F.pad(getattr(batch, name), (0, 0, 0, 3)) for name in ("video", "masked_video")}
+    frames |= {name: F.pad(getattr(batch, name), (0, 3)) for name in ("video_mask", "masked_frames")}
+    captions = {name: F.pad(getattr(batch, f"decoder_{name}"), (0, 2), value=value)
+                for name, value in dict(input_ids=0, mask=False, target_ids=-1).items()}  # fmt: skip
+    padded = replace(batch, **frames, **{f"decoder_{name}": value for name, value in captions.items()})
+    torch.testing.assert_close(task(padded), task(batch))
+
+    # Words too, but only short of the cross encoder: there frames take the positions behind the padded text (published).
+    words = {name: F.pad(getattr(batch, name), (0, 2)) for name in ("text_ids", "masked_text_ids", "text_mask")}
+    names = ("joint", "masked_joint", "shuffled")
+    torch.testing.assert_close(task(replace(batch, **words), names), task(batch, names))
+
+
+def test_the_text_that_is_padded_does_not_matter(vocabulary):
+    task = make_task(vocabulary)
+    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    text_ids, video = batch.text_ids.clone(), batch.video.clone()
+    text_ids[~batch.text_mask], video[~batch.video_mask] = 7, 100.0
+    torch.testing.assert_close(task(replace(batch, text_ids=text_ids, video=video)), task(batch))
+
+
+@pytest.mark.parametrize("primary", ["joint", "align"])
+def test_evaluation_is_that_of_clips_and_captions_one_by_one(vocabulary, primary):
+    task, clips = make_task(vocabulary, primary, dropout=0.5), make_clips(30, captions=(2, 1, 3))
+    got = evaluate(task, clips, vocabulary, DATA, "cpu")
+    assert task.training  # and dropout was off, else `got` would differ from the loop below
+    task.eval()
+    score = np.zeros((60, 30))
+    queries = [(i, j, caption) for i, clip in enumerate(clips) for j, caption in enumerate(clip.captions)]
+    for q, (_, _, caption) in enumerate(queries):
+        for v, clip in enumerate(clips):
+            single = make_batch([Clip("", [caption], clip.features)], vocabulary, DATA, 0)
+            with torch.no_grad():
+                text = task.backbone.encode_text(single.text_ids, single.text_mask)
+                video = task.backbone.encode_video(task.backbone.normalize_video(single.video), single.video_mask)
+                score[q, v] = task.similarity(text, single.text_mask, video, single.video_mask).item()
+    means = Counter()
+    for j in range(3):
+        chosen = [q for q, query in enumerate(queries) if query[1] == j]
+        columns = [queries[q][0] for q in chosen]
+        ranks = [1 + (score[q] > score[q, v] + 1e-5).sum() for q, v in zip(chosen, columns)]
+        back = [1 + (score[chosen, v] > score[q, v] + 1e-5).sum() for q, v in zip(chosen, columns)]
+        for name, value in dict(
+            recall_at_1=100 * np.mean(np.array(ranks) <= 1), recall_at_5=100 * np.mean(np.array(ranks) <= 5),
+            recall_at_10=100 * np.mean(np.array(ranks) <= 10), median_rank=np.median(ranks), mean_rank=np.mean(ranks),
+            video_to_text_recall_at_10=100 * np.mean(np.array(back) <= 10), score=100 * np.mean(np.array(ranks) <= 10),
+        ).items():  # fmt: skip
+            means[name] += value / 3
+    assert got == pytest.approx(means)
+
+
+def test_a_constant_or_lost_score_does_not_win():
+    target = torch.arange(11)
+    constant = rank_metrics(torch.ones(11, 11), target)
+    assert constant["mean_rank"] == constant["median_rank"] == 6 and constant["recall_at_5"] == 0
+    lost = rank_metrics(torch.full((11, 11), torch.nan), target)
+    assert lost["mean_rank"] == 11 and lost["recall_at_10"] == 0
+
+
+@given(st.integers(1, 7), st.integers(1, 12), st.integers(1, 4), st.integers(0, 10**6))
+def test_ranks_are_those_of_a_loop(num_queries, num_videos, num_values, seed):
+    generator = np.random.default_rng(seed)
+    similarity = generator.integers(num_values, size=(num_queries, num_videos)).astype(np.float32)  # few values: many ties
+    target = generator.integers(num_videos, size=num_queries)
+    ranks = []
+    for row, own in zip(similarity, target):
+        others = np.delete(row, own)
+        ranks.append(1 + sum(others > row[own]) + sum(others == row[own]) / 2)
+    got = rank_metrics(torch.from_numpy(similarity), torch.from_numpy(target))
+    assert got["mean_rank"] == pytest.approx(np.mean(ranks)) and got["median_rank"] == np.median(ranks)
+    for k in (1, 5, 10):
+        assert got[f"recall_at_{k}"] == pytest.approx(100 * np.mean([rank <= k for rank in ranks]))

@@ -1,0 +1,153 @@
+"""The main job: compare ways to combine losses, on a laptop or a Ray cluster, and write an honest report.
+
+    python workloads/sweep.py                                     the embedded data, two cores, about 10 minutes
+    python workloads/sweep.py experiment=msrvtt_small             MSR-VTT, after workloads/prepare.py
+    python workloads/sweep.py resume=outputs/sweeps/digits        go on with an interrupted sweep
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import shutil
+import statistics
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
+
+from analysis.report import headline, write_report  # noqa: E402
+from meltr_ray import config as config_file  # noqa: E402
+from meltr_ray import results  # noqa: E402
+from meltr_ray.config import Config, ConfigError, check  # noqa: E402
+from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
+from meltr_ray.data.store import load_manifest  # noqa: E402
+from tune_spaces.arms import comparison, learning_rate_search  # noqa: E402
+from workloads import cli  # noqa: E402
+from workloads.progress import Progress  # noqa: E402
+
+
+def sweep(settings: DictConfig, config: Config) -> int:
+    """Search the learning rates, run the comparison, gather, report. Returns the exit code."""
+    settings, config, folder = resumed(settings, config) if config.resume else started(settings, config)
+    search = learning_rate_search(settings, config)
+    trials = comparison(settings, config, {})  # every configuration is checked before any worker starts
+    for trial in [*search, *trials]:
+        cli.check_machine(trial.config)
+    print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
+    ensure_prepared(config.data.name, Path(config.data.folder), print)
+    describe(folder, settings, config, {}, ended=None)
+
+    with cli.chatter_to(folder / "log.txt") as terminal:
+        from workloads.cluster import connected, run_trials
+
+        progress = Progress(terminal, len(search) + len(trials), config.sweep.progress_every)
+        try:
+            with connected(config):
+                run_trials(search, folder, config, progress)
+                rates = best_learning_rates(folder, config)
+                describe(folder, settings, config, rates, ended=None)
+                run_trials(comparison(settings, config, rates), folder, config, progress)
+            interrupted = False
+        except KeyboardInterrupt:
+            interrupted = True
+        results.gather(folder)
+        describe(folder, settings, config, best_learning_rates(folder, config), ended=now())
+        keep_best(folder)
+        report = write_report(folder)
+    print(headline(folder))
+    print(f"report: {report}")
+    if interrupted:
+        print(f"interrupted; go on with: python workloads/sweep.py resume={folder}")
+        return 130
+    return 0
+
+
+def started(settings: DictConfig, config: Config) -> tuple[DictConfig, Config, Path]:
+    """A new sweep's folder, with the settings as they were given in it."""
+    check(bool(config.sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms")
+    settings.data.folder = str(Path(config.data.folder).absolute())
+    settings.output = str(Path(config.output).absolute())
+    config.data.folder = settings.data.folder
+    folder = cli.new_folder(config, "sweeps", chosen=any(argument.startswith("name=") for argument in sys.argv[1:]))
+    folder.mkdir(parents=True)
+    OmegaConf.save(settings, folder / "settings.yaml")
+    config_file.write(folder / "config.yaml", config)
+    return settings, config, folder
+
+
+def resumed(settings: DictConfig, config: Config) -> tuple[DictConfig, Config, Path]:
+    """The folder of an interrupted sweep and the settings that it was started with."""
+    folder = Path(config.resume).absolute()
+    if not (folder / "settings.yaml").exists():
+        raise ConfigError(f"resume={config.resume}: no sweep was started there; give a folder under outputs/sweeps")
+    others = [a for a in sys.argv[1:] if not a.startswith(("resume=", "sweep.max_concurrent=", "sweep.progress_every="))]
+    if others:
+        raise ConfigError(f"{others[0]}: a resumed sweep keeps its settings; leave it out or start a new sweep")
+    old = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / "settings.yaml"))
+    old.sweep.max_concurrent, old.sweep.progress_every = config.sweep.max_concurrent, config.sweep.progress_every
+    return old, config_file.read(folder / "config.yaml"), folder
+
+
+def best_learning_rates(folder: Path, config: Config) -> dict[str, float]:
+    """Arm -> the searched learning rate with the highest mean best validation score; arms without a finished trial: none."""
+    scores: dict[str, dict[float, list[float]]] = {}
+    for row in results.gather(folder).to_pylist():
+        if row["phase"] == "learning_rate_search" and row["status"] == "finished" and row["split"] == "validation":
+            best = max(r["score"] for r in results.read_trial(folder / "trials" / row["trial"]) if r["score"] is not None)
+            scores.setdefault(row["arm"], {}).setdefault(row["optimizer.learning_rate"], []).append(best)
+    return {arm: max(found, key=lambda rate: statistics.mean(found[rate])) for arm, found in scores.items()}
+
+
+def describe(folder: Path, settings: DictConfig, config: Config, rates: dict[str, float], ended: str | None) -> None:
+    """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table."""
+    path = folder / "sweep.json"
+    manifest = load_manifest(Path(config.data.folder))
+    known: dict[str, Any] = dataclasses.asdict(config.sweep) | {
+        "metric": {"name": "recall_at_10", "unit": "%"},
+        "started": json.loads(path.read_text())["started"] if path.exists() else now(),
+        "ended": ended,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+        "command": "python " + shlex.join(sys.argv),
+        "data": {key: manifest[key] for key in ("name", "description", "rows")},
+        "loss_set": list(config.task.loss_set),
+        "primary": config.task.primary,
+        "learning_rate_chosen": rates,
+    }
+    write_json(path, known)
+    write_json(folder / "baselines.json", manifest["baselines"])
+
+
+def keep_best(folder: Path) -> None:
+    """Copy weights and settings of the trial with the highest validation score to `<folder>/best/`."""
+    rows = [row for row in results.gather(folder).to_pylist() if row["split"] == "validation" and row["score"] is not None]
+    rows = [row for row in rows if (folder / "trials" / row["trial"] / "best.safetensors").exists()]
+    if not rows:
+        return
+    trial = folder / "trials" / max(rows, key=lambda row: row["score"])["trial"]
+    (folder / "best").mkdir(exist_ok=True)
+    for name in ("best.safetensors", "config.yaml"):
+        temporary = folder / "best" / f".{name}.tmp"
+        shutil.copyfile(trial / name, temporary)
+        os.replace(temporary, folder / "best" / name)
+
+
+def write_json(path: Path, content: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    cli.main(sweep, __doc__)

@@ -1,0 +1,72 @@
+"""One run: train one configuration, with validation scores, checkpoints and the best weights in its folder.
+
+    python workloads/train.py train.steps=300 aid.solver=cg
+    python workloads/train.py train.num_workers=2 engine.zero_stage=3
+    python workloads/train.py resume=outputs/runs/digits
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from omegaconf import DictConfig  # noqa: E402
+
+from meltr_ray import checkpoint, results  # noqa: E402
+from meltr_ray import config as config_file  # noqa: E402
+from meltr_ray.config import Config, ConfigError  # noqa: E402
+from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
+from workloads import cli  # noqa: E402
+
+
+def train(settings: DictConfig, config: Config) -> int:
+    """Run to the end, or go on from `resume`. Returns the exit code."""
+    if config.resume:
+        folder = Path(config.resume).absolute()
+        if not (folder / "config.yaml").exists():
+            raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
+        given = [a for a in sys.argv[1:] if not a.startswith("resume=")]
+        config = config if given else config_file.read(folder / "config.yaml")
+        config.data.folder = str(Path(config.data.folder).absolute())
+        checkpoint.check_same(config, folder / "checkpoints")
+    else:
+        folder = cli.new_folder(config, "runs", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
+    cli.check_machine(config)
+    ensure_prepared(config.data.name, Path(config.data.folder), print)
+    config.data.folder = str(Path(config.data.folder).absolute())
+    config_file.write(folder / "config.yaml", config)
+
+    trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False}
+    with cli.chatter_to(folder / "log.txt") as terminal:
+        from meltr_ray.train import record_failure, run_trial
+        from workloads.cluster import connected
+
+        def show(row: dict) -> None:
+            print(f"step {row['step']}/{config.train.steps}  score {row['score']:.1f}", file=terminal)
+
+        try:
+            if config.train.num_workers == 0:
+                run_trial(trial, show)
+            else:
+                with connected(config):
+                    run_trial(trial, show)
+        except Exception as error:
+            record_failure(trial, error)
+    return finish(folder)
+
+
+def finish(folder: Path) -> int:
+    """Print how the run in `folder` ended; exit code 1 if badly."""
+    rows = results.read_trial(folder)
+    if not rows or rows[-1]["status"] != "finished":
+        print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/log.txt", file=sys.stderr)
+        return 1
+    best = max(rows, key=lambda row: row["score"])
+    print(f"best validation recall@10 {best['score']:.1f} % at step {best['step']} -> {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.main(train, __doc__)
