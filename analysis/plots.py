@@ -17,20 +17,31 @@ OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 """Okabe and Ito's palette, safe for the colour-blind; its yellow, too pale for lines on white, is replaced."""
 INK, FAINT = "#222222", "#999999"
 DASHES = ["--", ":", "-."]
+DOTS_PER_INCH = 144
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666", "axes.grid": True,
-    "grid.color": "#E6E6E6", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.titlesize": 10.5, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 9, "savefig.dpi": 144, "figure.dpi": 96,
+    "grid.color": "#E6E6E6", "grid.linewidth": 0.7, "axes.axisbelow": True,
 }  # fmt: skip
 
 
 def _figure(width: float, height: float, columns: int = 1, **keywords) -> tuple[Figure, list[Axes]]:
     with matplotlib.rc_context(STYLE):  # Figure, not pyplot: no display, nothing global left behind
         figure = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         axes = figure.subplots(1, columns, squeeze=False, **keywords)[0]
         for axis in axes:
             axis.tick_params(length=3, color="#666666")
     return figure, list(axes)
+
+
+def _title(axis: Axes, text: str) -> None:
+    axis.set_title(text, loc="left", fontsize=10.5, fontweight="bold")
+
+
+def _colour(sweep: Sweep, arm: str) -> str:
+    """The same colour for an arm in every figure."""
+    names = tables.arms(sweep)
+    return OKABE_ITO[names.index(arm) % len(OKABE_ITO)] if arm in names else FAINT
 
 
 def _score_label(sweep: Sweep) -> str:
@@ -76,7 +87,7 @@ def paired_differences(sweep: Sweep) -> Optional[Figure]:
             else:
                 axis.text(0.5, row, "no pairs", color=FAINT, ha="center", transform=axis.get_yaxis_transform())
         _rows(axis, [text.replace(", ", ",\n") for text in tables.HOW.values()])
-        axis.set_title(f"{sweep.plan.ours} − {baseline}")
+        _title(axis, f"{sweep.plan.ours} − {baseline}")
     for axis in axes:
         _zero(axis)
     figure.supxlabel(f"Difference in {sweep.metric.label}{f' ({sweep.metric.points})' * bool(sweep.metric.points)}; "
@@ -89,8 +100,8 @@ def learning_curves(sweep: Sweep) -> Optional[Figure]:
     figure, axes = _figure(9, 3.8, 2, sharey=True)
     drawn = 0
     for axis, column, label in zip(axes, ("step", "seconds"), ("Optimiser steps", "Training time (s)")):
-        for arm, colour in zip(sweep.compared, OKABE_ITO):
-            mine = tables.arm_trials(sweep, arm)
+        for arm in sweep.compared:
+            colour, mine = _colour(sweep, arm), tables.arm_trials(sweep, arm)
             names = mine.trial[mine.status == "finished"]
             rows = sweep.rows[sweep.rows.trial.isin(names) & (sweep.rows.split == "validation")].dropna(subset=["score", column])
             for _, one in rows.sort_values("step").groupby("trial"):
@@ -127,7 +138,8 @@ def slopes(sweep: Sweep) -> Optional[Figure]:
     order = np.argsort([-table.groupby("step")[loss].mean().iloc[-1] for loss, *_ in lines])
     figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside right center", frameon=False,
                   title="highest at the end first", title_fontsize=9)  # fmt: skip
-    axis.set(xlabel="Optimiser steps", ylabel="Slope d g(l) / d l", title=f"{sweep.plan.ours}, n = {table.seed.nunique()} seeds")
+    axis.set(xlabel="Optimiser steps", ylabel="Slope d g(l) / d l")
+    _title(axis, f"{sweep.plan.ours}, n = {table.seed.nunique()} seeds")
     return figure
 
 
@@ -174,8 +186,8 @@ def learning_rate_search(sweep: Sweep) -> Optional[Figure]:
     if table.empty or table.score.isna().all():
         return None
     figure, (axis,) = _figure(9, 3.6)
-    for (arm, part), colour, marker in zip(table.groupby("arm"), OKABE_ITO * 2, "os^Dv<>Pos^Dv<>P"):
-        part = part.sort_values("learning_rate")
+    for index, (arm, part) in enumerate(table.groupby("arm")):
+        colour, marker, part = _colour(sweep, arm), "os^Dv<>P"[index % 8], part.sort_values("learning_rate")
         axis.plot(part.learning_rate, part.score, color=colour, marker=marker, ms=5, lw=1.8, label=arm)
         axis.vlines(part.learning_rate, part.least, part.greatest, color=colour, lw=1)
         picked = part[part.chosen]

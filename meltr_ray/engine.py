@@ -22,7 +22,12 @@ from meltr_ray.vectors import Vector
 
 os.environ.setdefault("LOCAL_RANK", "0")  # asked for by DeepSpeed; Ray Train sets the real one before this import
 import deepspeed  # noqa: E402
-from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_grad, safe_set_full_optimizer_state  # noqa: E402
+from deepspeed.utils import (  # noqa: E402
+    safe_get_full_optimizer_state,
+    safe_get_local_grad,
+    safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
+)
 
 NO_DECAY = ("bias", "LayerNorm", "visual_norm2d")
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
@@ -174,37 +179,56 @@ class Engine:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments, whole, by `moment/name`: the same for every stage and number of ranks (a collective)."""
+        self._link_moments()
         state = {}
         for name, p in self.module.named_parameters():
             for key in ADAM_STATE:
-                value = self._moment(p, key)
-                if value is not None:
-                    state[f"{key}/{name}"] = value.detach().cpu().clone().view(p.ds_shape if self.stage == 3 else p.shape)
+                value = self.deepspeed.optimizer.state[p][key] if self.stage == 0 else safe_get_full_optimizer_state(p, key)
+                state[f"{key}/{name}"] = value.detach().cpu().clone().view(p.ds_shape if self.stage == 3 else p.shape)
         return state
 
     def load_optimizer_state(self, state: dict[str, Tensor], step: int) -> None:
         """Put back what `optimizer_state` gave after `step` optimiser steps."""
-        inner = self.deepspeed.optimizer if self.stage == 0 else self.deepspeed.optimizer.optimizer
+        self._link_moments()
         for name, p in self.module.named_parameters():
             for key in ADAM_STATE:
-                value = state.get(f"{key}/{name}")
-                if value is None:
-                    continue
+                value = state[f"{key}/{name}"].to(self.device)
                 if self.stage == 0:
-                    inner.state[p][key] = value.to(self.device)
-                    inner.state[p].setdefault("step", torch.tensor(0.0))
+                    self.deepspeed.optimizer.state[p][key].copy_(value)
+                elif self.stage == 3:
+                    safe_set_local_optimizer_state(p, self._shard(p, value), key)
                 else:
-                    safe_set_full_optimizer_state(p, value.to(self.device), key)
-        for entry in inner.state.values():
-            if "step" in entry:
-                entry["step"] = torch.tensor(float(step))
+                    safe_set_full_optimizer_state(p, value, key)
+        for entry in self._adam().state.values():
+            entry["step"].fill_(step)
         self.deepspeed.global_steps = step
         self.deepspeed.micro_steps = step * self.config.engine.gradient_accumulation
 
-    def _moment(self, p: nn.Parameter, key: str) -> Tensor | None:
-        if self.stage == 0:
-            return self.deepspeed.optimizer.state.get(p, {}).get(key)
-        return safe_get_full_optimizer_state(p, key)
+    def _shard(self, p: nn.Parameter, whole: Tensor) -> Tensor:
+        """This rank's shard of `whole`; DeepSpeed's own setter fails where the last shard is padded."""
+        size = p.ds_tensor.numel()
+        padded = torch.zeros(size * self.world_size, device=self.device)
+        padded[: whole.numel()] = whole.flatten()
+        return padded[self.rank * size : (self.rank + 1) * size]
+
+    def _adam(self) -> torch.optim.Optimizer:
+        return self.deepspeed.optimizer if self.stage == 0 else self.deepspeed.optimizer.optimizer
+
+    def _link_moments(self) -> None:
+        """Make the moments that torch makes at the first step, and let DeepSpeed's accessors find them.
+
+        Stages 1 and 2 look them up once, after the step of the first parameter group, and miss those of the others.
+        """
+        adam = self._adam()
+        for group in adam.param_groups if self.stage != 3 else []:
+            for flat in group["params"]:
+                _make_moments(adam, flat)
+        if self.stage == 3:
+            for flat in self.deepspeed.optimizer.fp32_partitioned_groups_flat:
+                _make_moments(adam, flat)
+        elif self.stage > 0:
+            self.deepspeed.optimizer._hp_optimizer_states_linked = False
+            self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 class EngineProblem:
@@ -277,6 +301,11 @@ def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _make_moments(adam: torch.optim.Optimizer, p: Tensor) -> None:
+    if not adam.state[p]:
+        adam.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meltr_ray import config as settings
 from meltr_ray.combiners import MELTR, slopes
 from meltr_ray.config import AidConfig, Config, EngineConfig, OptimizerConfig, TaskConfig, TrainConfig
 from meltr_ray.hypergrad import SOLVERS, hypergradient
@@ -184,3 +183,57 @@ def plain_steps(stage: int) -> dict[str, Tensor]:
         engine.backward(engine.losses(toy_batch(step)).sum())
         engine.step(step)
     return engine.weights()
+
+
+def interrupted_on_a_rank(stage: int, folder: str, stop: int, last: int) -> dict:
+    """Steps up to `stop`, a checkpoint, then a new engine from it and on to `last`; `stop=0` never stops."""
+    from pathlib import Path
+
+    from meltr_ray import checkpoint
+    from meltr_ray.engine import Engine, get_generators, set_generators
+
+    config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=2, steps=last)
+    root, cpu = Path(folder), torch.device("cpu")
+
+    def build(found):
+        model, combiner = toy(dropout=0.3)
+        shared, own, _ = checkpoint.load(found, torch.distributed.get_rank()) if found else ({}, {}, {})
+        if found:
+            model.load_state_dict({k[8:]: v for k, v in shared.items() if k.startswith("weights/")})
+        engine, meta = Engine(model, config, cpu), Meta(combiner, config.aid)
+        torch.manual_seed(100 + engine.rank)
+        if found:
+            engine.load_optimizer_state({k[10:]: v for k, v in shared.items() if k.startswith("optimizer/")}, stop)
+            meta.load_state({k[5:]: v for k, v in shared.items() if k.startswith("meta/")})
+            set_generators(own, cpu)
+        return engine, meta
+
+    def advance(engine, meta, first, end):
+        for step in range(first, end):
+            problem = engine.problem(toy_batch(1000 * engine.rank + step), toy_batch(2000 * engine.rank + step), "joint", config.aid)
+            if meta.is_due(step):
+                meta.step(problem)
+            losses = problem.losses()
+            engine.backward(slopes(meta.combiner, losses)[1] @ losses)
+            engine.step(step)
+
+    def state(engine, meta):
+        parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "meta": meta.state()}
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    engine, meta = build(None)
+    advance(engine, meta, 0, stop or last)
+    if stop:
+        checkpoint.save(root, stop, engine.rank, state(engine, meta), get_generators(cpu), {}, engine.barrier)
+        engine, meta = build(checkpoint.latest(root))
+        advance(engine, meta, stop, last)
+    return state(engine, meta) | get_generators(cpu)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_run_is_bit_identical(stage, tmp_path):
+    whole = on_ranks(interrupted_on_a_rank, 2, stage, str(tmp_path), 0, 9)
+    resumed = on_ranks(interrupted_on_a_rank, 2, stage, str(tmp_path), 5, 9)
+    for a, b in zip(whole, resumed):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) for name in a), [n for n in a if not torch.equal(a[n], b[n])]

@@ -1,8 +1,8 @@
 """The transformer layers that the backbones share: BERT's post-norm layers, with fused or explicit attention.
 
-Our own rather than `transformers`: its BERT takes 3 s to import in every trial's process, its cross-attention and decoder
-have other parameter names than the published checkpoint, and its eager attention switch is per model class. Modules that
-only hold others are `nn.ModuleDict`s, so that parameter names follow the checkpoint without a forward of their own.
+Our own rather than `transformers`: its BERT takes 2 to 3 s to import in every trial's process, its cross-attention and decoder
+have other parameter names than the published checkpoint, and it can't compute the first position alone. Modules that only
+hold others are `nn.ModuleDict`s, so that parameter names follow the checkpoint without a forward of their own.
 Every parameter is used in the forward of the module that owns it: ZeRO-3 gathers weights by hooks on that forward.
 """
 
@@ -31,7 +31,7 @@ def attention_bias(mask: Tensor) -> Tensor:
 
 
 class Dropout(nn.Module):
-    """Dropout; on a CPU three times as fast as torch's, where drawing masks took a fifth of a training step.
+    """Dropout; on a CPU 2.5 times as fast as torch's, which took a fifth of a training step of the `tiny` size.
 
     There, one random 64-bit number of torch's generator decides on four values, so that the probability is rounded to a
     multiple of 2^-16; kept values are scaled by the rounded one, so that the mean is exact.

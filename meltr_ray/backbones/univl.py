@@ -11,7 +11,6 @@ uses them, so they have no gradient.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +37,7 @@ class Embeddings(nn.Module):
     `words` turns the input into (B, L, H): an embedding, a linear layer, or None where the input has that form.
     """
 
-    def __init__(self, config: BackboneConfig, words: Optional[nn.Module], positions: nn.Module, num_types: int = 0):
+    def __init__(self, config: BackboneConfig, words: nn.Module | None, positions: nn.Module, num_types: int = 0):
         super().__init__()
         if words is not None:
             self.word_embeddings = words
@@ -49,7 +48,7 @@ class Embeddings(nn.Module):
         self.LayerNorm = layer_norm(config.hidden_size)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, token_types: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, token_types: Tensor | None = None) -> Tensor:
         """`token_types` (L,) int64 is the same for every row; None: without token types."""
         # positions and types are added as (L, H) before they meet the batch: one large sum less
         place = self.position_embeddings(torch.arange(x.size(1), device=x.device))

@@ -7,7 +7,6 @@ Q: queries, V: videos.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Optional
 
 import numpy as np
 import torch
@@ -152,7 +151,7 @@ class Retrieval(nn.Module):
         super().__init__()
         self.backbone, self.config = backbone, config
 
-    def forward(self, batch: RetrievalBatch, names: Optional[tuple[str, ...]] = None) -> Tensor:
+    def forward(self, batch: RetrievalBatch, names: tuple[str, ...] | None = None) -> Tensor:
         """Losses (T,) float32 in the order of `names` (default: the loss set); passes that no name needs are left out.
 
         Shared as in the published code: the encodings of a view, clean or masked, and one masked cross pass. Differs from
@@ -168,12 +167,21 @@ class Retrieval(nn.Module):
             found |= self._cross(batch, encoded, names)
         return torch.stack([widen(found[name]) for name in names])
 
-    def similarity(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
-        """Encoded text (Q, L, H) and video (V, F, H) -> (Q, V): what the primary loss compares."""
-        backbone = self.backbone
-        if self.config.primary == "align":
-            return backbone.pair_similarity(text, text_mask, video, video_mask)
-        return backbone.joint_similarity(backbone.embed_text(text, text_mask), backbone.embed_video(video, video_mask))
+    def query(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Captions (Q, L) as the primary loss compares them: embeddings (Q, H) for `joint`, encodings (Q, L, H) for `align`."""
+        text = self.backbone.encode_text(ids, mask)
+        return self.backbone.embed_text(text, mask) if self.config.primary == "joint" else text
+
+    def candidate(self, video: Tensor, mask: Tensor) -> Tensor:
+        """Videos (V, F, D) as the primary loss compares them: embeddings (V, H) or encodings (V, F, H)."""
+        encoded = self.backbone.encode_video(self.backbone.normalize_video(video), mask)
+        return self.backbone.embed_video(encoded, mask) if self.config.primary == "joint" else encoded
+
+    def similarity(self, query: Tensor, text_mask: Tensor, candidate: Tensor, video_mask: Tensor) -> Tensor:
+        """Similarity (Q, V) of what `query` and `candidate` gave."""
+        if self.config.primary == "joint":
+            return self.backbone.joint_similarity(query, candidate)
+        return self.backbone.pair_similarity(query, text_mask, candidate, video_mask)
 
     def _encode(self, batch: RetrievalBatch, views: tuple[str, ...]) -> Encoded:
         ids = {"clean": batch.text_ids, "masked": batch.masked_text_ids}
@@ -233,20 +241,26 @@ class Retrieval(nn.Module):
                 found["masked_frame"] = loss_functions.masked_frame(
                     widen(predicted), widen(targets), batch.video_mask, batch.masked_frames
                 )
-        if captions := views_for(names, CAPTION):
-            crossed = take(crossed, views, captions)
-            mask = torch.cat((batch.text_mask, batch.video_mask), dim=1)
-            ids, decoder_mask, targets, mask = (
-                x.repeat(len(captions), 1)
-                for x in (batch.decoder_input_ids, batch.decoder_mask, batch.decoder_target_ids, mask)
-            )
-            chosen = targets >= 0
-            scores = self.backbone.predict_caption(ids, decoder_mask, crossed, mask, chosen)
-            targets = targets[chosen]
-            for view in captions:
-                loss = loss_functions.word_cross_entropy(*(take(x, captions, (view,)) for x in (scores, targets)))
-                found[CAPTION[view][0]] = loss
-        return found
+        return found | self._captions(batch, crossed, views, names)
+
+    def _captions(
+        self, batch: RetrievalBatch, crossed: Tensor, views: tuple[str, ...], names: tuple[str, ...]
+    ) -> dict[str, Tensor]:
+        """`crossed` (n B, L+F, H): the cross encoder's output for `views`."""
+        captions = views_for(names, CAPTION)
+        if not captions:
+            return {}
+        mask = torch.cat((batch.text_mask, batch.video_mask), dim=1)
+        ids, decoder_mask, targets, mask = (
+            x.repeat(len(captions), 1) for x in (batch.decoder_input_ids, batch.decoder_mask, batch.decoder_target_ids, mask)
+        )
+        chosen = targets >= 0
+        scores = self.backbone.predict_caption(ids, decoder_mask, take(crossed, views, captions), mask, chosen)
+        targets = targets[chosen]
+        return {
+            CAPTION[view][0]: loss_functions.word_cross_entropy(*(take(x, captions, (view,)) for x in (scores, targets)))
+            for view in captions
+        }
 
 
 def evaluate(
@@ -286,16 +300,13 @@ def _similarities(
         target += [index] * len(clip.captions)
         number += range(len(clip.captions))
     video, video_mask = (torch.from_numpy(x).to(device) for x in pad_videos(videos, data_config.max_frames))
-    backbone, size = task.backbone, CLIPS_PER_BATCH
-    encoded = torch.cat([
-        backbone.encode_video(backbone.normalize_video(frames), mask)
-        for frames, mask in zip(video.split(size), video_mask.split(size))
-    ])  # fmt: skip
+    size = CLIPS_PER_BATCH
+    candidates = torch.cat([task.candidate(*part) for part in zip(video.split(size), video_mask.split(size))])
     blocks = []
     for start in range(0, len(captions), size):
-        ids, mask = pad_captions(captions[start : start + size], vocabulary, data_config.max_words)
-        ids, mask = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-        blocks.append(task.similarity(backbone.encode_text(ids, mask), mask, encoded, video_mask).float().cpu())
+        padded = pad_captions(captions[start : start + size], vocabulary, data_config.max_words)
+        ids, mask = (torch.from_numpy(x).to(device) for x in padded)
+        blocks.append(task.similarity(task.query(ids, mask), mask, candidates, video_mask).float().cpu())
     return torch.cat(blocks), torch.tensor(target), torch.tensor(number)
 
 

@@ -1,0 +1,135 @@
+"""The tables of a report as text: numbers with their signs, digits and units; no HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+
+from analysis import tables
+from analysis.tables import Sweep
+
+PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone"}
+DASH = "–"
+
+
+def number(value: Any, digits: int = 1, sign: bool = False) -> str:
+    """`+1.3`, with a true minus sign, or a dash where there is no number."""
+    if value is None or not np.isfinite(value):
+        return DASH
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    text = text.lstrip("+-") if float(text) == 0 else text
+    return text.replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    return DASH if not np.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def score(sweep: Sweep, value: Any, sign: bool = False) -> str:
+    return number(value, 1 if sweep.metric.unit == "%" else 3, sign)
+
+
+def bracket(sweep: Sweep, low: float, high: float) -> str:
+    return f"[{score(sweep, low, True)}, {score(sweep, high, True)}]" if np.isfinite([low, high]).all() else DASH
+
+
+def plain_name(arm: str) -> str:
+    return PLAIN_NAMES.get(arm, arm)
+
+
+@dataclass
+class Table:
+    """Cells as text; a column is set right when it holds numbers or dashes only."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def numeric(self, column: int) -> bool:
+        cells = [row[column] for row in self.rows]
+        return column > 0 and any(c != DASH for c in cells) and all(c == DASH or set(c) <= set("0123456789.+−±<% [],e-") for c in cells)
+
+
+def comparison_table(sweep: Sweep, how: str) -> Optional[Table]:
+    table = tables.comparisons(sweep, how)
+    if table.empty:
+        return None
+    rows = [[
+        baseline, str(r.n), score(sweep, r["first"]), score(sweep, r["second"]), score(sweep, r.difference, True),
+        bracket(sweep, r.low, r.high), bracket(sweep, r.student_low, r.student_high), p_value(r.p), p_value(r.p_holm),
+        p_value(r.least_p_holm), r.verdict,
+    ] for baseline, r in table.iterrows()]  # fmt: skip
+    lost = [f"against {baseline}, {text}" for baseline, r in table.iterrows() for text in r.lost]
+    methods = " / ".join(sorted(set(table.interval[table.n > 0])))
+    return Table(
+        f"{tables.HOW[how].capitalize()}",
+        ["baseline", "pairs", sweep.plan.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p (Holm)", "least p", "verdict"],
+        rows, (f"Interval: {methods}. " if methods else "") + (f"Without a pair: {'; '.join(lost)}." if lost else ""),
+    )  # fmt: skip
+
+
+def leave_one_out_table(sweep: Sweep) -> Optional[Table]:
+    table = tables.leave_one_out(sweep)
+    rows = [[
+        f"{loss}{' (control)' * bool(r.control)}", str(r.n), score(sweep, r.difference, True), bracket(sweep, r.low, r.high),
+        r.interval, bracket(sweep, r.student_low, r.student_high), p_value(r.p), r.verdict,
+    ] for loss, r in table.iterrows()]  # fmt: skip
+    header = ["without", "pairs", "contribution", "95 % interval or range", "which", "Student's", "p (not corrected)", "verdict"]
+    return Table("Contribution of each auxiliary loss", header, rows) if rows else None
+
+
+def controls_table(sweep: Sweep) -> Optional[Table]:
+    rows = []
+    for control, r in tables.controls(sweep).iterrows():
+        left = r.contribution or {"difference": np.nan, "low": np.nan, "high": np.nan, "n": 0}
+        spread = [f"[{number(low, 2)}, {number(high, 2)}]" if np.isfinite(low) else DASH for low, high in
+                  ((r.low, r.high), (r.student_low, r.student_high))]  # fmt: skip
+        rows.append([control, str(r.n), number(r.slope, 3), number(r.genuine, 3), number(r.ratio, 2), *spread, r.verdict,
+                     f"{score(sweep, left['difference'], True)} {bracket(sweep, left['low'], left['high'])}" if left["n"] else DASH])  # fmt: skip
+    header = ["control", "seeds", "slope", "mean genuine slope", "ratio", "95 % interval", "Student's", "verdict", "contribution"]
+    return Table("Planted losses at the end of training", header, rows) if rows else None
+
+
+def configurations_table(sweep: Sweep) -> Table:
+    def with_sd(mean: float, sd: float) -> str:
+        return score(sweep, mean) + (f" ± {score(sweep, sd)}" if np.isfinite(sd) else "")
+
+    rows = [[
+        arm, f"{r.finished} / {r.diverged} / {r.failed} / {r.running}", with_sd(r.score, r.score_sd),
+        with_sd(r.test_score, r.test_score_sd), f"{r.learning_rate:.3g}" if np.isfinite(r.learning_rate) else DASH,
+        number(r.steps, 0), number(r.seconds_per_step, 3), number(100 * r.meta_share, 0), number(r.peak_memory_bytes / 1e9, 2),
+        r.solver_outcomes or DASH,
+    ] for arm, r in tables.configurations(sweep).iterrows()]  # fmt: skip
+    header = ["arm", "finished / diverged / failed / running", "validation, mean ± sd", "test, mean ± sd", "learning rate", "steps",
+              "s a step", "meta share (%)", "peak memory (GB)", "solver outcomes (evaluations)"]  # fmt: skip
+    return Table("Every configuration", header, rows)
+
+
+def learning_rate_table(sweep: Sweep) -> Optional[Table]:
+    table = tables.learning_rate_search(sweep)
+    rows = [[
+        r.arm, f"{r.learning_rate:.3g}", str(r.n), str(r.not_finished), score(sweep, r.score),
+        ("chosen, ON THE EDGE of the grid: a better value may lie outside" if r.edge else "chosen") if r.chosen else "",
+    ] for _, r in table.iterrows()]  # fmt: skip
+    return Table("Learning rates tried", ["arm", "learning rate", "seeds", "not finished", "validation", ""], rows) if rows else None
+
+
+def sceptic_table(sweep: Sweep) -> tuple[str, Table]:
+    split, table = tables.sceptic(sweep)
+    metrics = [name for name in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank") if name in table]
+    rows = []
+    for what, r in table.iterrows():
+        is_arm = r.n is not None and np.isfinite(r.n)
+        bracket = f"[{score(sweep, r.low)}, {score(sweep, r.high)}]" if is_arm and r.n else DASH
+        rows.append([what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name]) for name in metrics)])
+    header = ["what", "seeds", sweep.metric.label, "95 % interval", *(tables.Metric(name).label for name in metrics)]
+    return split, Table(f"On the {split} split", header, rows)
+
+
+def not_finished_table(sweep: Sweep) -> Optional[Table]:
+    rows = [[name, r.arm, str(r.seed), r.status, number(r.step, 0), r.error if isinstance(r.error, str) else DASH]
+            for name, r in tables.not_finished(sweep).iterrows()]  # fmt: skip
+    return Table("Trials that did not finish", ["trial", "arm", "seed", "status", "step", "error"], rows) if rows else None
