@@ -41,7 +41,7 @@ class Batches:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.store))
         start = (within * self.world_size + self.rank) * self.batch_size
         clips = [self.store[int(i)] for i in order[start : start + self.batch_size]]
-        return self.make(clips, _mix(self.seed, index, self.rank))
+        return self.make(clips, seed=_mix(self.seed, index, self.rank))
 
 
 class MetaBatches:

@@ -25,6 +25,10 @@ CLIPS = {"train": 1700, "meta": 250, "validation": 250, "test": 300}
 GENERATOR_VERSION = 1
 SIDE, FRAMES, SAMPLED_FRAMES = 64, 28, 12
 CAPTIONS = 5
+ABOUT = (
+    "Bouncing digits: scikit-learn's handwritten digits move in encoded video (28 frames, 64 x 64), five captions a clip "
+    "from a small grammar; splits share no handwriting sample"
+)
 
 COLOURS = {
     "red": (230, 40, 40), "green": (40, 200, 60), "blue": (50, 90, 250), "yellow": (240, 220, 40),
@@ -47,7 +51,7 @@ SYNONYMS = {
     "turn": ("takes a turn {turn}", "then heads {turn}"), "stop": ("stops halfway", "comes to a halt"),
     "vanish": ("vanishes", "fades away"), "appear": ("appears late", "shows up halfway"),
     "grow": ("grows", "gets bigger"), "shrink": ("shrinks", "gets smaller"), "wait": ("stays still", "does not move"),
-    "meet": ("run into each other", "collide and part again"),
+    "meet": ("run into each other", "collide and part again"), "meet alone": ("bumps into another", "collides"),
 }  # fmt: skip
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -184,7 +188,8 @@ def describe(digits: list[Digit], random: np.random.Generator) -> str:
         colour = [say(digit.colour)] if random.random() < 0.75 else []
         words = words + colour if random.random() < 0.8 else colour + words
         noun = NAMES[digit.value] if random.random() < 0.7 else str(random.choice(("digit", "number", "figure")))
-        return " ".join(["a", *words, noun])
+        words.append(noun)
+        return " ".join(["an" if words[0][0] in "aeiou" and words[0] != "one" else "a", *words])
 
     def way(digit: Digit) -> str:
         words = [say(digit.direction)] if random.random() < 0.75 else []
@@ -193,7 +198,8 @@ def describe(digits: list[Digit], random: np.random.Generator) -> str:
     def act(digit: Digit) -> str:
         if digit.event == "wait":
             return say("wait")
-        moves, event = f"{say('pass')} {way(digit)}".strip(), say(digit.event).replace("{turn}", say(digit.turn))
+        moves = f"{say('pass')} {way(digit)}".strip()
+        event = say("meet alone" if digit.event == MET else digit.event).replace("{turn}", say(digit.turn))
         told = random.random()
         if digit.event == "pass" or told < 0.2:
             return moves
@@ -225,7 +231,7 @@ def make_digits(folder: str | Path, report: Callable[[str], None] = print, clips
     if (folder / "manifest.json").is_file():
         manifest = store.check_folder(folder)
         check(manifest["name"] == "digits" and manifest["source"] == source(clips, seed), "data.folder", folder,
-              f"holds another data set ({manifest['name']}); choose another folder or delete it")
+              f"holds {manifest['name']} from another source; choose another folder or delete it")
         return manifest
     shares = _share_handwriting(clips, seed)
     splits, features, words = {}, None, []
@@ -250,8 +256,8 @@ def make_digits(folder: str | Path, report: Callable[[str], None] = print, clips
             ))  # fmt: skip
         features.save(temporary / "features.npz")
         build_vocabulary(words, temporary / "vocabulary.txt", size=400)
-        return store.write_manifest(temporary, name="digits", source=source(clips, seed), splits=splits,
-                                    feature_size=len(features.mean), feature_extractor=DESCRIPTION)  # fmt: skip
+        return store.write_manifest(temporary, name="digits", description=ABOUT, source=source(clips, seed),
+                                    splits=splits, feature_size=len(features.mean), feature_extractor=DESCRIPTION)  # fmt: skip
 
 
 def _captions(digits: list[Digit], random: np.random.Generator) -> list[str]:

@@ -113,8 +113,13 @@ def write_split(folder: Path, split: str, rows: Iterable[dict[str, Any]]) -> dic
 
 
 def write_manifest(folder: Path, **content: Any) -> dict[str, Any]:
-    """Write the manifest (to a temporary name first); `content` must hold name, splits, feature_size, source ..."""
-    manifest = {"schema_version": schema.VERSION, "baselines": {}, "warnings": []} | content
+    """Write the manifest, to a temporary name first.
+
+    `content` must hold name, description, source, splits (split -> entry of `write_split`), feature_size and
+    feature_extractor.
+    """
+    rows = {split: entry["rows"] for split, entry in content["splits"].items()}
+    manifest = {"schema_version": schema.VERSION, "rows": rows, "baselines": {}, "warnings": []} | content
     temporary = Path(folder) / f"manifest.json.{os.getpid()}"
     temporary.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, Path(folder) / "manifest.json")
