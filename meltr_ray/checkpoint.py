@@ -15,11 +15,11 @@ from typing import Any, Callable
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meltr_ray.config import Config, ConfigError, to_flat
+from meltr_ray.config import ABOUT_THE_COMMAND, Config, ConfigError, to_flat
 
 MARKER = "COMPLETE"
 KEEP = 2
-MAY_CHANGE = ("name", "output", "resume", "source", "checkpoint", "split", "cluster", "train.threads", "train.max_failures")
+MAY_CHANGE = (*ABOUT_THE_COMMAND, "train.threads", "train.max_failures")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 

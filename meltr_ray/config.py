@@ -117,13 +117,13 @@ class BackboneConfig:
     dropout: float = 0.1
     """Dropout probability of hidden states and attention."""
     fused_attention: bool = True
-    """Use torch's fused attention kernels; false: plain matrix products, which admit a second derivative."""
+    """Use torch's fused attention kernels; false: plain matrix products, which admit a second derivative. On a CPU with dropout there is no fused kernel and the plain form runs."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass instead of keeping its activations (memory for time)."""
     similarity_temperature: float = 1.0
-    """Divides the joint similarities before their cross entropy; 1 with `normalize_embeddings=false` is the published joint form."""
+    """Divides the joint similarities before their loss; published: 1."""
     normalize_embeddings: bool = False
-    """Scale text and video embeddings to length 1 before the joint similarity."""
+    """Scale text and video embeddings to length 1 before the joint similarity; the published MELTR code does."""
     joint_loss: str = "contrastive"
     """Loss on the joint similarity matrix: `contrastive` (cross entropy both ways) or `margin` (max-margin ranking, the published MELTR code)."""
 
@@ -211,8 +211,8 @@ class AidConfig:
     """Terms of the Neumann series or iterations of conjugate gradient; each costs one Hessian-vector product."""
     neumann_step: float = 0.01
     """Step length of the Neumann series; must stay below 2 over the largest eigenvalue of H + damping I."""
-    damping: float = 0.01
-    """Added to the diagonal of H in `neumann` and `cg`."""
+    damping: float = 1.0
+    """Added to the diagonal of H in `neumann` and `cg`; H of a network is indefinite, and CG stops at negative curvature."""
     cg_tolerance: float = 1e-3
     """Relative residual at which conjugate gradient stops early."""
     inner_steps: int = 3
@@ -402,6 +402,10 @@ class Config:
         total = self.data.max_words + self.data.max_frames
         check(total <= self.backbone.max_cross_position_embeddings, "backbone.max_cross_position_embeddings",
               self.backbone.max_cross_position_embeddings, f"less than words plus frames; raise it to {total}")
+
+
+ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "split", "cluster")
+"""Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 
 def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:

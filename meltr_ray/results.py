@@ -21,7 +21,8 @@ from meltr_ray import config as settings
 
 FILE = "results.parquet"
 FINAL = ("finished", "diverged", "failed")
-"""A trial whose last row has one of these statuses is not run again."""
+"""Statuses of a trial that has ended. A resumed sweep runs a failed one again, whatever stopped it may be mended, but not a
+diverged one, which would only diverge again."""
 
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "trial": (pa.string(), "name of the trial: arm, seed and a hash of its settings"),
@@ -42,7 +43,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "recall_at_10": (pa.float64(), "text-to-video: queries whose video ranks in the first 10 (%)"),
     "median_rank": (pa.float64(), "text-to-video: median rank of the right video (1 is best)"),
     "mean_rank": (pa.float64(), "text-to-video: mean rank of the right video (1 is best)"),
-    "video_to_text_recall_at_10": (pa.float64(), "video-to-text: videos with one of their captions in the first 10 (%)"),
+    "video_to_text_recall_at_10": (pa.float64(), "video-to-text, one caption a video: videos whose caption ranks in the first 10 (%)"),
     "train_loss": (pa.float64(), "g_phi(l), mean over the steps since the last row"),
     "gradient_norm": (pa.float64(), "norm of the gradient of w before clipping, mean since the last row"),
     "learning_rate": (pa.float64(), "learning rate of w at this step"),
@@ -70,7 +71,7 @@ def _config_columns(cls: type, prefix: str = "") -> dict[str, pa.DataType]:
     return columns
 
 
-CONFIG_COLUMNS = _config_columns(settings.Config)
+CONFIG_COLUMNS = {name: kind for name, kind in _config_columns(settings.Config).items() if name not in settings.ABOUT_THE_COMMAND}
 SCHEMA = pa.schema([
     *(pa.field(name, kind, metadata={"meaning": meaning}) for name, (kind, meaning) in COLUMNS.items()),
     *(pa.field(name, kind, metadata={"meaning": "setting, see --help"}) for name, kind in CONFIG_COLUMNS.items()),
@@ -121,9 +122,9 @@ def write_atomically(path: Path, table: pa.Table) -> None:
 
 
 def append(folder: Path, row: dict[str, Any]) -> None:
-    """Add one row to the table of the trial in `folder`; a row of the same step and split replaces the older one.
+    """Add one row to the table of the trial in `folder`, in place of rows that it makes void.
 
-    Replacing is what makes a resumed trial, which repeats an evaluation, leave no double rows.
+    A resumed trial repeats evaluations: a row replaces that of the same step and split, and that of an earlier failure.
 
     Raises:
         KeyError: the row has a column that the schema does not know.
@@ -133,7 +134,7 @@ def append(folder: Path, row: dict[str, Any]) -> None:
         raise KeyError(f"columns that the results table does not have: {', '.join(sorted(unknown))}")
     path = Path(folder) / FILE
     rows = pq.read_table(path, schema=SCHEMA).to_pylist() if path.exists() else []
-    rows = [old for old in rows if (old["step"], old["split"]) != (row["step"], row["split"])]
+    rows = [old for old in rows if old["status"] != "failed" and (old["step"], old["split"]) != (row["step"], row["split"])]
     write_atomically(path, pa.Table.from_pylist([*rows, row], schema=SCHEMA))
 
 
@@ -144,8 +145,8 @@ def read_trial(folder: Path) -> list[dict[str, Any]]:
 
 
 def is_final(folder: Path) -> bool:
-    """Whether the trial in `folder` has ended, well or badly."""
-    return any(row["status"] in FINAL for row in read_trial(folder))
+    """Whether a resumed sweep leaves the trial in `folder` as it is."""
+    return any(row["status"] in ("finished", "diverged") for row in read_trial(folder))
 
 
 def gather(sweep: Path) -> pa.Table:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from meltr_ray import checkpoint, results
 from meltr_ray.backbones.univl import UniVL
 from meltr_ray.combiners import make_combiner
-from meltr_ray.config import Config
+from meltr_ray.config import Config, ConfigError
 from meltr_ray.data.batches import Batches, MetaBatches
 from meltr_ray.data.store import ClipStore
 from meltr_ray.data.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ def run(config, folder: Path, report: Report, phase: str = "single", arm: str = 
 
     found = checkpoint.latest(folder / "checkpoints")
     if found:
-        model.load_state_dict(_part(load_file(found / "shared.safetensors"), "weights"))
+        load_weights(model, _part(load_file(found / "shared.safetensors"), "weights"), found)
     engine = Engine(model, config, device)
     combiner = make_combiner(config.combiner, config.task.loss_set, config.task.primary).to(device)
     meta = Meta(combiner, config.aid)
@@ -91,13 +91,26 @@ def score(config: Config, weights: Path, split: str, device: torch.device = torc
     """Metrics of saved weights on a split; in this process alone."""
     vocabulary, store = Vocabulary(Path(config.data.folder) / "vocabulary.txt"), ClipStore(config.data.folder, split)
     model = make_model(config, vocabulary, store.feature_size).to(device)
-    model.load_state_dict(load_file(weights))
+    load_weights(model, load_file(weights), weights)
     return retrieval.evaluate(model, store, vocabulary, config.data, device)
 
 
 def make_model(config: Config, vocabulary: Vocabulary, feature_size: int) -> Retrieval:
     """The task's module around its backbone, weights drawn from the current generator."""
     return Retrieval(UniVL(config.backbone, len(vocabulary), feature_size), config.task)
+
+
+def load_weights(model: Retrieval, weights: dict[str, torch.Tensor], origin: Path) -> None:
+    """Put saved weights into `model`; a tied weight is saved once, under its first name.
+
+    Raises:
+        ConfigError: the file's names or shapes are those of another configuration.
+    """
+    wanted = dict(model.named_parameters()) | dict(model.named_buffers())
+    wrong = sorted(wanted.keys() ^ weights.keys()) or sorted(n for n in wanted if wanted[n].shape != weights[n].shape)
+    if wrong:
+        raise ConfigError(f"checkpoint={origin}: {wrong[0]} does not fit this configuration; use the settings it was made with")
+    model.load_state_dict(weights, strict=False)
 
 
 def _restore(found: Path, engine: Engine, meta: Meta) -> Progress:

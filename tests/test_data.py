@@ -12,7 +12,7 @@ import pytest
 from meltr_ray.config import ConfigError
 from meltr_ray.data import schema, store
 from meltr_ray.data.video import decode_video
-from meltr_ray.data.vocabulary import SPECIAL, Vocabulary, build_vocabulary
+from meltr_ray.data.vocabulary import SPECIAL, build_vocabulary
 
 CLIPS = Path(__file__).parents[2] / "shared" / "data" / "clips"
 ROWS = 3 * store.ROWS_PER_GROUP // 2  # more than one record batch
@@ -20,8 +20,8 @@ ROWS = 3 * store.ROWS_PER_GROUP // 2  # more than one record batch
 
 def make_folder(folder: Path, shift: float = 0.0) -> Path:
     random = np.random.default_rng(0)
-    rows = [schema.row(f"clip{at}", "train", [f"caption {at}", "other"], random.normal(shift, 1, (2 + at % 3, 5)), video=b"x" * 99)
-            for at in range(ROWS)]  # fmt: skip
+    features = [random.normal(shift, 1, (2 + at % 3, 5)) for at in range(ROWS)]
+    rows = [schema.row(f"clip{at}", "train", [f"caption {at}", "other"], features[at], video=b"x" * 99) for at in range(ROWS)]
     with store.new_folder(folder) as temporary:
         entry = store.write_split(temporary, "train", rows)
         build_vocabulary(["caption"] * 2, temporary / "vocabulary.txt")

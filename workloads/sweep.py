@@ -116,7 +116,8 @@ def describe(folder: Path, settings: DictConfig, config: Config, rates: dict[str
         "ended": ended,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         "command": "python " + shlex.join(sys.argv),
-        "data": {key: manifest[key] for key in ("name", "description", "rows")},
+        "data": {"name": manifest["name"], "description": manifest["feature_extractor"],
+                 "rows": {split: entry["rows"] for split, entry in manifest["splits"].items()}},  # fmt: skip
         "loss_set": list(config.task.loss_set),
         "primary": config.task.primary,
         "learning_rate_chosen": rates,

@@ -7,9 +7,9 @@ split; the metrics of the j's are averaged, each by its number of queries.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 

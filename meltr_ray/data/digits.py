@@ -7,9 +7,10 @@ clips can fit it: what a method gains is in reading all of the sentence and foll
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 from meltr_ray.config import check, check_choice
 from meltr_ray.data import digits, store
@@ -11,7 +12,7 @@ from meltr_ray.data.closed_form import closed_form_baselines
 from meltr_ray.data.importers import msrvtt
 
 
-def _make_digits(source: Optional[Path], folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
+def _make_digits(source: Path | None, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
     return digits.make_digits(folder, report)
 
 
@@ -22,7 +23,7 @@ DATA_SETS = {
 """Name -> what writes the folder, and what tells from which source (equal sources: the same clips)."""
 
 
-def prepare(data: str, source: Optional[Path], folder: Path, report: Callable[[str], None] = print) -> dict[str, Any]:
+def prepare(data: str, source: Path | None, folder: Path, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Prepare data set `data` in `folder`, from the original files in `source` (none for digits); the manifest.
 
     A finished folder of the same source is checked and left alone; anything else that is there is never overwritten.

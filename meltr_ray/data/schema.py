@@ -5,7 +5,8 @@ Raise `VERSION` whenever a field changes its name, its type or its meaning: fold
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa

@@ -11,8 +11,9 @@ import json
 import zipfile
 import zlib
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,8 @@ from meltr_ray.data import store
 from meltr_ray.data.schema import SPLITS, row
 from meltr_ray.data.vocabulary import build_vocabulary
 
-HELD_OUT = 0.1
-"""Share of the official train videos that each of our meta and validation splits takes."""
-ABOUT = (
-    "MSR-VTT: web videos with human captions. test: the official validation videos (or the official test, where the source has it), "
-    "scored once at the end; meta, validation: official train videos held out by source URL, for meta batches and early stopping"
-)
+HELD_OUT = 0.1  # share of the official train videos that each of our meta and validation splits takes
+ABOUT = "MSR-VTT; test: official validation (or test) videos, scored once; meta, validation: train videos, apart by URL"
 
 
 def source(folder: Path) -> dict[str, Any]:
@@ -46,16 +43,15 @@ def import_msrvtt(source_folder: Path, folder: Path, report: Callable[[str], Non
     urls = {video["video_id"]: video["url"] for video in annotation["videos"]}
     official = _official_split(annotation, split_file)
     named = [video for videos in official.values() for video in videos]
-    official = {split: [video for video in videos if video in at and video in captions and video in urls]
-                for split, videos in official.items()}  # fmt: skip
+    usable = at.keys() & captions.keys() & urls.keys()
+    official = {split: [video for video in videos if video in usable] for split, videos in official.items()}
     check(bool(official["train"] and official["test"]), "source", source_folder,
           "no train or no test video has both captions and features; check the ids in the files")
     splits = _hold_out(official, urls)
     train_urls = {urls[video] for video in splits["train"]}
     per_video = [len(captions[video]) for videos in splits.values() for video in videos]
-    counts = {"videos named": len(named), "videos found": len(per_video),
-              "videos without features": sum(video not in at for video in named),
-              "videos without captions": sum(video not in captions for video in named),
+    counts = {"videos named": len(named), "videos without features": sum(video not in at for video in named),
+              "videos found": len(per_video), "videos without captions": sum(video not in captions for video in named),
               "least captions a video": min(per_video), "most captions a video": max(per_video)}  # fmt: skip
     for split in SPLITS[1:]:
         counts[f"{split} videos that share a source URL with train"] = sum(urls[video] in train_urls for video in splits[split])
@@ -63,15 +59,13 @@ def import_msrvtt(source_folder: Path, folder: Path, report: Callable[[str], Non
     for name, count in counts.items():
         report(f"msrvtt: {name}: {count}")
     with store.new_folder(folder) as temporary:
-        entries = {}
-        for split, videos in splits.items():
-            rows = (row(video, split, captions[video], values[at[video]]) for video in videos)
-            entries[split] = store.write_split(temporary, split, rows)
-            report(f"msrvtt: {split}: {entries[split]['rows']} clips, {entries[split]['captions']} captions")
+        entries = {split: store.write_split(temporary, split, (row(v, split, captions[v], values[at[v]]) for v in videos))
+                   for split, videos in splits.items()}  # fmt: skip
+        report("msrvtt: rows: " + ", ".join(f"{split} {entry['rows']}" for split, entry in entries.items()))
         build_vocabulary((caption for video in splits["train"] for caption in captions[video]), temporary / "vocabulary.txt")
-        return store.write_manifest(temporary, name="msrvtt", description=ABOUT, source=source(source_folder),
-                                    splits=entries, feature_size=values.shape[2], feature_extractor=feature_file.name,
-                                    counts=counts, warnings=warnings)  # fmt: skip
+        return store.write_manifest(
+            temporary, name="msrvtt", description=ABOUT, source=source(source_folder), splits=entries, counts=counts,
+            feature_size=values.shape[2], feature_extractor=feature_file.name, warnings=warnings)  # fmt: skip
 
 
 def _hold_out(official: dict[str, list[str]], urls: dict[str, str]) -> dict[str, list[str]]:
@@ -79,12 +73,11 @@ def _hold_out(official: dict[str, list[str]], urls: dict[str, str]) -> dict[str,
     groups: dict[str, list[str]] = defaultdict(list)
     for video in official["train"]:
         groups[urls[video]].append(video)
-    wanted = round(HELD_OUT * len(official["train"]))
     splits = official | {"train": [], "meta": []}
     fill = ["meta"] if official["validation"] else ["meta", "validation"]
     for url in sorted(groups, key=lambda url: hashlib.sha256(url.encode()).digest()):
-        open_splits = [split for split in fill if len(splits[split]) + len(groups[url]) <= wanted]
-        splits[open_splits[0] if open_splits else "train"] += groups[url]
+        room = [split for split in fill if len(splits[split]) + len(groups[url]) <= round(HELD_OUT * len(official["train"]))]
+        splits[room[0] if room else "train"] += groups[url]
     return {split: splits[split] for split in SPLITS}
 
 
@@ -93,14 +86,13 @@ def _official_split(annotation: dict[str, Any], split_file: list[Path]) -> dict[
     given = _read_json(split_file[0], ("train", "val")) if split_file else defaultdict(list)
     for video in () if split_file else annotation["videos"]:
         given["val" if video["split"] == "validate" else video["split"]].append(video["video_id"])
-    test = given.get("test", [])
-    return dict(train=given["train"], validation=given["val"] if test else [], test=test or given["val"])
+    held_out = dict(validation=given["val"], test=given["test"]) if given.get("test") else dict(validation=[], test=given["val"])
+    return {"train": given["train"]} | held_out
 
 
 def _files(folder: Path) -> list[Path]:
     """Annotation, features, and the split file if there is one."""
-    check(folder.is_dir(), "source", folder, "no such folder; give the one that holds MSRVTT_data.json")
-    check((folder / "MSRVTT_data.json").is_file(), "source", folder, "lacks MSRVTT_data.json; add it")
+    check((folder / "MSRVTT_data.json").is_file(), "source", folder, "no MSRVTT_data.json there; give the folder that holds it")
     features = sorted(folder.glob("*.npz"))
     check(len(features) == 1, "source", folder, f"holds {len(features)} *.npz files; leave one, with the features")
     return [folder / "MSRVTT_data.json", features[0], *folder.glob("split.json")]
