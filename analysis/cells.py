@@ -101,7 +101,7 @@ def configurations_table(sweep: Sweep) -> Table:
         arm, f"{r.finished} / {r.diverged} / {r.failed} / {r.running}", with_sd(r.score, r.score_sd),
         with_sd(r.test_score, r.test_score_sd), f"{r.learning_rate:.3g}" if np.isfinite(r.learning_rate) else DASH,
         number(r.steps, 0), number(r.seconds_per_step, 3), number(100 * r.meta_share, 0), number(r.peak_memory_bytes / 1e9, 2),
-        r.solver_outcomes or DASH,
+        r.solver_outcomes.replace(" ×", "\u00a0×").replace("× ", "×\u00a0") or DASH,
     ] for arm, r in tables.configurations(sweep).iterrows()]  # fmt: skip
     header = ["arm", "finished / diverged / failed / running", "validation, mean ± sd", "test, mean ± sd", "learning rate", "steps",
               "s a step", "meta share (%)", "peak memory (GB)", "solver outcomes (evaluations)"]  # fmt: skip
@@ -119,7 +119,7 @@ def learning_rate_table(sweep: Sweep) -> Optional[Table]:
 
 def sceptic_table(sweep: Sweep) -> tuple[str, Table]:
     split, table = tables.sceptic(sweep)
-    metrics = [name for name in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank") if name in table]
+    metrics = [name for name in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank") if name in table and name != sweep.metric.name]
     rows = []
     for what, r in table.iterrows():
         is_arm = r.n is not None and np.isfinite(r.n)
@@ -132,4 +132,4 @@ def sceptic_table(sweep: Sweep) -> tuple[str, Table]:
 def not_finished_table(sweep: Sweep) -> Optional[Table]:
     rows = [[name, r.arm, str(r.seed), r.status, number(r.step, 0), r.error if isinstance(r.error, str) else DASH]
             for name, r in tables.not_finished(sweep).iterrows()]  # fmt: skip
-    return Table("Trials that did not finish", ["trial", "arm", "seed", "status", "step", "error"], rows) if rows else None
+    return Table("", ["trial", "arm", "seed", "status", "step", "error"], rows) if rows else None

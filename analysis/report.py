@@ -87,8 +87,10 @@ def _sceptic_words(sweep: Sweep) -> list[str]:
     for name in sweep.baselines.get(split, {}):
         floor = table.score[name]
         if np.isfinite([mine.score, floor]).all():
-            ends = "lies wholly above" if mine.low > floor else "lies wholly below" if mine.high < floor else "does not clear"
-            texts.append(f"{cells.plain_name(sweep.plan.ours)} {ends} {name}: {cells.score(sweep, mine.score)} against {cells.score(sweep, floor)}.")
+            ends = "lies wholly above" if mine.low > floor else "lies wholly below" if mine.high < floor else "includes"
+            what = "interval" if "bootstrap" in mine.interval else "range"
+            texts.append(f"The {what} of {cells.plain_name(sweep.plan.ours)}'s mean {ends} {name}: "
+                         f"{cells.score(sweep, mine.score)} against {cells.score(sweep, floor)}.")  # fmt: skip
     return texts or ["Chance and ridge are not known for this split, so there is no floor to compare with."]
 
 
@@ -100,12 +102,14 @@ def _methods(sweep: Sweep) -> list[str]:
         f"Pairs: two trials of the same seed share initial weights, data order and masks. {plan.ours} minus baseline, over the seeds that both finished. "
         "A seed on which either diverged or failed gives no pair; if one arm diverges more often, leaving its failures out flatters it, so compare the counts.",
         "Equal steps, test: one score a trial, from the weights of its best validation step. "
-        + (f"{len(tested)} trials have been scored on the test split, {int((tested == 1).sum())} of them exactly once." if len(tested) else "No trial has been scored on it yet."),
+        + (f"{len(tested)} trials have been scored on the test split, {int((tested > 1).sum()) or 'none'} of them more than once." if len(tested)
+           else "No trial has been scored on it yet."),
         "Equal steps and equal seconds, validation: the budget of a pair is the smaller of the two final step counts or training times; each side is given its best "
         "validation score at or before it. Training time includes meta steps and leaves out evaluation and checkpoints; the schedule of the learning rate was laid "
         f"out for the full run, so a side that is cut short is at a disadvantage. Up to {plan.max_concurrent} trials shared the machine.",
         f"Interval: {level} bootstrap of the mean difference, BCa, or percentile where BCa is undefined (equal differences); {statistics.RESAMPLES} resamples, fixed seed. "
         "A bootstrap of so few pairs is too short (it can't leave the range of what was seen); Student's t interval, the thin bar in the figures, is given beside it.",
+        "Every interval is over seeds with the clips of the split held fixed: it says nothing about how another sample of clips would differ.",
         f"p: two-sided sign-flip permutation test of the mean, all 2^n sign patterns up to n = {statistics.LARGEST_EXACT}, {2**statistics.LARGEST_EXACT} random ones beyond. "
         "Holm's correction over the baselines of the plan, within each way of comparing; the test split leads, the two on validation are secondary. 'Least p' is the smallest "
         "corrected p these numbers of pairs could give.",
@@ -161,7 +165,7 @@ def _facts(sweep: Sweep) -> str:
     count = sweep.trials.status.value_counts()
     state = ", ".join(f"{count[status]} {status}" for status in ("finished", "diverged", "failed", "running") if status in count)
     data = (sweep.about.get("data") or {}).get("name")
-    parts = [f"{len(sweep.trials)} trials ({state or 'none yet'})", data and f"data: {data}", sweep.about.get("ended") or "sweep not ended"]
+    parts = [f"{len(sweep.trials)} trials ({state or 'none yet'})", data and f"data: {data}", f"ended {ended}" if (ended := sweep.about.get("ended")) else "sweep not ended"]
     return " · ".join(part for part in parts if part)
 
 

@@ -3,7 +3,7 @@
 CSS = """
 :root { --ink: #222; --soft: #666; --line: #ddd; --wash: #f6f7f8; }
 body { font: 16px/1.5 Georgia, "Times New Roman", serif; color: var(--ink); max-width: 60rem; margin: 2.5rem auto; padding: 0 1.25rem; }
-h1, h2, table, figcaption, .answer, .facts { font-family: "Helvetica Neue", Arial, sans-serif; }
+h1, h2, table, figcaption, .answer, .facts, .missing, .note { font-family: "Helvetica Neue", Arial, "Liberation Sans", sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.1rem; margin: 2.5rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 .facts { color: var(--soft); font-size: .85rem; margin: 0 0 1.5rem; }
@@ -24,7 +24,7 @@ code { font-size: .85em; overflow-wrap: anywhere; } li { margin: .2rem 0; }
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title><style>{{ css }}</style></head><body>
+<title>{{ title }}</title><style>{{ css | safe }}</style></head><body>
 <h1>{{ title }}</h1>
 <p class="facts">{{ facts }}</p>
 <div class="answer">{% for line in answer %}<p>{{ line }}</p>{% endfor %}</div>
@@ -34,7 +34,7 @@ PAGE = """<!doctype html>
 {% for text in section.texts %}<p>{{ text }}</p>{% endfor %}
 {% if section.figure %}<figure><img alt="{{ section.caption }}" src="data:image/png;base64,{{ section.figure }}"><figcaption>{{ section.caption }}</figcaption></figure>
 {% elif section.caption %}<p class="note">The figure is not drawn: there is no data for it yet.</p>{% endif %}
-{% for table in section.tables %}<div class="scroll"><table><caption>{{ table.caption }}</caption>
+{% for table in section.tables %}<div class="scroll"><table>{% if table.caption %}<caption>{{ table.caption }}</caption>{% endif %}
 <thead><tr>{% for name in table.header %}<th{% if table.numeric(loop.index0) %} class="number"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in table.rows %}<tr>{% for cell in row %}<td{% if table.numeric(loop.index0) %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% if table.note %}<p class="note">{{ table.note }}</p>{% endif %}{% endfor %}

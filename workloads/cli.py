@@ -162,7 +162,9 @@ def _check_key(key: str, value: str) -> None:
             raise ConfigError(f"{key}={value}: unknown; use one of {', '.join(_options(key))}")
         return
     known = [name for name, *_ in fields()]
-    if key not in known and not key.startswith("sweep.arms."):
+    if key.startswith("sweep.arms"):
+        raise ConfigError(f"{key}={value}: arms are not given on the command line; write a file in workloads/conf/experiment/")
+    if key not in known:
         close = difflib.get_close_matches(key, known, 1)
         raise ConfigError(f"{key}={value}: unknown setting; {f'did you mean {close[0]}' if close else 'see --help for all of them'}")
 
@@ -173,7 +175,7 @@ def _one_line(error: Exception, given: dict[str, str]) -> str:
     while cause is not None:
         if isinstance(cause, ConfigError):
             return str(cause)
-        if getattr(cause, "full_key", None):
+        if getattr(cause, "full_key", None) is not None:
             key, first = cause.full_key, str(cause).splitlines()[0]
             kind = {name: kind for name, kind, *_ in fields()}.get(key, "setting")
             return f"{key}={given.get(key, getattr(cause, 'value', ''))}: {first[0].lower() + first[1:]}; give a value of type {kind}"

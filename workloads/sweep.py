@@ -29,37 +29,37 @@ from meltr_ray import results  # noqa: E402
 from meltr_ray.config import Config, ConfigError, check  # noqa: E402
 from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
 from meltr_ray.data.store import load_manifest  # noqa: E402
-from tune_spaces.arms import comparison, learning_rate_search  # noqa: E402
+from tune_spaces.arms import comparison, learning_rate_search, make_config  # noqa: E402
 from workloads import cli  # noqa: E402
 from workloads.progress import Progress  # noqa: E402
 
 
 def sweep(settings: DictConfig, config: Config) -> int:
     """Search the learning rates, run the comparison, gather, report. Returns the exit code."""
-    settings, config, folder = resumed(settings, config) if config.resume else started(settings, config)
+    settings, config, folder = resumed(config) if config.resume else planned(settings, config)
     search = learning_rate_search(settings, config)
-    trials = comparison(settings, config, {})  # every configuration is checked before any worker starts
-    for trial in [*search, *trials]:
+    trials = comparison(settings, config, {})
+    for trial in [*search, *trials]:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
-    print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
     ensure_prepared(config.data.name, Path(config.data.folder), print)
-    describe(folder, settings, config, {}, ended=None)
+    start(folder, settings, config)
+    print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
 
     with cli.chatter_to(folder / "log.txt") as terminal:
         from workloads.cluster import connected, run_trials
 
         progress = Progress(terminal, len(search) + len(trials), config.sweep.progress_every)
+        interrupted = False
         try:
             with connected(config):
                 run_trials(search, folder, config, progress)
-                rates = best_learning_rates(folder, config)
-                describe(folder, settings, config, rates, ended=None)
+                rates = best_learning_rates(folder)
+                describe(folder, config, rates, ended=None)
                 run_trials(comparison(settings, config, rates), folder, config, progress)
-            interrupted = False
         except KeyboardInterrupt:
             interrupted = True
         results.gather(folder)
-        describe(folder, settings, config, best_learning_rates(folder, config), ended=now())
+        describe(folder, config, best_learning_rates(folder), ended=now())
         keep_best(folder)
         report = write_report(folder)
     print(headline(folder))
@@ -70,21 +70,20 @@ def sweep(settings: DictConfig, config: Config) -> int:
     return 0
 
 
-def started(settings: DictConfig, config: Config) -> tuple[DictConfig, Config, Path]:
-    """A new sweep's folder, with the settings as they were given in it."""
+def planned(settings: DictConfig, config: Config) -> tuple[DictConfig, Config, Path]:
+    """A new sweep: its settings with absolute folders, and where it will be written."""
     check(bool(config.sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms")
-    settings.data.folder = str(Path(config.data.folder).absolute())
-    settings.output = str(Path(config.output).absolute())
-    config.data.folder = settings.data.folder
-    folder = cli.new_folder(config, "sweeps", chosen=any(argument.startswith("name=") for argument in sys.argv[1:]))
-    folder.mkdir(parents=True)
-    OmegaConf.save(settings, folder / "settings.yaml")
-    config_file.write(folder / "config.yaml", config)
-    return settings, config, folder
+    settings.data.folder = config.data.folder = str(Path(config.data.folder).absolute())
+    settings.output = config.output = str(Path(config.output).absolute())
+    return settings, config, cli.new_folder(config, "sweeps", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
 
 
-def resumed(settings: DictConfig, config: Config) -> tuple[DictConfig, Config, Path]:
-    """The folder of an interrupted sweep and the settings that it was started with."""
+def resumed(config: Config) -> tuple[DictConfig, Config, Path]:
+    """An interrupted sweep: the settings that it was started with, and its folder.
+
+    Raises:
+        ConfigError: there is none, or settings were given that would make it another sweep.
+    """
     folder = Path(config.resume).absolute()
     if not (folder / "settings.yaml").exists():
         raise ConfigError(f"resume={config.resume}: no sweep was started there; give a folder under outputs/sweeps")
@@ -93,10 +92,19 @@ def resumed(settings: DictConfig, config: Config) -> tuple[DictConfig, Config, P
         raise ConfigError(f"{others[0]}: a resumed sweep keeps its settings; leave it out or start a new sweep")
     old = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / "settings.yaml"))
     old.sweep.max_concurrent, old.sweep.progress_every = config.sweep.max_concurrent, config.sweep.progress_every
-    return old, config_file.read(folder / "config.yaml"), folder
+    return old, make_config(old, {}), folder
 
 
-def best_learning_rates(folder: Path, config: Config) -> dict[str, float]:
+def start(folder: Path, settings: DictConfig, config: Config) -> None:
+    """Write what a resumed sweep and the analysis read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "settings.yaml").exists():
+        OmegaConf.save(settings, folder / "settings.yaml")
+        config_file.write(folder / "config.yaml", config)
+    describe(folder, config, best_learning_rates(folder), ended=None)
+
+
+def best_learning_rates(folder: Path) -> dict[str, float]:
     """Arm -> the searched learning rate with the highest mean best validation score; arms without a finished trial: none."""
     scores: dict[str, dict[float, list[float]]] = {}
     for row in results.gather(folder).to_pylist():
@@ -106,7 +114,7 @@ def best_learning_rates(folder: Path, config: Config) -> dict[str, float]:
     return {arm: max(found, key=lambda rate: statistics.mean(found[rate])) for arm, found in scores.items()}
 
 
-def describe(folder: Path, settings: DictConfig, config: Config, rates: dict[str, float], ended: str | None) -> None:
+def describe(folder: Path, config: Config, rates: dict[str, float], ended: str | None) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table."""
     path = folder / "sweep.json"
     manifest = load_manifest(Path(config.data.folder))
@@ -116,8 +124,7 @@ def describe(folder: Path, settings: DictConfig, config: Config, rates: dict[str
         "ended": ended,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         "command": "python " + shlex.join(sys.argv),
-        "data": {"name": manifest["name"], "description": manifest["feature_extractor"],
-                 "rows": {split: entry["rows"] for split, entry in manifest["splits"].items()}},  # fmt: skip
+        "data": {key: manifest[key] for key in ("name", "description", "rows")},
         "loss_set": list(config.task.loss_set),
         "primary": config.task.primary,
         "learning_rate_chosen": rates,
