@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from analysis.tables import Sweep
 
 PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone"}
 DASH = "–"
+STATUSES = ("finished", "diverged", "failed", "running")
 
 
 def number(value: Any, digits: int = 1, sign: bool = False) -> str:
@@ -49,11 +50,11 @@ class Table:
     note: str = ""
 
     def numeric(self, column: int) -> bool:
-        cells = [row[column] for row in self.rows]
-        return column > 0 and any(c != DASH for c in cells) and all(c == DASH or set(c) <= set("0123456789.+−±<% [],e-") for c in cells)
+        cells = [row[column] for row in self.rows if row[column] != DASH]
+        return column > 0 and bool(cells) and all(set(cell) <= set("0123456789.+−±<% [],e-") for cell in cells)
 
 
-def comparison_table(sweep: Sweep, how: str) -> Optional[Table]:
+def comparison_table(sweep: Sweep, how: str) -> Table | None:
     table = tables.comparisons(sweep, how)
     if table.empty:
         return None
@@ -66,12 +67,13 @@ def comparison_table(sweep: Sweep, how: str) -> Optional[Table]:
     methods = " / ".join(sorted(set(table.interval[table.n > 0])))
     return Table(
         f"{tables.HOW[how].capitalize()}",
-        ["baseline", "pairs", sweep.plan.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p (Holm)", "least p", "verdict"],
+        ["baseline", "pairs", sweep.plan.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p (Holm)",
+         "least p", "verdict"],
         rows, (f"Interval: {methods}. " if methods else "") + (f"Without a pair: {'; '.join(lost)}." if lost else ""),
     )  # fmt: skip
 
 
-def leave_one_out_table(sweep: Sweep) -> Optional[Table]:
+def leave_one_out_table(sweep: Sweep) -> Table | None:
     table = tables.leave_one_out(sweep)
     rows = [[
         f"{loss}{' (control)' * bool(r.control)}", str(r.n), score(sweep, r.difference, True), bracket(sweep, r.low, r.high),
@@ -81,14 +83,15 @@ def leave_one_out_table(sweep: Sweep) -> Optional[Table]:
     return Table("Contribution of each auxiliary loss", header, rows) if rows else None
 
 
-def controls_table(sweep: Sweep) -> Optional[Table]:
+def controls_table(sweep: Sweep) -> Table | None:
     rows = []
     for control, r in tables.controls(sweep).iterrows():
-        left = r.contribution or {"difference": np.nan, "low": np.nan, "high": np.nan, "n": 0}
+        left = r.contribution
+        contribution = f"{score(sweep, left['difference'], True)} {bracket(sweep, left['low'], left['high'])}" if left else DASH
         spread = [f"[{number(low, 2)}, {number(high, 2)}]" if np.isfinite(low) else DASH for low, high in
                   ((r.low, r.high), (r.student_low, r.student_high))]  # fmt: skip
         rows.append([control, str(r.n), number(r.slope, 3), number(r.genuine, 3), number(r.ratio, 2), *spread, r.verdict,
-                     f"{score(sweep, left['difference'], True)} {bracket(sweep, left['low'], left['high'])}" if left["n"] else DASH])  # fmt: skip
+                     contribution])  # fmt: skip
     header = ["control", "seeds", "slope", "mean genuine slope", "ratio", "95 % interval", "Student's", "verdict", "contribution"]
     return Table("Planted losses at the end of training", header, rows) if rows else None
 
@@ -98,38 +101,58 @@ def configurations_table(sweep: Sweep) -> Table:
         return score(sweep, mean) + (f" ± {score(sweep, sd)}" if np.isfinite(sd) else "")
 
     rows = [[
-        arm, f"{r.finished} / {r.diverged} / {r.failed} / {r.running}", with_sd(r.score, r.score_sd),
+        arm, ", ".join(f"{r[status]}\u00a0{status}" for status in STATUSES if r[status]) or "none", with_sd(r.score, r.score_sd),
         with_sd(r.test_score, r.test_score_sd), f"{r.learning_rate:.3g}" if np.isfinite(r.learning_rate) else DASH,
         number(r.steps, 0), number(r.seconds_per_step, 3), number(100 * r.meta_share, 0), number(r.peak_memory_bytes / 1e9, 2),
-        r.solver_outcomes.replace(" ×", "\u00a0×").replace("× ", "×\u00a0") or DASH,
+        r.solver_outcomes.replace(" × ", "\u00a0×\u00a0") or DASH,
     ] for arm, r in tables.configurations(sweep).iterrows()]  # fmt: skip
-    header = ["arm", "finished / diverged / failed / running", "validation, mean ± sd", "test, mean ± sd", "learning rate", "steps",
-              "s a step", "meta share (%)", "peak memory (GB)", "solver outcomes (evaluations)"]  # fmt: skip
-    return Table("Every configuration", header, rows)
+    header = [
+        "arm",
+        "trials",
+        "validation",
+        "test",
+        "learning rate",
+        "steps",
+        "s / step",
+        "meta (%)",
+        "memory (GB)",
+        "solver outcomes",
+    ]
+    return Table("Every configuration", header, rows, "Scores: mean ± standard deviation over finished trials; validation at "
+                 "the best step of each. Meta: share of the training time. Solver outcomes: counted over evaluations.")  # fmt: skip
 
 
-def learning_rate_table(sweep: Sweep) -> Optional[Table]:
+def settings_table(sweep: Sweep) -> Table | None:
+    rows = [[arm, text] for arm, text in tables.settings_apart(sweep).items() if text]
+    return Table(f"Settings that differ from those of {sweep.plan.ours}", ["arm", "settings"], rows) if rows else None
+
+
+def learning_rate_table(sweep: Sweep) -> Table | None:
     table = tables.learning_rate_search(sweep)
     rows = [[
         r.arm, f"{r.learning_rate:.3g}", str(r.n), str(r.not_finished), score(sweep, r.score),
         ("chosen, ON THE EDGE of the grid: a better value may lie outside" if r.edge else "chosen") if r.chosen else "",
     ] for _, r in table.iterrows()]  # fmt: skip
-    return Table("Learning rates tried", ["arm", "learning rate", "seeds", "not finished", "validation", ""], rows) if rows else None
+    return (
+        Table("Learning rates tried", ["arm", "learning rate", "seeds", "not finished", "validation", ""], rows) if rows else None
+    )
 
 
-def sceptic_table(sweep: Sweep) -> tuple[str, Table]:
+def sceptic_table(sweep: Sweep) -> Table:
     split, table = tables.sceptic(sweep)
-    metrics = [name for name in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank") if name in table and name != sweep.metric.name]
+    metrics = [name for name in tables.RETRIEVAL_METRICS if name in table and name != sweep.metric.name]
     rows = []
     for what, r in table.iterrows():
         is_arm = r.n is not None and np.isfinite(r.n)
         bracket = f"[{score(sweep, r.low)}, {score(sweep, r.high)}]" if is_arm and r.n else DASH
-        rows.append([what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name]) for name in metrics)])
+        rows.append(
+            [what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name]) for name in metrics)]
+        )
     header = ["what", "seeds", sweep.metric.label, "95 % interval", *(tables.Metric(name).label for name in metrics)]
-    return split, Table(f"On the {split} split", header, rows)
+    return Table(f"On the {split} split", header, rows)
 
 
-def not_finished_table(sweep: Sweep) -> Optional[Table]:
+def not_finished_table(sweep: Sweep) -> Table | None:
     rows = [[name, r.arm, str(r.seed), r.status, number(r.step, 0), r.error if isinstance(r.error, str) else DASH]
             for name, r in tables.not_finished(sweep).iterrows()]  # fmt: skip
     return Table("", ["trial", "arm", "seed", "status", "step", "error"], rows) if rows else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -57,8 +55,8 @@ def _rows(axis: Axes, labels: list[str]) -> None:
 
 def _interval(axis: Axes, row: float, result, values: pd.Series, colour: str) -> None:
     """Thick bar: bootstrap interval; thin bar: Student's; diamond: mean; dots: the pairs."""
-    spread = np.linspace(-0.14, 0.14, len(values)) if len(values) > 1 else [0.0]
-    axis.plot(values, row + 0.24 + np.asarray(spread) * 0.6, "o", color=colour, ms=4.5, alpha=0.55, mew=0)
+    spread = np.linspace(-0.08, 0.08, len(values)) if len(values) > 1 else np.zeros(1)
+    axis.plot(values, row + 0.24 + spread, "o", color=colour, ms=4.5, alpha=0.55, mew=0)
     if np.isfinite(result.student_low):
         axis.plot([result.student_low, result.student_high], [row, row], color=colour, lw=1.2)
     if "bootstrap" in result.interval:
@@ -72,13 +70,13 @@ def _zero(axis: Axes) -> None:
     axis.set_xlim(min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low)))
 
 
-def paired_differences(sweep: Sweep) -> Optional[Figure]:
+def paired_differences(sweep: Sweep) -> Figure | None:
     """Each seed's difference between `ours` and a baseline, with mean and interval, for each way of comparing."""
     found = {how: table for how in tables.HOW if len(table := tables.comparisons(sweep, how)) and table.n.any()}
     if not found:
         return None
     baselines = sweep.compared[1:]
-    figure, axes = _figure(9, 1.1 + 0.75 * len(tables.HOW), len(baselines), sharex=True, sharey=True)
+    figure, axes = _figure(9, 1.1 + 0.75 * len(tables.HOW), len(baselines), sharey=True)
     for axis, baseline in zip(axes, baselines):
         for row, (how, name) in enumerate(tables.HOW.items()):
             if how in found and found[how].n[baseline]:
@@ -95,7 +93,7 @@ def paired_differences(sweep: Sweep) -> Optional[Figure]:
     return figure
 
 
-def learning_curves(sweep: Sweep) -> Optional[Figure]:
+def learning_curves(sweep: Sweep) -> Figure | None:
     """Validation score of the compared arms over steps and over seconds: thin lines seeds, thick line their mean."""
     figure, axes = _figure(9, 3.8, 2, sharey=True)
     drawn = 0
@@ -106,7 +104,8 @@ def learning_curves(sweep: Sweep) -> Optional[Figure]:
             rows = sweep.rows[sweep.rows.trial.isin(names) & (sweep.rows.split == "validation")].dropna(subset=["score", column])
             for _, one in rows.sort_values("step").groupby("trial"):
                 axis.plot(one[column], one.score, color=colour, lw=0.7, alpha=0.35)
-            mean = rows.groupby("step").filter(lambda part: part.trial.nunique() == len(names)).groupby("step")[["seconds", "score"]].mean()
+            by_step = rows.groupby("step")
+            mean = by_step[["seconds", "score"]].mean()[by_step.trial.nunique() == len(names)]
             drawn += len(rows)
             axis.plot(mean.index if column == "step" else mean.seconds, mean.score, color=colour, lw=2.3, marker="o", ms=3.5,
                       label=f"{arm} (n = {len(names)})")  # fmt: skip
@@ -120,7 +119,7 @@ def learning_curves(sweep: Sweep) -> Optional[Figure]:
     return figure if drawn else None
 
 
-def slopes(sweep: Sweep) -> Optional[Figure]:
+def slopes(sweep: Sweep) -> Figure | None:
     """Slope of each loss over training: mean over the seeds, band from the least to the greatest; controls dashed."""
     table, (primary, genuine, planted) = tables.slopes(sweep), tables.losses_of(sweep)
     if table.empty:
@@ -143,7 +142,7 @@ def slopes(sweep: Sweep) -> Optional[Figure]:
     return figure
 
 
-def leave_one_out(sweep: Sweep) -> Optional[Figure]:
+def leave_one_out(sweep: Sweep) -> Figure | None:
     """Forest plot of the contribution of each auxiliary loss."""
     table = tables.leave_one_out(sweep)
     table = table[table.n > 0] if len(table) else table
@@ -160,7 +159,7 @@ def leave_one_out(sweep: Sweep) -> Optional[Figure]:
     return figure
 
 
-def cost(sweep: Sweep) -> Optional[Figure]:
+def cost(sweep: Sweep) -> Figure | None:
     """Time for a step, its share in meta steps, and the peak memory of each configuration."""
     table = tables.configurations(sweep)
     table = table[table.seconds_per_step.notna()]
@@ -180,7 +179,7 @@ def cost(sweep: Sweep) -> Optional[Figure]:
     return figure
 
 
-def learning_rate_search(sweep: Sweep) -> Optional[Figure]:
+def learning_rate_search(sweep: Sweep) -> Figure | None:
     """Validation score against learning rate for each arm; a ring marks the value that was chosen."""
     table = tables.learning_rate_search(sweep)
     if table.empty or table.score.isna().all():

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,9 +102,9 @@ def _trials(table: pd.DataFrame) -> pd.DataFrame:
             "test_score": test.score.iloc[-1] if len(test) else np.nan,
             "learning_rate": rows["optimizer.learning_rate"].iloc[-1],
         })  # fmt: skip
-    columns = ["trial", "arm", "phase", "seed", "status", "error", "step", "seconds", "meta_seconds",
-               "peak_memory_bytes", "time", "score", "test_score", "learning_rate"]  # fmt: skip
-    return pd.DataFrame(records, columns=columns).set_index("trial")
+    numbers = ["step", "seconds", "meta_seconds", "peak_memory_bytes", "score", "test_score", "learning_rate"]
+    columns = ["trial", "arm", "phase", "seed", "status", "error", "time", *numbers]
+    return pd.DataFrame(records, columns=columns).astype(dict.fromkeys(numbers, float)).set_index("trial")
 
 
 def arm_trials(sweep: Sweep, arm: str) -> pd.DataFrame:
@@ -125,7 +125,7 @@ def arms(sweep: Sweep) -> list[str]:
     return list(dict.fromkeys([*sweep.compared, *sweep.plan.arms, *sorted(seen)]))
 
 
-def losses_of(sweep: Sweep, arm: Optional[str] = None) -> tuple[Optional[str], list[str], list[str]]:
+def losses_of(sweep: Sweep, arm: str | None = None) -> tuple[str | None, list[str], list[str]]:
     """Primary loss, genuine auxiliary losses and planted controls of an arm (default: `ours`); empty where it has no rows."""
     rows = sweep.rows[sweep.rows.arm == (arm or sweep.plan.ours)]
     if rows.empty:

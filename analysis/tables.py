@@ -12,16 +12,18 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.records import Metric, Sweep, arm_trials, arms, load, losses_of
+from meltr_ray import results
 from meltr_ray.config import CONTROL_LOSSES
 
 __all__ = [
-    "HOW", "Metric", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
+    "HOW", "RETRIEVAL_METRICS", "Metric", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
     "headline_comparison", "learning_rate_search", "leave_one_out", "load", "losses_of", "missing", "not_finished",
-    "pairs", "sceptic", "slopes",
+    "pairs", "sceptic", "settings_apart", "slopes",
 ]  # fmt: skip
 
 DEMOTED_BELOW = 0.8
 """A control counts as demoted when the upper end of its slope, as a share of the mean genuine slope, stays below this."""
+RETRIEVAL_METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank")
 HOW = {
     "test": "test split, equal steps",
     "steps": "validation, equal steps",
@@ -148,7 +150,7 @@ def controls(sweep: Sweep) -> pd.DataFrame:
             "control": loss, "n": result.n, "slope": last[loss].mean(), "genuine": usual.mean(), "ratio": result.mean,
             "low": result.interval.low, "high": result.interval.high, "interval": result.interval.method,
             "student_low": result.student[0], "student_high": result.student[1], "verdict": word,
-            "contribution": left_out.loc[loss].to_dict() if loss in left_out.index else None,
+            "contribution": left_out.loc[loss].to_dict() if loss in left_out.index and left_out.n[loss] else None,
         })  # fmt: skip
     return pd.DataFrame(records).set_index("control") if records else pd.DataFrame()
 
@@ -171,6 +173,21 @@ def configurations(sweep: Sweep) -> pd.DataFrame:
             "solver_outcomes": ", ".join(f"{name} × {n}" for name, n in outcomes.items()),
         })  # fmt: skip
     return pd.DataFrame(records).set_index("arm")
+
+
+def settings_apart(sweep: Sweep) -> dict[str, str]:
+    """Arm -> the settings in which it differs from `ours`, the learning rate of w and what an arm's name says left out."""
+    names = [name for name in results.CONFIG_COLUMNS if "." in name and name != "optimizer.learning_rate"]
+    first = sweep.rows[sweep.rows.phase != "learning_rate_search"].drop_duplicates("arm").set_index("arm")[names].astype(object)
+    if sweep.plan.ours not in first.index:
+        return {}
+    ours, derived = first.loc[sweep.plan.ours], tuple(f"{sweep.plan.ours}_{how}_" for how in ("without", "only"))
+    differ = (first != ours) & ~(first.isna() & ours.isna())
+    return {
+        arm: ", ".join(f"{name}={row[name]}" for name in names if differ.loc[arm, name])
+        for arm, row in first.iterrows()
+        if arm != sweep.plan.ours and not arm.startswith(derived)
+    }
 
 
 def learning_rate_search(sweep: Sweep) -> pd.DataFrame:
@@ -197,7 +214,7 @@ def sceptic(sweep: Sweep) -> tuple[str, pd.DataFrame]:
     """
     rows = {arm: arm_trials(sweep, arm) for arm in reversed(sweep.compared)}
     split = "test" if any(np.isfinite(r.test_score).any() for r in rows.values()) else "validation"
-    shown = [name for name in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank") if sweep.rows[name].notna().any()]
+    shown = [name for name in RETRIEVAL_METRICS if sweep.rows[name].notna().any()]
     records = [
         {"what": name, "n": None, "score": values.get(sweep.metric.name), **{key: values.get(key) for key in shown}}
         for name, values in sweep.baselines.get(split, {}).items()
@@ -215,7 +232,8 @@ def sceptic(sweep: Sweep) -> tuple[str, pd.DataFrame]:
 def missing(sweep: Sweep) -> list[str]:
     """What a reader must know is not there: files, trials, pairs, test rows; one sentence each."""
     notes, found = list(sweep.absent), sweep.trials
-    without = [f"{sweep.plan.ours}_without_{loss}" for loss in sum(losses_of(sweep)[1:], []) if sweep.plan.leave_one_out]
+    _, genuine, planted = losses_of(sweep)
+    without = [f"{sweep.plan.ours}_without_{loss}" for loss in [*genuine, *planted] if sweep.plan.leave_one_out]
     for arm in list(dict.fromkeys([*arms(sweep), *without])):
         mine = arm_trials(sweep, arm)
         planned = sweep.plan.seeds if arm in sweep.compared else sweep.plan.other_seeds
@@ -230,8 +248,14 @@ def missing(sweep: Sweep) -> list[str]:
             notes.append(f"{arm}: {short} of {done} finished trials have no test score.")
     double = found[found.phase != "learning_rate_search"].groupby(["arm", "seed"]).size()
     notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (arm, seed), n in double[double > 1].items()]
-    if sweep.plan.learning_rates and (unset := [a for a in sweep.compared if a not in (sweep.about.get("learning_rate_chosen") or {})]):
+    chosen = sweep.about.get("learning_rate_chosen") or {}
+    if sweep.plan.learning_rates and (unset := [arm for arm in sweep.compared if arm not in chosen]):
         notes.append(f"No learning rate has been chosen for: {', '.join(unset)}.")
+    search = learning_rate_search(sweep)
+    if len(search) and len(edge := search.arm[search.edge]):
+        notes.append(
+            f"The learning rate chosen lies on the edge of the grid for {', '.join(edge)}: a better one may lie outside."
+        )
     return notes
 
 

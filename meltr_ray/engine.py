@@ -21,6 +21,8 @@ from meltr_ray.hypergrad.products import directional_derivative
 from meltr_ray.vectors import Vector
 
 os.environ.setdefault("LOCAL_RANK", "0")  # asked for by DeepSpeed; Ray Train sets the real one before this import
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed guesses, with a warning
 import deepspeed  # noqa: E402
 from deepspeed.utils import (  # noqa: E402
     safe_get_full_optimizer_state,

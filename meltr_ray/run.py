@@ -13,18 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from meltr_ray import checkpoint, results
-from meltr_ray.backbones.univl import UniVL
 from meltr_ray.combiners import make_combiner
-from meltr_ray.config import Config, ConfigError
+from meltr_ray.config import Config
 from meltr_ray.data.batches import Batches, MetaBatches
 from meltr_ray.data.store import ClipStore
 from meltr_ray.data.vocabulary import Vocabulary
 from meltr_ray.engine import Engine, get_generators, set_generators
 from meltr_ray.loop import Progress, train
 from meltr_ray.meta import Meta
+from meltr_ray.model import load_weights, make_model, score
 from meltr_ray.results import RunningMeans
 from meltr_ray.tasks import retrieval
-from meltr_ray.tasks.retrieval import Retrieval
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -85,32 +84,6 @@ def run(config, folder: Path, report: Report, phase: str = "single", arm: str = 
     if test:
         metrics = score(config, folder / "best.safetensors", "test", device)
         report(_row(config, facts, engine, meta, progress, "test", "finished", metrics))
-
-
-def score(config: Config, weights: Path, split: str, device: torch.device = torch.device("cpu")) -> dict[str, float]:
-    """Metrics of saved weights on a split; in this process alone."""
-    vocabulary, store = Vocabulary(Path(config.data.folder) / "vocabulary.txt"), ClipStore(config.data.folder, split)
-    model = make_model(config, vocabulary, store.feature_size).to(device)
-    load_weights(model, load_file(weights), weights)
-    return retrieval.evaluate(model, store, vocabulary, config.data, device)
-
-
-def make_model(config: Config, vocabulary: Vocabulary, feature_size: int) -> Retrieval:
-    """The task's module around its backbone, weights drawn from the current generator."""
-    return Retrieval(UniVL(config.backbone, len(vocabulary), feature_size), config.task)
-
-
-def load_weights(model: Retrieval, weights: dict[str, torch.Tensor], origin: Path) -> None:
-    """Put saved weights into `model`; a tied weight is saved once, under its first name.
-
-    Raises:
-        ConfigError: the file's names or shapes are those of another configuration.
-    """
-    wanted = dict(model.named_parameters()) | dict(model.named_buffers())
-    wrong = sorted(wanted.keys() ^ weights.keys()) or sorted(n for n in wanted if wanted[n].shape != weights[n].shape)
-    if wrong:
-        raise ConfigError(f"checkpoint={origin}: {wrong[0]} does not fit this configuration; use the settings it was made with")
-    model.load_state_dict(weights, strict=False)
 
 
 def _restore(found: Path, engine: Engine, meta: Meta) -> Progress:

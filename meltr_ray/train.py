@@ -7,7 +7,6 @@ from the checkpoint that it finds in its folder.
 from __future__ import annotations
 
 import gc
-import os
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +21,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from meltr_ray import config as settings
 from meltr_ray import results
 from meltr_ray.loop import Diverged
+
+
+DRIVER_CPU = 0.01
+"""Ray CPUs of a trial whose work is done by Ray Train workers."""
 
 
 def trainable(tune_config: dict[str, Any]) -> None:
@@ -49,7 +52,8 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
         _run(trial, config, rank=0, report=report)
         return
     in_tune = report is ray.tune.report
-    resources = {"CPU": config.train.threads} | ({"GPU": 1} if config.train.use_gpu else {})
+    # A little less than whole CPUs: the trial's driver needs a share (`DRIVER_CPU`), else two workers never fit two cores.
+    resources = {"CPU": config.train.threads - 2 * DRIVER_CPU} | ({"GPU": 1} if config.train.use_gpu else {})
     trainer = TorchTrainer(
         _worker,
         train_loop_config=trial,
@@ -108,7 +112,12 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
 
 
 def ray_environment() -> dict[str, str]:
-    """Environment variables of Ray's processes: quiet, and Train's current interface."""
-    quiet = {"RAY_AIR_NEW_OUTPUT": "0", "RAY_DEDUP_LOGS": "0", "RAY_TRAIN_V2_ENABLED": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
-    plain = {"RAY_USAGE_STATS_ENABLED": "0", "DS_ACCELERATOR": "cpu"} if "CUDA_VISIBLE_DEVICES" not in os.environ else {"RAY_USAGE_STATS_ENABLED": "0"}
-    return quiet | plain | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "PYTHONWARNINGS": "ignore"}
+    """Environment variables of Ray's processes and of the driver."""
+    return {
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end one phase of a sweep at Ctrl-C and go on with the next
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }

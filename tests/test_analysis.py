@@ -6,13 +6,12 @@ import dataclasses
 import itertools
 import json
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analysis import statistics, tables
+from analysis import report, statistics, tables
 from meltr_ray import results
 from meltr_ray.config import Config, SweepConfig, TaskConfig
 
@@ -44,7 +43,13 @@ def write_trial(sweep, arm, seed, scores, *, phase="comparison", status="finishe
 
 
 def recalls(score):
-    return {"score": score, "recall_at_10": score, "recall_at_5": 0.8 * score, "recall_at_1": 0.3 * score, "median_rank": 90 - score}
+    return {
+        "score": score,
+        "recall_at_10": score,
+        "recall_at_5": 0.8 * score,
+        "recall_at_1": 0.3 * score,
+        "median_rank": 90 - score,
+    }
 
 
 def write_plan(sweep, **plan):
@@ -92,3 +97,168 @@ def full(tmp_path_factory):
             write_trial(sweep, arm, 100, [score - 5, score], phase="learning_rate_search", learning_rate=rate)
     arms = {arm: {} for arm in ["meltr", *BASELINES, "meltr_cg"]}
     return write_plan(sweep, arms=arms, learning_rates=[5e-4, 1e-3, 2e-3], other_seeds=4)
+
+
+def small(folder, differences, baseline="uniform", **keywords):
+    """Two arms: the baseline at 40 plus the seed, `meltr` higher by `differences`, on validation and test."""
+    for seed, difference in enumerate(differences):
+        write_trial(folder, baseline, seed, [30.0 + seed, 40.0 + seed], test=40.0 + seed)
+        write_trial(folder, "meltr", seed, [20.0 + seed, 40.0 + seed + difference], test=40.0 + seed + difference, **keywords)
+    return tables.load(write_plan(folder, baselines=[baseline], seeds=len(differences)))
+
+
+def test_the_p_value_is_the_share_of_sign_patterns_at_least_as_extreme():
+    values = np.random.default_rng(1).normal(0.6, 1, 9)
+    means = [np.mean(values * signs) for signs in itertools.product([1, -1], repeat=len(values))]
+    assert statistics.sign_flip_p(values) == pytest.approx(np.mean(np.abs(means) >= abs(values.mean()) - 1e-12))
+    assert statistics.sign_flip_p([0.1, 2, 3, 0.5, 1, 7]) == 2 / 64  # six differences of one sign: the least p there is
+
+
+def test_the_bootstrap_interval_of_a_large_sample_is_the_normal_one():
+    values = np.random.default_rng(2).normal(3, 2, 400)
+    interval, error = statistics.mean_interval(values), values.std(ddof=1) / 20
+    assert (interval.low, interval.high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error
+    )
+
+
+def test_holm_by_hand_and_an_absent_comparison_still_counts():
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # .04 may not come out below .03 * 2
+    assert statistics.holm([0.02, np.nan])[0] == pytest.approx(0.04)
+
+
+def test_a_constant_shift_is_found_exactly_and_called_better(tmp_path):
+    row = tables.comparisons(small(tmp_path, [2.5] * 6), "test").loc["uniform"]
+    assert (row.n, row.verdict, row.p_holm) == (6, "better", 2 / 64)
+    assert (row.difference, row.low, row.high) == pytest.approx((2.5, 2.5, 2.5))
+    assert row.interval == "percentile bootstrap"  # BCa is undefined here
+    assert report.headline(tmp_path).endswith("R@10 +2.5 points [+2.5, +2.5], n = 6 pairs, p = 0.031: better.")
+
+
+def test_identical_arms_are_inconclusive_and_a_worse_one_is_worse(tmp_path):
+    row = tables.comparisons(small(tmp_path / "same", [0.0] * 6), "test").loc["uniform"]
+    assert (row.verdict, row.p, row.difference) == ("inconclusive", 1, 0)
+    assert tables.comparisons(small(tmp_path / "worse", [-1, -2, -3, -1, -2, -2.5]), "test").verdict["uniform"] == "worse"
+
+
+def test_a_verdict_that_no_data_could_reach_is_not_left_to_be_read_as_no_effect(tmp_path):
+    for seed in range(6):
+        for arm, score in (("meltr", 50.0), ("uniform", 40.0), ("primary_only", 30.0)):
+            write_trial(tmp_path, arm, seed, [score + seed], test=score + seed)
+    table = tables.comparisons(tables.load(write_plan(tmp_path)), "test")
+    assert list(table.verdict) == ["inconclusive"] * 2 and list(table.least_p_holm) == [2 * 2 / 64] * 2
+    assert "more seeds are needed" in " ".join(report.answer(tables.load(tmp_path)))
+
+
+def test_trials_are_paired_by_seed_not_by_order(tmp_path):
+    for seed, score in zip((3, 1, 2, 7), (10.0, 50.0, 30.0, 99.0)):  # 7 has no partner
+        write_trial(tmp_path, "meltr", seed, [score + seed / 8], test=score + seed / 8)
+    for seed, score in zip((2, 3, 1), (30.0, 10.0, 50.0)):
+        write_trial(tmp_path, "uniform", seed, [score], test=score)
+    table = tables.pairs(tables.load(write_plan(tmp_path)), "meltr", "uniform", "test")
+    assert tables.differences(table).to_dict() == {1: 1 / 8, 2: 2 / 8, 3: 3 / 8}
+    assert table.why[7] == "uniform has no trial"
+
+
+def test_equal_seconds_takes_the_best_score_within_the_smaller_budget(tmp_path):
+    # meltr is evaluated at 10, 20, 30, 40 s; uniform at 5, 10, 15, 20 s: the budget is 20 s, and its end counts
+    write_trial(tmp_path, "meltr", 0, [20.0, 33.0, 60.0, 70.0], seconds_per_step=0.2)
+    write_trial(tmp_path, "uniform", 0, [10.0, 50.0, 45.0, 40.0], seconds_per_step=0.1)
+    # here the baseline has ended before meltr's first evaluation: no pair, and it is said
+    write_trial(tmp_path, "meltr", 1, [20.0, 33.0], seconds_per_step=1.0)
+    write_trial(tmp_path, "uniform", 1, [10.0], seconds_per_step=0.1)
+    sweep = tables.load(write_plan(tmp_path))
+    assert tables.differences(tables.pairs(sweep, "meltr", "uniform", "seconds")).to_dict() == {0: 33.0 - 50.0}
+    assert tables.differences(tables.pairs(sweep, "meltr", "uniform", "steps")).to_dict() == {0: 70.0 - 50.0, 1: 20.0 - 10.0}
+    assert tables.pairs(sweep, "meltr", "uniform", "seconds").why[1] == "meltr has no validation score"
+
+
+def test_diverged_and_failed_trials_are_left_out_and_named(full):
+    sweep = tables.load(full)
+    row = tables.comparisons(sweep, "test").loc["primary_only"]
+    assert row.n == 5 and row.lost == ["seed 4: primary_only diverged"]
+    assert "primary_only: 5 of 6 planned trials finished (1 diverged)." in tables.missing(sweep)
+    assert set(tables.not_finished(sweep).error) == {"loss.joint is nan at step 37", POOR}
+
+
+def test_the_search_of_learning_rates_stays_out_of_the_comparison(full):
+    sweep = tables.load(full)
+    assert 100 not in tables.arm_trials(sweep, "meltr").index
+    chosen = tables.learning_rate_search(sweep).query("chosen").set_index("arm")
+    assert chosen.edge.to_dict() == {"meltr": False, "primary_only": False, "uniform": True}
+    assert any("edge of the grid for uniform:" in note for note in tables.missing(sweep))
+
+
+def test_contributions_are_positive_where_leaving_out_hurts(tmp_path):
+    for seed in range(3):
+        write_trial(tmp_path, "meltr", seed, [50.0 + seed], test=50.0)
+    for seed in range(3):
+        write_trial(tmp_path, "meltr_without_caption", seed, [44.0 + 2 * seed], phase="ablation")
+    for seed in range(2):
+        write_trial(tmp_path, "meltr_without_shuffled", seed, [53.0 + seed], phase="ablation")
+    table = tables.leave_one_out(tables.load(write_plan(tmp_path)))
+    assert table.difference.to_dict() == {"caption": 5.0, "shuffled": -3.0}
+    assert table.interval["caption"].endswith("bootstrap") and "n too small" in table.interval["shuffled"]
+
+
+@pytest.mark.parametrize(("slope", "expected"), [(0.2, "demoted"), (1.0, "NOT demoted"), (0.78, "NOT demoted")])
+def test_a_control_is_demoted_only_when_its_whole_interval_is(tmp_path, slope, expected):
+    for seed, noise in enumerate((-0.05, 0.0, 0.05, 0.02)):  # 0.78: the mean lies below the bound, the interval reaches over
+        write_trial(tmp_path, "meltr", seed, [50.0, 51.0],
+                    slopes={"joint": 9.0, "masked_joint": 1.5, "caption": 0.5, "shuffled": slope + noise, "constant": 1.0})  # fmt: skip
+    row = tables.controls(tables.load(write_plan(tmp_path))).loc["shuffled"]
+    assert row.ratio == pytest.approx(slope + 0.005) and row.verdict == expected  # the primary's 9.0 stays out
+
+
+def test_a_method_below_a_trivial_baseline_is_told_so_at_the_top(tmp_path):
+    small(tmp_path, [-20.0] * 6)  # about 22 %, where ridge has 38
+    page = report.write_report(tmp_path).read_text()
+    assert page.index("lies wholly BELOW ridge") < page.index("Against the baselines")
+
+
+def test_the_report_stands_alone_and_escapes_what_trials_said(full):
+    page = report.write_report(full).read_text()
+    assert POOR not in page and "&lt;script&gt;alert(1)" in page and "<script" not in page
+    assert 'src="http' not in page and page.count("data:image/png;base64") == len(list((full / "plots").glob("*.png"))) == 6
+    assert report.headline(full) in page
+
+
+def broken(folder, case):
+    """A sweep that stopped early, in one of several ways."""
+    folder.mkdir()
+    if case not in ("empty", "searching"):
+        write_trial(folder, "meltr", 0, [20.0, 30.0], status="running" if case == "running" else "finished")
+    if case == "searching":  # the search's trials pair by seed too, but are not the comparison
+        for arm in ("meltr", "uniform"):
+            write_trial(folder, arm, 100, [20.0, 30.0], phase="learning_rate_search")
+    if case in ("one pair", "no files"):
+        write_trial(folder, "uniform", 0, [20.0, 28.0])
+    write_plan(folder)
+    if case == "no files":
+        (folder / "sweep.json").unlink()
+        (folder / "baselines.json").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("case", ["empty", "searching", "running", "one arm", "one pair", "no files"])
+def test_a_partial_sweep_is_reported_with_what_is_missing(tmp_path, case):
+    folder = broken(tmp_path / "sweep", case)
+    page, line = report.write_report(folder).read_text(), report.headline(folder)
+    assert "What is missing" in page and "primary_only" in page
+    assert ("n = 1 pair," in line and "inconclusive" in line) if case in ("one pair", "no files") else "no finding" in line
+    assert ("sweep.json is missing" in page) == (case == "no files")
+
+
+def test_a_folder_without_results_is_a_one_line_error(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_notebook_runs_on_a_sweep(full, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    path = Path(report.__file__).with_name("compare_baseline.ipynb")
+    monkeypatch.setenv("MELTR_SWEEP", os.fspath(full))
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert report.headline(full) in printed

@@ -10,7 +10,7 @@ from typing import Iterator
 from meltr_ray import config as config_file
 from meltr_ray import results
 from meltr_ray.config import Config, ConfigError
-from meltr_ray.train import ray_environment, trainable
+from meltr_ray.train import DRIVER_CPU, ray_environment, trainable
 from tune_spaces.arms import Trial
 from workloads.progress import Progress
 
@@ -72,5 +72,5 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
 def _resources(config: Config) -> dict[str, float]:
     """Of the trial's own process: all it needs, or next to nothing where Ray Train workers do the work."""
     if config.train.num_workers:
-        return {"cpu": 0.01}
+        return {"cpu": DRIVER_CPU}
     return {"cpu": config.train.threads} | ({"gpu": 1} if config.train.use_gpu else {})

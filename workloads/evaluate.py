@@ -29,7 +29,7 @@ def evaluate(settings: DictConfig, config: Config) -> int:
     if any(argument.startswith("data.folder=") for argument in sys.argv[1:]):
         trained.data.folder = config.data.folder
     from meltr_ray.data.store import check_folder
-    from meltr_ray.run import score
+    from meltr_ray.model import score
 
     check_folder(Path(trained.data.folder))
     print(json.dumps({"split": config.split} | score(trained, folder / "best.safetensors", config.split), indent=1))

@@ -1,0 +1,95 @@
+"""How the numbers of a report were made, in words; every constant is read from where it is used."""
+
+from __future__ import annotations
+
+from analysis import statistics, tables
+from analysis.tables import Sweep
+
+LEVEL = f"{100 * statistics.CONFIDENCE:.0f} %"
+
+
+def methods(sweep: Sweep) -> list[str]:
+    """One paragraph each."""
+    compared = [_pairs(sweep), _test(sweep), _budgets(sweep)]
+    return [*compared, _interval(), _p_value(), _verdict(), _contribution(sweep), _controls(), _search(sweep)]
+
+
+def _pairs(sweep: Sweep) -> str:
+    return (
+        f"Pairs: {sweep.plan.ours} minus baseline, over the seeds that both finished; weights, data order, masks and dropout are "
+        "drawn from the seed. A seed on which either diverged or failed gives no pair. If one arm diverges more often, leaving "
+        "its failures out flatters it, so compare the counts too."
+    )
+
+
+def _test(sweep: Sweep) -> str:
+    tested = sweep.rows[sweep.rows.split == "test"].groupby("trial").size()
+    twice = int((tested > 1).sum())
+    count = f"{len(tested)} trials have a score on the test split, {twice or 'none'} of them more than one." if len(tested) else (
+        "No trial has been scored on it yet.")  # fmt: skip
+    return f"Test split, equal steps: one score a trial, once, with the weights of its best validation step. {count}"
+
+
+def _budgets(sweep: Sweep) -> str:
+    return (
+        "Validation, equal steps and equal seconds: the budget of a pair is the smaller of the two final step counts or training "
+        "times; each side is given its best validation score at or before it. Training time includes meta steps and leaves out "
+        "evaluation and checkpoints. The schedule of the learning rate was laid out for the full run, so a side that is cut "
+        f"short is at a disadvantage. Up to {sweep.plan.max_concurrent} trials ran on the machine at the same time."
+    )
+
+
+def _interval() -> str:
+    return (
+        f"Interval: {LEVEL} bootstrap of the mean difference, BCa, or percentile where BCa is undefined (equal differences); "
+        f"{statistics.RESAMPLES} resamples, fixed seed. A bootstrap of a few pairs is too short, as it can't leave the range of "
+        "what was seen; Student's t interval, the thin bar in the figures, is given beside it and is the safer one. Both are "
+        "over seeds with the clips of the split held fixed: they do not say how another sample of clips would differ."
+    )
+
+
+def _p_value() -> str:
+    exact = statistics.LARGEST_EXACT
+    return (
+        f"p: two-sided sign-flip permutation test of the mean, all 2^n sign patterns up to n = {exact}, {2**exact} random ones "
+        "beyond. Holm's correction over the baselines of the plan, within each way of comparing; the test split leads, the two "
+        "on validation are secondary. 'Least p' is the smallest corrected p that so many pairs can give."
+    )
+
+
+def _verdict() -> str:
+    return (
+        f"Verdict: better or worse only if the corrected p is below {statistics.SIGNIFICANCE:g} and the interval excludes 0; "
+        "otherwise inconclusive, which does not mean equal."
+    )
+
+
+def _contribution(sweep: Sweep) -> str:
+    return (
+        f"Contribution of a loss: validation score of {sweep.plan.ours} minus that without the loss, at equal steps, over common "
+        "seeds. Positive: leaving it out hurts, so the loss helps. The word helps or hurts needs what a verdict needs, with p "
+        f"not corrected for the number of losses: read it as exploration. "
+        f"With fewer than {statistics.LEAST_FOR_INTERVAL} pairs the range is given."
+    )
+
+
+def _controls() -> str:
+    return (
+        "Controls: slope at the last evaluation over the mean slope of the genuine auxiliary losses, each seed its own ratio. "
+        f"Demoted if the upper end of the wider of the two intervals is below {tables.DEMOTED_BELOW:g}. A slope is not an "
+        "importance: it multiplies a loss whose gradient may be large, small or, for a constant, zero."
+    )
+
+
+def _search(sweep: Sweep) -> str:
+    plan = sweep.plan
+    if not plan.learning_rates:
+        text = "No learning rate was searched."
+    else:
+        rates, seeds = ", ".join(f"{rate:g}" for rate in plan.learning_rates), plan.learning_rate_seeds
+        text = (
+            f"Searched: the learning rate of w over {rates} for {', '.join(sweep.compared)}, {seeds} seed{'s' * (seeds > 1)} "
+            "each, on validation, with seeds apart from those of the comparison; an arm that was not searched takes the one that "
+            f"its settings name or that of {plan.ours}."
+        )
+    return text + (f" Settings searched around {plan.ours}: {', '.join(plan.space)} ({plan.search})." if plan.space else "")

@@ -1,0 +1,82 @@
+"""Wrong input meets one line that names field, value and mend, exit code 2, nothing written; help documents everything."""
+
+from __future__ import annotations
+
+import pytest
+
+from meltr_ray.config import Config, ConfigError, to_flat
+from tests.commands import run
+from tune_spaces.arms import all_arms, comparison, learning_rate_search
+from tune_spaces.search import draw
+from workloads import cli
+
+WRONG = [
+    ("aid.iteratons=3", "did you mean aid.iterations"),
+    ("aid.iterations=many", "aid.iterations=many"),
+    ("aid.iterations=0", "use aid.solver=identity"),
+    ("task.loss_set=[joint,foo]", "task.loss_set=foo: unknown"),
+    ("task.loss_set=[caption]", "lacks the primary loss; add joint"),
+    ("task.loss_set=[joint,joint]", "names a loss twice"),
+    ("data=nowhere", "use one of digits, msrvtt"),
+    ("aid.solver=newton", "use one of identity, neumann, cg"),
+    ("backbone.num_heads=7", "must divide backbone.hidden_size=64"),
+    ("combiner.weights=[1,2]", "one number per loss"),
+    ("engine.zero_stage=4", "use 0, 1, 2 or 3"),
+    ("engine.precision=bfloat16", "needs a GPU"),
+    ("optimizer.learning_rate=-1", "must be positive"),
+    ("just-a-word", "write key=value"),
+    ("sweep.arms.meltr.seed=1", "workloads/conf/experiment/"),
+]
+
+
+@pytest.mark.parametrize("argument, mend", WRONG)
+def test_wrong_settings_meet_one_line(argument, mend):
+    with pytest.raises(ConfigError) as caught:
+        cli.configure([argument])
+    assert mend in str(caught.value) and "\n" not in str(caught.value) and argument.split("=")[0].split(".arms")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("command, argument", [
+    ("sweep", "data.folder=missing data=msrvtt"), ("sweep", "resume=missing"), ("sweep", "train.num_workers=4096"),
+    ("sweep", "sweep.space=[foo]"), ("train", "resume=missing"), ("evaluate", "checkpoint=missing"), ("prepare", "data=msrvtt"),
+    ("prepare", "data=msrvtt source=missing"),
+])  # fmt: skip
+def test_a_command_ends_with_code_2_and_writes_nothing(command, argument, tmp_path):
+    code, output = run(command, *argument.split(), cwd=tmp_path)
+    assert code == 2 and output.startswith("error: ") and output.count("\n") == 1, output
+    assert [path.name for path in tmp_path.iterdir()] == [f"{command}.out"]
+
+
+def test_help_documents_every_setting(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(lambda settings, config: 0, "What it does.", ["--help"])
+    shown = capsys.readouterr().out
+    assert stopped.value.code == 0 and all(f"  {name}  (" in shown for name in to_flat(Config()))
+    assert all(text.endswith(".") for *_, text in cli.fields())
+
+
+def test_the_default_sweep_compares_what_it_promises():
+    settings, config = cli.configure([])
+    trials = comparison(settings, config, {"meltr": 1e-3, "uniform": 4e-3})
+    count = {arm: sum(t.arm == arm for t in trials) for arm in {t.arm for t in trials}}
+    assert {"primary_only", "uniform", "meltr", "meltr_neumann", "meltr_cg", "meltr_small_set"} <= count.keys()
+    assert count["meltr"] == count["uniform"] == count["primary_only"] >= 6
+    assert {t.config.optimizer.learning_rate for t in trials if t.arm == "uniform"} == {4e-3}
+    assert {t.config.optimizer.learning_rate for t in trials if t.arm == "meltr_cg"} == {1e-3}  # that of `ours`
+    assert {t.arm for t in trials if t.test} == {"meltr", "uniform", "primary_only"}
+    for loss in ("shuffled", "constant", "caption"):
+        (reduced,) = {tuple(t.config.task.loss_set) for t in trials if t.arm == f"meltr_without_{loss}"}
+        assert set(reduced) == set(config.task.loss_set) - {loss}
+    searched = {arm: sorted(t.config.optimizer.learning_rate for t in learning_rate_search(settings, config) if t.arm == arm)
+                for arm in ("meltr", "uniform", "primary_only")}  # fmt: skip
+    assert searched["meltr"] == searched["uniform"] == searched["primary_only"]
+    assert not {t.config.seed for t in trials} & {t.config.seed for t in learning_rate_search(settings, config)}
+
+
+def test_searches_draw_the_same_again_and_a_grid_has_every_combination():
+    assert draw(["damping", "solver"], "random", 5, seed=1) == draw(["damping", "solver"], "random", 5, seed=1)
+    assert draw(["damping"], "random", 5, seed=1) != draw(["damping"], "random", 5, seed=2)
+    assert len(draw(["solver", "meta_batch"], "grid", 0, seed=0)) == 9
+    settings, config = cli.configure(["sweep.space=[gamma,inner_steps]", "sweep.samples=3", "sweep.add_one_in=true"])
+    arms = all_arms(settings, config)
+    assert {f"meltr_search_{i}" for i in range(3)} | {"meltr_only_caption"} <= arms.keys()

@@ -1,0 +1,67 @@
+"""Imports point downwards only, and Ray and DeepSpeed stay where they belong (docs: CONTRIBUTING.md, layout)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = """
+workloads
+tune_spaces analysis
+meltr_ray.train
+meltr_ray.run
+meltr_ray.loop meltr_ray.model
+meltr_ray.engine meltr_ray.meta meltr_ray.tasks
+meltr_ray.hypergrad meltr_ray.combiners meltr_ray.backbones meltr_ray.losses meltr_ray.data
+meltr_ray.vectors meltr_ray.results meltr_ray.checkpoint
+meltr_ray.config
+"""
+RANK = {unit: -height for height, line in enumerate(ORDER.split("\n")) for unit in line.split()}
+FILES = [p for top in ("workloads", "tune_spaces", "analysis", "meltr_ray") for p in sorted((ROOT / top).rglob("*.py"))]
+
+
+def unit(module: str) -> str | None:
+    """The line-up's name for a module of ours; None for others and for the library face, which is above all it shows."""
+    return next((u for u in RANK if module == u or module.startswith(u + ".")), None)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    here = unit(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    if here is None:
+        return
+    for module in imports(path):
+        there = unit(module)
+        assert there in (None, here) or RANK[there] < RANK[here], f"{path.name} ({here}) imports {module}"
+
+
+def test_every_file_has_its_place():
+    named = [p for p in FILES if p != ROOT / "meltr_ray/__init__.py"]
+    assert all(unit(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")) for p in named)
+
+
+def test_ray_and_deepspeed_stay_where_they_belong():
+    for path in FILES:
+        place, tops = str(path.relative_to(ROOT)), {module.split(".")[0] for module in imports(path)}
+        assert "deepspeed" not in tops or place == "meltr_ray/engine.py", place
+        assert "ray" not in tops or place.startswith(("workloads/", "tune_spaces/", "meltr_ray/train.py", "meltr_ray/data/importers/"))
+
+
+def test_the_library_face_imports_neither():
+    program = "import sys; from meltr_ray import MELTR, hypergradient; print({'ray', 'deepspeed'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "set()"
