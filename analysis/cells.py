@@ -60,14 +60,14 @@ def comparison_table(sweep: Sweep, how: str) -> Table | None:
         return None
     rows = [[
         baseline, str(r.n), score(sweep, r["first"]), score(sweep, r["second"]), score(sweep, r.difference, True),
-        bracket(sweep, r.low, r.high), bracket(sweep, r.student_low, r.student_high), p_value(r.p), p_value(r.p_holm),
-        p_value(r.least_p_holm), r.verdict,
+        bracket(sweep, r.low, r.high), bracket(sweep, r.student_low, r.student_high), p_value(r.p), p_value(r.p_adjusted),
+        p_value(r.least_p_adjusted), r.verdict,
     ] for baseline, r in table.iterrows()]  # fmt: skip
     lost = [f"against {baseline}, {text}" for baseline, r in table.iterrows() for text in r.lost]
     methods = " / ".join(sorted(set(table.interval[table.n > 0])))
     return Table(
         f"{tables.HOW[how].capitalize()}",
-        ["baseline", "pairs", sweep.plan.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p (Holm)",
+        ["baseline", "pairs", sweep.plan.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p, in order",
          "least p", "verdict"],
         rows, (f"Interval: {methods}. " if methods else "") + (f"Without a pair: {'; '.join(lost)}." if lost else ""),
     )  # fmt: skip

@@ -52,14 +52,15 @@ def _p_value() -> str:
     exact = statistics.LARGEST_EXACT
     return (
         f"p: two-sided sign-flip permutation test of the mean, all 2^n sign patterns up to n = {exact}, {2**exact} random ones "
-        "beyond. Holm's correction over the baselines of the plan, within each way of comparing; the test split leads, the two "
-        "on validation are secondary. 'Least p' is the smallest corrected p that so many pairs can give."
+        "beyond. The baselines are tested in the order that the plan names them, within each way of comparing: 'p, in order' is the "
+        "largest p up to that place (fixed-sequence testing), so a later verdict needs the earlier ones. The test split leads, the "
+        "two on validation are secondary. 'Least p' is the smallest that so many pairs can give."
     )
 
 
 def _verdict() -> str:
     return (
-        f"Verdict: better or worse only if the corrected p is below {statistics.SIGNIFICANCE:g} and the interval excludes 0; "
+        f"Verdict: better or worse only if the p in order is below {statistics.SIGNIFICANCE:g} and the interval excludes 0; "
         "otherwise inconclusive, which does not mean equal."
     )
 

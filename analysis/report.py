@@ -32,8 +32,9 @@ def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
         return f"{who}: no pair of finished trials with the same seed yet, so no finding."
     difference = f"{cells.score(sweep, result.difference, True)} {sweep.metric.points}".strip()
     bracket = cells.bracket(sweep, result.low, result.high) if "bootstrap" in result.interval else "(too few for an interval)"
-    pairs, p = f"{result.n} pair{'' if result.n == 1 else 's'}", cells.p_value(result.p_holm)
-    corrected = f" corrected for {len(table)} baselines" if len(table) > 1 else ""
+    pairs, p = f"{result.n} pair{'' if result.n == 1 else 's'}", cells.p_value(result.p_adjusted)
+    after = table.index.get_loc(baseline)
+    corrected = f" tested after {cells.plain_name(table.index[after - 1])}" if after else ""
     p = p if "<" in p else f"= {p}"
     return f"{who}: {sweep.metric.label} {difference} {bracket}, n = {pairs}, p {p}{corrected}: {result.verdict}."
 
@@ -49,10 +50,9 @@ def answer(sweep: Sweep) -> list[str]:
         lines.insert(1, _finding(sweep, "seconds", seconds, table.index[0]))
     if table.n.iloc[0] and how != "test":
         lines.append("No pair of trials has test scores yet; validation scores are shown in their place.")
-    n, least = table.n.iloc[0], table.least_p_holm.iloc[0]
+    n, least = table.n.iloc[0], table.least_p_adjusted.iloc[0]
     if n and least >= statistics.SIGNIFICANCE:
-        baselines = f"{len(table)} baseline{'s' * (len(table) > 1)}"
-        lines.append(f"With {n} pair{'s' * int(n > 1)} and {baselines} p can't fall below {cells.p_value(least)}, so no other "
+        lines.append(f"With {n} pair{'s' * int(n > 1)} p can't fall below {cells.p_value(least)}, so no other "
                      "verdict than inconclusive was possible; more seeds are needed to find out.")  # fmt: skip
     return lines
 

@@ -80,15 +80,15 @@ def _result_row(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def comparisons(sweep: Sweep, how: str) -> pd.DataFrame:
-    """`ours` against each baseline, a row each: paired difference, intervals, exact p, Holm over the baselines, verdict."""
+    """`ours` against each baseline, a row each: paired difference, intervals, exact p, p adjusted for the order, verdict."""
     baselines = sweep.compared[1:]
     table = pd.DataFrame([{"baseline": arm, **_result_row(pairs(sweep, sweep.plan.ours, arm, how))} for arm in baselines])
     if table.empty:
         return table
-    table["p_holm"] = statistics.holm(table.p)
-    table["least_p_holm"] = statistics.holm(table.least_p)  # had every pair of every baseline the same sign
+    table["p_adjusted"] = statistics.fixed_sequence(table.p)
+    table["least_p_adjusted"] = statistics.fixed_sequence(table.least_p)  # had every pair of every baseline the same sign
     table["verdict"] = [
-        statistics.verdict(r.mean, r.interval, p) if r.n else "no pairs" for r, p in zip(table.result, table.p_holm)
+        statistics.verdict(r.mean, r.interval, p) if r.n else "no pairs" for r, p in zip(table.result, table.p_adjusted)
     ]
     return table.set_index("baseline")
 

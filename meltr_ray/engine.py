@@ -98,11 +98,6 @@ class Engine:
         factor = done / warm if done < warm else max(0.0, (total - step) / (total - warm))
         return settings.learning_rate * factor
 
-    def gradient_norm(self) -> float:
-        """Norm of the last step's gradient before clipping; NaN where DeepSpeed does not tell (stage 0)."""
-        norm = self.deepspeed.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
-
     def problem(self, batch: Any, meta_batch: Any, primary: str, aid: AidConfig) -> EngineProblem:
         """The bi-level problem whose inner step comes next; make it when the generators stand where that step starts."""
         return EngineProblem(self, batch, meta_batch, primary, aid)

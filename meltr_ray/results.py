@@ -45,7 +45,6 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "mean_rank": (pa.float64(), "text-to-video: mean rank of the right video (1 is best)"),
     "video_to_text_recall_at_10": (pa.float64(), "video-to-text, one caption a video: videos whose caption ranks in the first 10 (%)"),
     "train_loss": (pa.float64(), "g_phi(l), mean over the steps since the last row"),
-    "gradient_norm": (pa.float64(), "norm of the gradient of w before clipping, mean since the last row"),
     "learning_rate": (pa.float64(), "learning rate of w at this step"),
     "meta_steps": (pa.int64(), "meta steps done (count)"),
     "hypergradient_norm": (pa.float64(), "norm of phi's gradient before clipping, mean since the last row"),

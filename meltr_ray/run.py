@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import resource
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Callable
 import torch
 from safetensors.torch import load_file
 
-from meltr_ray import checkpoint, results
+from meltr_ray import checkpoint, memory, results
 from meltr_ray.combiners import make_combiner
 from meltr_ray.config import Config
 from meltr_ray.data.batches import Batches, MetaBatches
@@ -42,6 +41,7 @@ def run(config, folder: Path, report: Report, phase: str = "single", arm: str = 
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
     device = torch.device("cuda", torch.cuda.current_device()) if config.train.use_gpu else torch.device("cpu")
+    memory.reset_peak(device)
     vocabulary = Vocabulary(Path(config.data.folder) / "vocabulary.txt")
     stores = {split: ClipStore(config.data.folder, split) for split in ("train", "meta", "validation")}
     model = make_model(config, vocabulary, stores["train"].feature_size)
@@ -102,14 +102,12 @@ def _part(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor
 def _row(config: Config, facts: dict[str, str], engine: Engine, meta: Meta, progress: Progress, split: str, status: str,
          metrics: dict[str, float]) -> dict[str, Any]:  # fmt: skip
     """A row of the results table."""
-    on_gpu = engine.device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return (
         results.config_row(config)
         | facts
         | {"split": split, "status": status, "step": progress.step, "best_step": progress.best_step}
         | {"time": datetime.now(timezone.utc), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
-        | {"peak_memory_bytes": peak, "meta_steps": meta.num_steps}
+        | {"peak_memory_bytes": memory.peak_bytes(engine.device), "meta_steps": meta.num_steps}
         | {"learning_rate": engine.learning_rate(progress.step - 1)}
         | progress.means.values()
         | metrics

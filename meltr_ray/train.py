@@ -22,7 +22,6 @@ from meltr_ray import config as settings
 from meltr_ray import results
 from meltr_ray.loop import Diverged
 
-
 DRIVER_CPU = 0.01
 """Ray CPUs of a trial whose work is done by Ray Train workers."""
 

@@ -40,6 +40,7 @@ def test_wrong_settings_meet_one_line(argument, mend):
     ("sweep", "data.folder=missing data=msrvtt"), ("sweep", "resume=missing"), ("sweep", "train.num_workers=4096"),
     ("sweep", "sweep.space=[foo]"), ("train", "resume=missing"), ("evaluate", "checkpoint=missing"), ("prepare", "data=msrvtt"),
     ("prepare", "data=msrvtt source=missing"),
+    ("train", "checkpoint=x resume=missing"),
 ])  # fmt: skip
 def test_a_command_ends_with_code_2_and_writes_nothing(command, argument, tmp_path):
     code, output = run(command, *argument.split(), cwd=tmp_path)

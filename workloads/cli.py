@@ -19,8 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray import config as settings
-from meltr_ray.config import Config, ConfigError
+from meltr_ray.config import Config, ConfigError, check
 from tune_spaces.arms import make_config
 
 CONF = Path(__file__).parent / "conf"
@@ -123,6 +122,19 @@ def check_machine(config: Config) -> None:
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
+
+
+def check_data(config: Config, rows: dict[str, int]) -> None:
+    """Refuse batches that a split can't fill; `rows` is split -> clips, from the manifest.
+
+    Raises:
+        ConfigError: names the split and both numbers.
+    """
+    wanted = config.train.batch_size * max(1, config.train.num_workers)
+    needed = ["train"] + (["meta"] if config.combiner.name == "meltr" and config.aid.meta_batch == "held_out" else [])
+    for split in needed:
+        check(rows[split] >= wanted, "train.batch_size", config.train.batch_size,
+              f"all workers together take {wanted} clips at once and the {split} split has {rows[split]}; lower it")  # fmt: skip
 
 
 @contextmanager

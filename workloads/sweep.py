@@ -41,7 +41,9 @@ def sweep(settings: DictConfig, config: Config) -> int:
     trials = comparison(settings, config, {})
     for trial in [*search, *trials]:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
-    ensure_prepared(config.data.name, Path(config.data.folder), print)
+    manifest = ensure_prepared(config.data.name, Path(config.data.folder), print)
+    for trial in [*search, *trials]:
+        cli.check_data(trial.config, manifest["rows"])
     start(folder, settings, config)
     print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
 

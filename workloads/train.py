@@ -34,7 +34,7 @@ def train(settings: DictConfig, config: Config) -> int:
     else:
         folder = cli.new_folder(config, "runs", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
     cli.check_machine(config)
-    ensure_prepared(config.data.name, Path(config.data.folder), print)
+    cli.check_data(config, ensure_prepared(config.data.name, Path(config.data.folder), print)["rows"])
     config.data.folder = str(Path(config.data.folder).absolute())
     config_file.write(folder / "config.yaml", config)
 

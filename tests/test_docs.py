@@ -1,0 +1,23 @@
+"""What the documentation shows runs as shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = [(path.name, block) for path in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+            for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, block", EXAMPLES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(EXAMPLES)])
+def test_examples_run(name, block):
+    exec(compile(block, name, "exec"), {})
+
+
+def test_files_that_the_documentation_names_exist():
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for named in re.findall(r"`((?:meltr_ray|workloads|tests|analysis|tune_spaces|docs)/[\w/.]+)`", (ROOT / document).read_text()):
+            assert (ROOT / named).exists(), f"{document} names {named}"
