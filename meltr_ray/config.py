@@ -230,7 +230,7 @@ class AidConfig:
     product: str = "central"
     """How J v and H u are taken: `central` or `one_sided` differences (one forward or backward less, less exact)."""
     radius: Optional[float] = None
-    """Length |eps v| of a difference's move in weight space; default: 0.1 for `central`, 0.01 for `one_sided`."""
+    """Length |eps v| of a difference's move in weight space; default: 0.003 for `central`, 0.001 for `one_sided`."""
     clip: float = 10.0
     """Largest norm of phi's gradient (published: 10 to 50); 0 switches clipping off."""
 
@@ -247,7 +247,7 @@ class AidConfig:
         check(self.neumann_step > 0, "aid.neumann_step", self.neumann_step, "must be positive; raise it")
         check(self.cg_tolerance >= 0, "aid.cg_tolerance", self.cg_tolerance, "must not be negative; raise it")
         if self.radius is None:
-            self.radius = 0.1 if self.product == "central" else 0.01
+            self.radius = 0.003 if self.product == "central" else 0.001  # why: hypergrad/products.py
         check(self.radius > 0, "aid.radius", self.radius, "must be positive; leave it out for the default")
 
 

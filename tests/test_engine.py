@@ -237,3 +237,60 @@ def test_a_resumed_run_is_bit_identical(stage, tmp_path):
     for a, b in zip(whole, resumed):
         assert a.keys() == b.keys()
         assert all(torch.equal(a[name], b[name]) for name in a), [n for n in a if not torch.equal(a[n], b[n])]
+
+
+def univl_terms(product: str, digits_folder: str) -> Tensor:
+    """Implicit term on UniVL with every loss, float32, fused attention, by the engine's differences."""
+    from meltr_ray.engine import Engine
+
+    model, batch, meta_batch, config = univl_case(digits_folder, fused=True)
+    config.aid = AidConfig(product=product)
+    engine = Engine(model, config, torch.device("cpu"))
+    problem = engine.problem(batch, meta_batch, "joint", config.aid)
+    return flat(hypergradient(problem, univl_combiner(), SOLVERS["identity"](config.aid)).implicit)
+
+
+def univl_combiner() -> MELTR:
+    torch.manual_seed(0)
+    combiner = MELTR(8, embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
+    nn.init.normal_(combiner.fc1.weight, std=0.5)
+    return combiner
+
+
+def univl_case(digits_folder: str, fused: bool):
+    from pathlib import Path
+
+    from meltr_ray.config import UNIVL_LOSSES, BackboneConfig
+    from meltr_ray.data.store import ClipStore
+    from meltr_ray.data.vocabulary import Vocabulary
+    from meltr_ray.model import make_model
+    from meltr_ray.tasks.retrieval import make_batch
+
+    config = Config(
+        backbone=BackboneConfig(hidden_size=16, num_heads=2, feed_forward_size=32, dropout=0.0, fused_attention=fused,
+                                similarity_temperature=0.1, normalize_embeddings=True),
+        task=TaskConfig(loss_set=list(UNIVL_LOSSES)), train=TrainConfig(batch_size=6),
+    )  # fmt: skip
+    vocabulary, store = Vocabulary(Path(digits_folder) / "vocabulary.txt"), ClipStore(digits_folder, "train")
+    torch.manual_seed(3)
+    model = make_model(config, vocabulary, store.feature_size)
+    batches = [make_batch([store[i] for i in range(start, start + 6)], vocabulary, config.data, seed=start) for start in (0, 6)]
+    return model, *batches, config
+
+
+@pytest.mark.parametrize("product, tolerance", [("central", 1e-2), ("one_sided", 5e-2)])
+def test_differences_on_univl_are_double_backward_through_the_whole_model(product, tolerance, digits_folder):
+    """The published way, float64 and explicit attention, against ours in float32 with fused attention, eight losses."""
+    import dataclasses
+
+    from meltr_ray.hypergrad import ModuleProblem
+
+    model, batch, meta_batch, _ = univl_case(str(digits_folder), fused=False)
+    model, combiner = model.double(), univl_combiner().double()
+    wide = [dataclasses.replace(b, video=b.video.double(), masked_video=b.masked_video.double()) for b in (batch, meta_batch)]
+    problem = ModuleProblem(list(model.parameters()), lambda: model(wide[0]), lambda: model(wide[1], ("joint",))[0])
+    expected = flat(hypergradient(problem, combiner).implicit)
+    (got,) = on_ranks(univl_terms, 1, product, str(digits_folder))
+    error = relative_error(got.double(), expected)
+    print(f"{product}: relative error {error:.1e}")
+    assert error < tolerance

@@ -25,7 +25,7 @@ class ModuleProblem:
     """
 
     def __init__(self, parameters: Sequence[Tensor], losses: Callable[[], Tensor], primary: Callable[[], Tensor],
-                 product: str = "exact", radius: float = 0.1):  # fmt: skip
+                 product: str = "exact", radius: float = 0.003):  # fmt: skip
         self.parameters = [p for p in parameters if p.requires_grad]
         self.forward, self.primary = losses, primary
         self.product, self.radius = product, radius
