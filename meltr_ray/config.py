@@ -10,7 +10,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -438,14 +438,14 @@ def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Conf
     return OmegaConf.to_object(changed)
 
 
-def read(path: Path) -> Config:
-    """The configuration that `write` saved.
+def read(path: Path, changes: Sequence[str] = ()) -> Config:
+    """The configuration that `write` saved, with `changes`, `key=value`, put over it.
 
     Raises:
         ConfigError: the file is missing or was made by another version of the settings.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(list(changes))))
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}; give the folder of a run of this version") from None
 

@@ -27,7 +27,7 @@ from meltr_ray.tasks import retrieval
 Report = Callable[[dict[str, Any]], None]
 
 
-def run(config, folder: Path, report: Report, phase: str = "single", arm: str = "single", test: bool = False) -> None:
+def run(config: Config, folder: Path, report: Report, phase: str = "single", arm: str = "single", test: bool = False) -> None:
     """Train one configuration, resuming from what `folder` holds; every rank calls it.
 
     Args:
@@ -45,13 +45,13 @@ def run(config, folder: Path, report: Report, phase: str = "single", arm: str = 
     vocabulary = Vocabulary(Path(config.data.folder) / "vocabulary.txt")
     stores = {split: ClipStore(config.data.folder, split) for split in ("train", "meta", "validation")}
     model = make_model(config, vocabulary, stores["train"].feature_size)
+    combiner = make_combiner(config.combiner, config.task.loss_set, config.task.primary)
 
     found = checkpoint.latest(folder / "checkpoints")
     if found:
         load_weights(model, _part(load_file(found / "shared.safetensors"), "weights"), found)
     engine = Engine(model, config, device)
-    combiner = make_combiner(config.combiner, config.task.loss_set, config.task.primary).to(device)
-    meta = Meta(combiner, config.aid)
+    meta = Meta(combiner.to(device), config.aid)
     torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
     progress = Progress()
     if found:

@@ -80,6 +80,10 @@ def test_a_run_killed_in_its_own_process_ends_bit_identical(digits_folder, tmp_p
     assert done >= 2
     assert_same_end(tmp_path / "outputs/runs/killed", tmp_path / "outputs/runs/whole", 0)
 
+    (tmp_path / "train.out").unlink()
+    code, output = run("train", "resume=outputs/runs/whole", "aid.solver=neumann", cwd=tmp_path)
+    assert code == 2 and output.startswith("error: aid.solver=neumann: the checkpoint in") and "set aid.solver=cg" in output
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)

@@ -27,9 +27,7 @@ def train(settings: DictConfig, config: Config) -> int:
         folder = Path(config.resume).absolute()
         if not (folder / "config.yaml").exists():
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
-        given = [a for a in sys.argv[1:] if not a.startswith("resume=")]
-        config = config if given else config_file.read(folder / "config.yaml")
-        config.data.folder = str(Path(config.data.folder).absolute())
+        config = config_file.read(folder / "config.yaml", [a for a in sys.argv[1:] if not a.startswith("resume=")])
         checkpoint.check_same(config, folder / "checkpoints")
     else:
         folder = cli.new_folder(config, "runs", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
