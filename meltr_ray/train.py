@@ -18,8 +18,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from meltr_ray import config as settings
-from meltr_ray import results
+from meltr_ray import config_file, results
+from meltr_ray.config import Config
 from meltr_ray.loop import Diverged
 
 DRIVER_CPU = 0.01
@@ -46,7 +46,7 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
             `<folder>/config.yaml`.
         report: takes {"step", "score"} after each evaluation.
     """
-    config = settings.read(Path(trial["folder"]) / "config.yaml")
+    config = config_file.read(Path(trial["folder"]) / "config.yaml")
     if config.train.num_workers == 0:
         _run(trial, config, rank=0, report=report)
         return
@@ -70,7 +70,7 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
 
 def _worker(trial: dict[str, Any]) -> None:
     """One Ray Train worker; every rank reports, else all would wait for ever."""
-    config = settings.read(Path(trial["folder"]) / "config.yaml")
+    config = config_file.read(Path(trial["folder"]) / "config.yaml")
     rank = ray.train.get_context().get_world_rank()
     try:
         _run(trial, config, rank, ray.train.report)
@@ -80,7 +80,7 @@ def _worker(trial: dict[str, Any]) -> None:
         ray.train.report({"step": -1, "score": float("nan")})
 
 
-def _run(trial: dict[str, Any], config: settings.Config, rank: int, report: Callable[[dict[str, Any]], None]) -> None:
+def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dict[str, Any]], None]) -> None:
     from meltr_ray.run import run  # imports DeepSpeed, which reads the ranks that Ray has set by now
 
     folder = Path(trial["folder"])
@@ -96,7 +96,7 @@ def _run(trial: dict[str, Any], config: settings.Config, rank: int, report: Call
 def record_failure(trial: dict[str, Any], error: Exception) -> None:
     """Write the last row of a trial that ended badly, and the whole traceback beside it."""
     folder = Path(trial["folder"])
-    config = settings.read(folder / "config.yaml")
+    config = config_file.read(folder / "config.yaml")
     (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
     rows = results.read_trial(folder)
     cause = error

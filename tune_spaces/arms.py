@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config, make
+from meltr_ray.config import Config
+from meltr_ray.config_file import make
 from tune_spaces.loss_sets import LOSS_SETS, add_one_in, leave_one_out
 from tune_spaces.search import draw
 
@@ -28,7 +29,7 @@ class Trial:
 
 
 def make_config(settings: DictConfig, changes: dict[str, Any]) -> Config:
-    """`meltr_ray.config.make`, with names of loss sets in `task.loss_set` looked up."""
+    """`meltr_ray.config_file.make`, with names of loss sets in `task.loss_set` looked up."""
     settings = settings.copy()
     if settings.task.loss_set in LOSS_SETS:
         settings.task.loss_set = LOSS_SETS[settings.task.loss_set]

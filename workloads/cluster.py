@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from meltr_ray import config as config_file
-from meltr_ray import results
+from meltr_ray import config_file, results
 from meltr_ray.config import Config, ConfigError
 from meltr_ray.train import DRIVER_CPU, ray_environment, trainable
 from tune_spaces.arms import Trial

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig  # noqa: E402
 
-from meltr_ray import config as config_file  # noqa: E402
+from meltr_ray import config_file  # noqa: E402
 from meltr_ray.config import Config, ConfigError  # noqa: E402
 from workloads import cli  # noqa: E402
 

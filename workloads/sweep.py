@@ -24,8 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 from analysis.report import headline, write_report  # noqa: E402
-from meltr_ray import config as config_file  # noqa: E402
-from meltr_ray import results  # noqa: E402
+from meltr_ray import (
+    config_file,  # noqa: E402
+    results,  # noqa: E402
+)
 from meltr_ray.config import Config, ConfigError, check  # noqa: E402
 from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
 from meltr_ray.data.store import load_manifest  # noqa: E402

@@ -14,8 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig  # noqa: E402
 
-from meltr_ray import checkpoint, results  # noqa: E402
-from meltr_ray import config as config_file  # noqa: E402
+from meltr_ray import (  # noqa: E402
+    checkpoint,
+    config_file,  # noqa: E402
+    results,
+)
 from meltr_ray.config import Config, ConfigError  # noqa: E402
 from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
 from workloads import cli  # noqa: E402
