@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -21,13 +22,18 @@ def rows_of(folder: Path) -> list[dict]:
     return pq.read_table(folder / "results.parquet").to_pylist()
 
 
+def wait_for_results(folder: Path, count: int, process: subprocess.Popen) -> None:
+    """Until `count` trials have written a row, or the sweep has ended."""
+    deadline = time.monotonic() + 200
+    while len(list(folder.glob("trials/*/results.parquet"))) < count and process.poll() is None:
+        assert time.monotonic() < deadline, (folder.parents[2] / "sweep.out").read_text()
+        time.sleep(0.05)
+
+
 def test_a_killed_sweep_resumes_without_repeating_a_finished_trial(digits_folder, tmp_path):
     folder = tmp_path / "outputs/sweeps/small"
     process = start("sweep", *SMALL, f"data.folder={digits_folder}", "name=small", cwd=tmp_path)
-    deadline = time.monotonic() + 200
-    while len(list(folder.glob("trials/*/results.parquet"))) < 4 and process.poll() is None:
-        assert time.monotonic() < deadline, (tmp_path / "sweep.out").read_text()
-        time.sleep(0.05)
+    wait_for_results(folder, 4, process)
     kill_all(process)
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/results.parquet")
                 if any(row["status"] == "finished" for row in pq.read_table(path).to_pylist())}  # fmt: skip
@@ -67,10 +73,7 @@ def test_a_diverging_trial_is_recorded_and_the_sweep_goes_on(digits_folder, tmp_
 def test_ctrl_c_saves_what_was_finished(digits_folder, tmp_path):
     folder = tmp_path / "outputs/sweeps/stopped"
     process = start("sweep", *SMALL, f"data.folder={digits_folder}", "name=stopped", cwd=tmp_path)
-    deadline = time.monotonic() + 200
-    while len(list(folder.glob("trials/*/results.parquet"))) < 3 and process.poll() is None:
-        assert time.monotonic() < deadline, (tmp_path / "sweep.out").read_text()
-        time.sleep(0.05)
+    wait_for_results(folder, 3, process)
     os.kill(process.pid, signal.SIGINT)
     try:
         assert process.wait(120) == 130, (tmp_path / "sweep.out").read_text()

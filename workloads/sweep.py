@@ -24,10 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 from analysis.report import headline, write_report  # noqa: E402
-from meltr_ray import (
-    config_file,  # noqa: E402
-    results,  # noqa: E402
-)
+from meltr_ray import config_file, results  # noqa: E402
 from meltr_ray.config import Config, ConfigError, check  # noqa: E402
 from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
 from meltr_ray.data.store import load_manifest  # noqa: E402
@@ -111,9 +108,10 @@ def start(folder: Path, settings: DictConfig, config: Config) -> None:
 def best_learning_rates(folder: Path) -> dict[str, float]:
     """Arm -> the searched learning rate with the highest mean best validation score; arms without a finished trial: none."""
     scores: dict[str, dict[float, list[float]]] = {}
-    for row in results.gather(folder).to_pylist():
-        if row["phase"] == "learning_rate_search" and row["status"] == "finished" and row["split"] == "validation":
-            best = max(r["score"] for r in results.read_trial(folder / "trials" / row["trial"]) if r["score"] is not None)
+    rows = [row for row in results.gather(folder).to_pylist() if row["phase"] == "learning_rate_search"]
+    for row in rows:
+        if row["status"] == "finished" and row["split"] == "validation":
+            best = max(r["score"] for r in rows if r["trial"] == row["trial"] and r["score"] is not None)
             scores.setdefault(row["arm"], {}).setdefault(row["optimizer.learning_rate"], []).append(best)
     return {arm: max(found, key=lambda rate: statistics.mean(found[rate])) for arm, found in scores.items()}
 

@@ -14,11 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig  # noqa: E402
 
-from meltr_ray import (  # noqa: E402
-    checkpoint,
-    config_file,  # noqa: E402
-    results,
-)
+from meltr_ray import checkpoint, config_file, results  # noqa: E402
 from meltr_ray.config import Config, ConfigError  # noqa: E402
 from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
 from workloads import cli  # noqa: E402
