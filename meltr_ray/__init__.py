@@ -5,6 +5,6 @@ Ray nor DeepSpeed.
 """
 
 from meltr_ray.combiners import MELTR, FixedWeights
-from meltr_ray.hypergrad import ModuleProblem, hypergradient
+from meltr_ray.hypergrad import BilevelProblem, ModuleProblem, hypergradient, unrolled_hypergradient
 
-__all__ = ["MELTR", "FixedWeights", "ModuleProblem", "hypergradient"]
+__all__ = ["MELTR", "BilevelProblem", "FixedWeights", "ModuleProblem", "hypergradient", "unrolled_hypergradient"]

@@ -69,11 +69,27 @@ class FixedWeights(nn.Module):
         return self.weights.to(losses.dtype) @ losses
 
 
+class NonNegativeSlopes(nn.Module):
+    """A combiner whose negative slopes are cut to zero: a loss that it would raise counts as a constant at this w.
+
+    Training and hypergradient see the same function of the other losses, so its Hessian stays symmetric.
+    """
+
+    def __init__(self, combiner: nn.Module):
+        super().__init__()
+        self.combiner = combiner
+
+    def forward(self, losses: Tensor) -> Tensor:
+        _, a = slopes(self.combiner, losses)
+        return self.combiner(torch.where(a < 0, losses.detach(), losses))
+
+
 def make_combiner(config: CombinerConfig, loss_set: list[str], primary: str) -> nn.Module:
     """The combiner that `config` names, for the losses in `loss_set`."""
     if config.name == "meltr":
-        return MELTR(len(loss_set), config.embedding_size, config.loss_encoder_size, config.feed_forward_size,
-                     config.dropout, near_sum=config.mode == "near_sum")  # fmt: skip
+        combiner = MELTR(len(loss_set), config.embedding_size, config.loss_encoder_size, config.feed_forward_size,
+                         config.dropout, near_sum=config.mode == "near_sum")  # fmt: skip
+        return NonNegativeSlopes(combiner) if config.slopes == "non_negative" else combiner
     if config.weights == "uniform":
         return FixedWeights([1.0] * len(loss_set))
     if config.weights == "primary":

@@ -10,8 +10,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-SOLVERS = ("identity", "neumann", "cg")
-PRODUCTS = ("one_sided", "central")
+SOLVERS = ("identity", "neumann", "cg", "nystrom", "loss_space")
+PRODUCTS = ("auto", "one_sided", "central", "forward", "double_backward")
+HESSIAN_PRODUCTS = ("auto", "one_sided", "central", "double_backward", "forward_over_reverse", "gauss_newton")
+ADAM_USES = ("ignore", "precondition", "fixed_point")
 REGULARISERS = ("phi_only", "full", "paper")
 META_BATCHES = ("recent", "next", "held_out")
 COMBINERS = ("meltr", "fixed")
@@ -176,12 +178,17 @@ class CombinerConfig:
     """Hidden width of the layer that embeds a loss value (published: 128)."""
     feed_forward_size: int = 512
     """Width of MELTR's feed-forward layer (published: 512)."""
+    slopes: str = "any"
+    """`any`, or `non_negative`: a loss whose slope is negative is held constant for that step instead of being raised."""
+    average_losses: bool = False
+    """Average the losses over workers before they are combined, so that R batches of B act as one of R B; false: each worker combines its own, as published."""
     dropout: Optional[float] = None
     """Dropout inside MELTR; default: 0, and 0.1 with `mode=paper` (one mask a meta step)."""
 
     def __post_init__(self):
         check_choice("combiner.name", self.name, COMBINERS)
         check_choice("combiner.mode", self.mode, ("near_sum", "paper"))
+        check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
         if self.dropout is None:
             self.dropout = 0.1 if self.mode == "paper" else 0.0
         check(0 <= self.dropout < 1, "combiner.dropout", self.dropout, "must lie in [0, 1); published: 0.1")
@@ -194,6 +201,7 @@ class CombinerConfig:
         else:
             check(isinstance(self.weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in self.weights),
                   "combiner.weights", self.weights, "must be uniform, primary or a list of numbers; give one per loss")
+            check(any(self.weights), "combiner.weights", self.weights, "are all zero, so nothing would be trained; raise one")
 
 
 @dataclass(kw_only=True)
@@ -201,15 +209,23 @@ class AidConfig:
     """Approximate implicit differentiation: the outer level of the bi-level problem (MELTR, section 3.3)."""
 
     solver: str = "identity"
-    """How v = (H + damping I)^-1 d_w F is approximated: `identity` (published), `neumann` or `cg`."""
+    """How v = (H + damping I)^-1 d_w F is approximated: `identity` (published), `neumann`, `cg`, `nystrom` (low rank) or `loss_space` (Gauss-Newton among the losses)."""
     iterations: int = 5
     """Terms of the Neumann series or iterations of conjugate gradient; each costs one Hessian-vector product."""
+    rank: int = 10
+    """Rank of `nystrom`; each costs one Hessian-vector product and twice the memory of the weights."""
     neumann_step: float = 0.01
     """Step length of the Neumann series; must stay below 2 over the largest eigenvalue of H + damping I."""
     damping: float = 1.0
-    """Added to the diagonal of H in `neumann` and `cg`; H of a network is indefinite, and CG stops at negative curvature."""
+    """Added to the diagonal of H by every solver but `identity`; H of a network is indefinite, and CG stops at negative curvature."""
     cg_tolerance: float = 1e-3
     """Relative residual at which conjugate gradient stops early."""
+    warm_start: bool = False
+    """Start conjugate gradient from the v of the last meta step (one more product, and memory of the weights once more)."""
+    adam: str = "ignore"
+    """What the solve makes of Adam's second moments: `ignore`, `precondition` (same answer, fewer iterations) or `fixed_point` (damping and truncation in Adam's own metric, as SAMA)."""
+    decay_in_hessian: bool = True
+    """Count AdamW's weight decay into H, as its fixed point has it (costs a gather of the second moments under ZeRO 1 and 2)."""
     inner_steps: int = 3
     """Optimiser steps on w between two meta steps on phi (published: 3 to 5)."""
     learning_rate: float = 1e-3
@@ -222,28 +238,43 @@ class AidConfig:
     """What the regulariser differentiates: `phi_only` (direct term), `full` (and w: one more backward), `paper` (w alone, as published)."""
     meta_batch: str = "next"
     """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one) or `held_out` (the meta split)."""
-    product: str = "central"
-    """How J v and H u are taken: `central` or `one_sided` differences (one forward or backward less, less exact)."""
+    num_meta_batches: int = 1
+    """Meta batches that the outer loss is the mean of; each costs one forward and one backward of the primary loss."""
+    product: str = "auto"
+    """How J v is taken: `one_sided` or `central` differences, `forward` mode or `double_backward`; `auto`: the cheapest that the model admits at `accuracy`."""
+    hessian_product: str = "auto"
+    """How H u is taken: `one_sided` or `central` differences of gradients, `double_backward`, `forward_over_reverse`; `gauss_newton` keeps only the combiner's curvature."""
+    accuracy: Optional[float] = None
+    """Relative error that `auto` may make; default: 0.01, and 0.1 in bfloat16."""
     radius: Optional[float] = None
-    """Length |eps v| of a difference's move in weight space; default: 0.003 for `central`, 0.001 for `one_sided`."""
+    """Length |eps v| of a difference's move in weight space; default: 0.001 one-sided, 0.003 central (why: hypergrad/products.py)."""
+    check_every: int = 0
+    """Meta steps between two self-checks of the products, whose relative errors go into the results table (several passes each); 0: never."""
     clip: float = 10.0
     """Largest norm of phi's gradient (published: 10 to 50); 0 switches clipping off."""
 
     def __post_init__(self):
         check_choice("aid.solver", self.solver, SOLVERS)
         check_choice("aid.product", self.product, PRODUCTS)
+        check_choice("aid.hessian_product", self.hessian_product, HESSIAN_PRODUCTS)
+        check_choice("aid.adam", self.adam, ADAM_USES)
         check_choice("aid.regulariser", self.regulariser, REGULARISERS)
         check_choice("aid.meta_batch", self.meta_batch, META_BATCHES)
         check(self.iterations >= 1, "aid.iterations", self.iterations,
               "at least 1 is needed; for no iterations use aid.solver=identity")
-        check_at_least("aid.inner_steps", self.inner_steps, 1)
+        for name, low in dict(inner_steps=1, rank=1, num_meta_batches=1, check_every=0).items():
+            check_at_least(f"aid.{name}", getattr(self, name), low)
         for name in ("damping", "learning_rate", "weight_decay", "gamma", "clip"):
             check(getattr(self, name) >= 0, f"aid.{name}", getattr(self, name), "must not be negative; raise it")
         check(self.neumann_step > 0, "aid.neumann_step", self.neumann_step, "must be positive; raise it")
         check(self.cg_tolerance >= 0, "aid.cg_tolerance", self.cg_tolerance, "must not be negative; raise it")
-        if self.radius is None:
-            self.radius = 0.003 if self.product == "central" else 0.001  # why: hypergrad/products.py
-        check(self.radius > 0, "aid.radius", self.radius, "must be positive; leave it out for the default")
+        check(self.radius is None or self.radius > 0, "aid.radius", self.radius, "must be positive; leave it out for the default")
+        check(self.accuracy is None or self.accuracy > 0, "aid.accuracy", self.accuracy, "must be positive; leave it out for the default")
+        check(self.damping > 0 or self.solver not in ("nystrom", "loss_space"), "aid.damping", self.damping,
+              f"aid.solver={self.solver} needs it positive; raise it")
+        check(self.adam == "ignore" or self.solver in ("neumann", "cg") or (self.solver, self.adam) == ("identity", "fixed_point"),
+              "aid.adam", self.adam, f"aid.solver={self.solver} makes nothing of it; use aid.adam=ignore")
+        check(not self.warm_start or self.solver == "cg", "aid.warm_start", self.warm_start, "only aid.solver=cg starts warm; set it to false")
 
 
 @dataclass(kw_only=True)
@@ -273,9 +304,9 @@ class EngineConfig:
     zero_stage: int = 0
     """ZeRO stage: 0 replicates all, 1 shards optimiser state, 2 also gradients, 3 also weights."""
     precision: str = "float32"
-    """Arithmetic of the inner step: `float32`, or `bfloat16` (autocast; weights and all differences stay float32; needs a GPU)."""
+    """Arithmetic: `float32`, or `bfloat16` (autocast; weights, optimiser and all differences stay float32; meant for a GPU)."""
     gradient_accumulation: int = 1
-    """Micro-batches an optimiser step; the meta step uses the first of them."""
+    """Micro-batches an optimiser step; the meta step uses all of them."""
 
     def __post_init__(self):
         check(self.zero_stage in (0, 1, 2, 3), "engine.zero_stage", self.zero_stage, "unknown; use 0, 1, 2 or 3")
@@ -385,8 +416,6 @@ class Config:
     def __post_init__(self):
         check_at_least("seed", self.seed, 0)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
-        check(self.engine.precision == "float32" or self.train.use_gpu, "engine.precision", self.engine.precision,
-              "needs a GPU; set train.use_gpu=true or engine.precision=float32")
         if isinstance(self.combiner.weights, (list, tuple)):
             check(len(self.combiner.weights) == len(self.task.loss_set), "combiner.weights", self.combiner.weights,
                   f"must have one number per loss of task.loss_set; give {len(self.task.loss_set)}")

@@ -1,32 +1,22 @@
-"""DeepSpeed behind the seams of this project: the inner step on w, and `Problem` under ZeRO 0 to 3.
-
-The meta step stays clear of DeepSpeed's own gradients. Under stages 0 to 2 every rank holds all weights, so gradients come
-from `torch.autograd.grad` and one mean over ranks. Under stage 3 weights are gathered layer by layer, so the gradient goes
-through `engine.backward`, is read shard by shard and cleared without a step.
-"""
+"""DeepSpeed behind the seams of this project: the inner step on w, the bi-level problem of a meta step, and state."""
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from meltr_ray.config import AidConfig, Config
-from meltr_ray.hypergrad.problem import Combiner
-from meltr_ray.hypergrad.products import directional_derivative
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.fixed_point import FixedPoint
+from meltr_ray.hypergrad.module_problem import LossesProblem
+from meltr_ray.hypergrad.products import Choice
+from meltr_ray.zero import ShardedWeights, WholeWeights, fixed_point  # first: it tells DeepSpeed what machine this is
 
-os.environ.setdefault("LOCAL_RANK", "0")  # asked for by DeepSpeed; Ray Train sets the real one before this import
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed guesses, with a warning
-import deepspeed  # noqa: E402
-from deepspeed.utils import (  # noqa: E402
+import deepspeed  # isort: skip
+from deepspeed.utils import (  # isort: skip
     safe_get_full_optimizer_state,
-    safe_get_local_grad,
     safe_set_full_optimizer_state,
     safe_set_local_optimizer_state,
 )
@@ -58,7 +48,9 @@ class Engine:
         self.config, self.device, self.stage = config, device, config.engine.zero_stage
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.autocast = config.engine.precision == "bfloat16"
-        optimizer = torch.optim.AdamW(_decay_groups(model, config.optimizer.weight_decay), config.optimizer.learning_rate)
+        groups = _decay_groups(model, config.optimizer.weight_decay)
+        self.decay = {p: group["weight_decay"] for group in groups for p in group["params"]}
+        optimizer = torch.optim.AdamW(groups, config.optimizer.learning_rate)
         self.deepspeed, *_ = deepspeed.initialize(
             model=model.to(device),
             optimizer=optimizer,
@@ -72,7 +64,9 @@ class Engine:
             },
         )
         self.module = self.deepspeed.module
-        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.w = (ShardedWeights if self.stage == 3 else WholeWeights)(self.deepspeed, self.average)
+        self.choices: tuple[Choice | None, Choice | None] = (None, None)
+        """How J v and H u turned out to be taken, so that `auto` tries a product once a run."""
 
     # --- the inner step
 
@@ -98,59 +92,56 @@ class Engine:
         factor = done / warm if done < warm else max(0.0, (total - step) / (total - warm))
         return settings.learning_rate * factor
 
-    def problem(self, batch: Any, meta_batch: Any, primary: str, aid: AidConfig) -> EngineProblem:
-        """The bi-level problem whose inner step comes next; make it when the generators stand where that step starts."""
-        return EngineProblem(self, batch, meta_batch, primary, aid)
+    def problem(self, batches: Sequence[Any], meta_batches: Sequence[Any], primary: str, aid: AidConfig) -> LossesProblem:
+        """The bi-level problem of the optimiser step whose micro-batches are `batches`.
 
-    # --- weights moved along v
-
-    @contextmanager
-    def moved(self, v: Vector, eps: float) -> Iterator[None]:
-        """w + eps v inside, w outside, bit for bit, also after an error.
-
-        ZeRO keeps its float32 master weights apart, so the optimiser never sees the move.
+        To be made when the generators stand where that step starts: its `losses()` then are the inner step's own forward of
+        the first micro-batch, graph and all, so that a meta step pays no forward for them and leaves the generators where a
+        run without meta steps has them.
         """
-        held = self._held_weights()
-        saved = [w.clone() for w in held]
-        try:
-            torch._foreach_add_(held, v.pieces, alpha=eps)
-            yield
-        finally:  # from the copy: adding and subtracting is not exact
-            torch._foreach_copy_(self._held_weights(), saved)
 
-    def _held_weights(self) -> list[Tensor]:
-        if self.stage < 3:
-            return [p.data for p in self.parameters]
-        for p in self.parameters:  # one that stayed gathered after a forward would hide a move of its shard
-            p.partition()
-        return [p.ds_tensor.data for p in self.parameters]
+        def forward(batch: Any, names: tuple[str, ...] | None = None) -> Tensor:
+            # a difference needs float32; DeepSpeed's engine only where its stage 3 has to run the backward
+            module = self.deepspeed if self.stage == 3 and torch.is_grad_enabled() else self.module
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast and not self.w.is_moved):
+                return module(batch, names)
 
-    # --- gradients that leave no trace in DeepSpeed
+        problem = LossesProblem(
+            self.w,
+            [lambda batch=batch: forward(batch) for batch in batches],
+            [lambda batch=batch: forward(batch, (primary,))[0] for batch in meta_batches],
+            product=self.choices[0] or aid.product, hessian_product=self.choices[1] or aid.hessian_product,
+            radius=aid.radius, accuracy=aid.accuracy,
+            fixed_point=self.fixed_point(aid), inner=lambda: self.losses(batches[0]),
+            arithmetic=torch.bfloat16 if self.autocast else torch.float32,
+            num_ranks=self.world_size, rank=self.rank, gather=self.gather, average_losses=self.config.combiner.average_losses,
+        )  # fmt: skip
+        self.choices = problem.jvp_choice, problem.hvp_choice
+        return problem
 
-    def pass_losses(self, batch: Any, names: tuple[str, ...] | None = None) -> Tensor:
-        """Forward of a meta step, (T,), in float32: past DeepSpeed's engine, unless its stage 3 has to run the backward."""
-        through_engine = self.stage == 3 and torch.is_grad_enabled()
-        return (self.deepspeed if through_engine else self.module)(batch, names)
+    def fixed_point(self, aid: AidConfig) -> FixedPoint | None:
+        """What AdamW adds to the fixed point, if the solver makes anything of it."""
+        decays = aid.decay_in_hessian and aid.solver in ("neumann", "cg", "nystrom") and self.config.optimizer.weight_decay > 0
+        if not decays and aid.adam == "ignore":
+            return None
+        self._link_moments()
+        group = self._adam().param_groups[0]
+        decay = [self.decay[p] if decays else 0.0 for p in self.w.parameters]
+        return fixed_point(self.w, decay, group["betas"][1], group["eps"])
 
-    def gradient(self, value: Callable[[], Tensor]) -> Vector:
-        """d_w value(), mean over ranks, in the sharding of w; `value` runs a forward through `self.pass_losses`."""
-        if self.stage == 3:
-            return self._sharded_gradient(value)
-        pieces = list(torch.autograd.grad(value(), self.parameters, allow_unused=True, materialize_grads=True))
-        return Vector(tuple(self.average(pieces)))
+    # --- over ranks
 
-    def _sharded_gradient(self, value: Callable[[], Tensor]) -> Vector:
-        optimizer = self.deepspeed.optimizer
-        optimizer.grad_partitions_flat_buffer.zero_()  # a parameter that `value` does not reach keeps an old gradient
-        self.deepspeed.set_gradient_accumulation_boundary(True)
-        try:
-            self.deepspeed.backward(value(), scale_wrt_gas=False)
-            pieces = tuple(safe_get_local_grad(p).clone().view_as(p.ds_tensor) for p in self.parameters)
-        finally:
-            self.deepspeed._is_gradient_accumulation_boundary = None  # back to counting micro-batches
-            optimizer.zero_grad()
-            optimizer.grad_partitions_flat_buffer.zero_()
-        return Vector(pieces, reduce=dist.all_reduce)
+    def shared(self, losses: Tensor) -> Tensor:
+        """Losses as g_phi sees them: this rank's own, or the mean over ranks (`combiner.average_losses`)."""
+        return self.average([losses.detach()])[0] if self.config.combiner.average_losses else losses.detach()
+
+    def gather(self, own: Tensor) -> list[Tensor]:
+        """Small tensors of every rank, in the order of ranks."""
+        if self.world_size == 1:
+            return [own]
+        all_ranks = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(all_ranks, own.contiguous())
+        return all_ranks
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Mean over ranks, one collective; the result is bit-identical on every rank."""
@@ -226,78 +217,6 @@ class Engine:
         elif self.stage > 0:
             self.deepspeed.optimizer._hp_optimizer_states_linked = False
             self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
-
-
-class EngineProblem:
-    """`Problem` for the micro-batch that the next inner step uses: its forward is the inner step's own.
-
-    `losses()` is the inner forward, graph and all, made once; every other pass over the batch sees the masks that it will
-    see. So a meta step pays no forward for l(w), and leaves the generators where a run without meta steps has them.
-    """
-
-    def __init__(self, engine: Engine, batch: Any, meta_batch: Any, primary: str, aid: AidConfig):
-        self.engine, self.batch, self.meta_batch, self.primary, self.aid = engine, batch, meta_batch, primary, aid
-        self.generators = get_generators(engine.device)
-        self._losses: Tensor | None = None
-
-    def losses(self) -> Tensor:
-        if self._losses is None:
-            self._losses = self.engine.losses(self.batch)
-        return self._losses
-
-    def outer_gradient(self) -> Vector:
-        with self._meta_pass():
-            return self.engine.gradient(lambda: self.engine.pass_losses(self.meta_batch, (self.primary,))[0])
-
-    def gradient(self, function: Combiner) -> Vector:
-        with self._meta_pass():
-            return self.engine.gradient(lambda: function(self.engine.pass_losses(self.batch)))
-
-    def jvp(self, v: Vector) -> Tensor:
-        def losses_at(eps: float) -> Tensor:
-            with self._meta_pass(), torch.no_grad(), self.engine.moved(v, eps):
-                return self.engine.pass_losses(self.batch)
-
-        here = (lambda: self.losses().detach()) if self.aid.product == "one_sided" else None
-        return directional_derivative(losses_at, v, self.aid.radius, here)
-
-    def hvp(self, u: Vector, combiner: Combiner) -> Vector:
-        def gradient_at(eps: float) -> Vector:
-            with self.engine.moved(u, eps):
-                return self.gradient(combiner)  # slopes computed again at the moved weights
-
-        here = (lambda: self._gradient_here(combiner)) if self.aid.product == "one_sided" else None
-        return directional_derivative(gradient_at, u, self.aid.radius, here)
-
-    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return self.engine.average(tensors)
-
-    def _gradient_here(self, combiner: Combiner) -> Vector:
-        if not hasattr(self, "_gradient"):
-            self._gradient = self.gradient(combiner)
-        return self._gradient
-
-    @contextmanager
-    def _meta_pass(self) -> Iterator[None]:
-        """Same masks as the inner forward; generators put back."""
-        now = get_generators(self.engine.device)
-        set_generators(self.generators, self.engine.device)
-        try:
-            yield
-        finally:
-            set_generators(now, self.engine.device)
-
-
-def get_generators(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's generators, which dropout draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def _make_moments(adam: torch.optim.Optimizer, p: Tensor) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from meltr_ray.combiners import slopes
 from meltr_ray.config import Config
 from meltr_ray.data.batches import Batches, MetaBatches
+from meltr_ray.hypergrad.hypergradient import InvalidLosses
+from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.meta import Meta
 from meltr_ray.results import RunningMeans
 
@@ -35,21 +37,20 @@ class Progress:
 def train(config: Config, engine: Any, combiner: nn.Module, meta: Meta, batches: Batches, meta_batches: MetaBatches,
           progress: Progress, evaluate: Callable[[], None], save: Callable[[], None]) -> None:  # fmt: skip
     """Inner steps on w, and before every `aid.inner_steps`-th of them a meta step on phi (arXiv 2303.13009, alg. 1)."""
-    micro_batches = config.engine.gradient_accumulation
+    num_micro = config.engine.gradient_accumulation
     for step in range(progress.step, config.train.steps):
         started = time.perf_counter()
-        for micro in range(micro_batches):
-            index = step * micro_batches + micro
-            batch = batches[index].to(engine.device)
-            if micro == 0 and meta.is_due(step):
-                meta_batch = meta_batches[index].to(engine.device)
-                inner = engine.problem(batch, meta_batch, config.task.primary, config.aid)
-                progress.means.add(meta.step(inner))
-                progress.meta_seconds += time.perf_counter() - started
-                losses = inner.losses()  # made by the meta step, at this w and with these masks
-            else:
-                losses = engine.losses(batch)  # (T,)
-            value, a = slopes(combiner, losses)
+        micro_batches = [batches[step * num_micro + micro].to(engine.device) for micro in range(num_micro)]
+        known: list[Tensor] = []
+        if meta.is_due(step):
+            meta_batches_here = [batch.to(engine.device) for batch in meta_batches[step]]
+            inner = engine.problem(micro_batches, meta_batches_here, config.task.primary, config.aid)
+            progress.means.add(outer_step(meta, inner, config, step))
+            progress.meta_seconds += time.perf_counter() - started
+            known = [inner.losses()[0]]  # made by the meta step, at this w and with these masks
+        for micro, batch in enumerate(micro_batches):
+            losses = known[micro] if micro < len(known) else engine.losses(batch)  # (T,)
+            value, a = slopes(combiner, engine.shared(losses))
             engine.backward(a @ losses)  # slopes are detached: w never sees phi's graph
             engine.step(step)
             progress.means.add(statistics(config.task.loss_set, losses, a, value, step))
@@ -64,6 +65,16 @@ def train(config: Config, engine: Any, combiner: nn.Module, meta: Meta, batches:
 def is_due(step: int, every: int, last: int) -> bool:
     """Whether something done `every` so many steps, and at the last, is due after `step` steps; 0: only at the last."""
     return step == last or (every > 0 and step % every == 0)
+
+
+def outer_step(meta: Meta, problem: Problem, config: Config, step: int) -> dict[str, Any]:
+    """A meta step; losses that no hypergradient can be taken of end the run by the name of the loss."""
+    try:
+        return meta.step(problem)
+    except InvalidLosses as error:
+        losses = problem.losses().detach()[0]
+        statistics(config.task.loss_set, losses, losses, losses.sum(), step)  # names a loss that is not finite
+        raise Diverged(f"{error} (step {step})") from error
 
 
 def statistics(loss_set: list[str], losses: Tensor, a: Tensor, value: Tensor, step: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,19 @@ from meltr_ray.combiners import MELTR
 from meltr_ray.config import AidConfig
 from meltr_ray.hypergrad.hypergradient import hypergradient
 from meltr_ray.hypergrad.problem import Problem
-from meltr_ray.hypergrad.solvers import SOLVERS
+from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
+from meltr_ray.hypergrad.self_check import product_errors
+from meltr_ray.hypergrad.solvers import ConjugateGradient, Identity, Neumann, Solver
+from meltr_ray.vectors import Vector
+
+SOLVERS: dict[str, Callable[[AidConfig], Solver]] = {
+    "identity": lambda aid: Identity(aid.adam),
+    "neumann": lambda aid: Neumann(aid.iterations, aid.neumann_step, aid.damping, aid.adam),
+    "cg": lambda aid: ConjugateGradient(aid.iterations, aid.damping, aid.cg_tolerance, aid.adam),
+    "nystrom": lambda aid: Nystrom(aid.rank, aid.damping),
+    "loss_space": lambda aid: LossSpace(aid.damping),
+}
+"""Name in `aid.solver` -> solver made from the settings `aid`."""
 
 
 class Meta:
@@ -26,6 +38,8 @@ class Meta:
         self.phi = list(combiner.parameters())
         self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, weight_decay=aid.weight_decay) if self.phi else None
         self.num_steps = 0
+        self.last_v: Vector | None = None
+        """v of the last solve, for a warm start; each rank its own shard."""
 
     def is_due(self, step: int) -> bool:
         """Whether a meta step comes before optimiser step number `step`, counted from 0."""
@@ -33,9 +47,15 @@ class Meta:
 
     def step(self, problem: Problem) -> dict[str, Any]:
         """Update phi once; returns the numbers that the results table keeps."""
-        if isinstance(self.combiner, MELTR):
-            self.combiner.mask_seed = self.num_steps
-        result = hypergradient(problem, self.combiner, self.solver, self.aid.gamma, self.aid.regulariser)
+        for module in self.combiner.modules():
+            if isinstance(module, MELTR):
+                module.mask_seed = self.num_steps
+        before = problem.passes()
+        result = hypergradient(problem, self.combiner, self.solver, self.aid.gamma, self.aid.regulariser, self.last_v)
+        passes = problem.passes() - before
+        self.last_v = result.solution.v if self.aid.warm_start else None
+        checked = self.aid.check_every and self.num_steps % self.aid.check_every == 0 and result.solution.v is not None
+        errors = product_errors(problem, self.combiner, result.solution.v) if checked else {}
         gradient = problem.average(result.total())
         norm = _norm(gradient)
         if norm.isfinite():
@@ -50,6 +70,10 @@ class Meta:
             "implicit_norm": float(_norm(result.implicit)),
             "solver_outcome": result.solution.outcome,
             "solver_residual": result.solution.residual,
+            "meta_forward_passes": passes["forward"],
+            "meta_backward_passes": passes["backward"],
+            "jvp_error": errors.get("jvp"),
+            "hvp_error": errors.get("hvp"),
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -58,6 +82,10 @@ class Meta:
         for index, entry in (self.optimizer.state_dict()["state"] if self.optimizer else {}).items():
             state |= {f"meta_optimizer/{index}/{key}": value for key, value in entry.items()}
         return state | {"num_meta_steps": torch.tensor(self.num_steps)}
+
+    def own_state(self) -> dict[str, Tensor]:
+        """What this rank alone has to keep: its shard of the v that the next solve starts from."""
+        return {f"last_v/{i}": piece for i, piece in enumerate(self.last_v.pieces)} if self.last_v else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.combiner.load_state_dict({k.split("/", 1)[1]: v for k, v in state.items() if k.startswith("combiner/")})

@@ -17,7 +17,8 @@ from meltr_ray.config import Config
 from meltr_ray.data.batches import Batches, MetaBatches
 from meltr_ray.data.store import ClipStore
 from meltr_ray.data.vocabulary import Vocabulary
-from meltr_ray.engine import Engine, get_generators, set_generators
+from meltr_ray.engine import Engine
+from meltr_ray.generators import get_generators, set_generators
 from meltr_ray.loop import Progress, train
 from meltr_ray.meta import Meta
 from meltr_ray.model import load_weights, make_model, score
@@ -78,9 +79,11 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
         state = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "meta": meta.state()}
         shared = {f"{part}/{name}": tensor for part, tensors in state.items() for name, tensor in tensors.items()}
         known = {"progress": asdict(progress), "settings": checkpoint.settings(config), "world_size": engine.world_size}
-        checkpoint.save(folder / "checkpoints", progress.step, engine.rank, shared, get_generators(device), known, engine.barrier)
+        own = get_generators(device) | meta.own_state()
+        checkpoint.save(folder / "checkpoints", progress.step, engine.rank, shared, own, known, engine.barrier)
 
-    train(config, engine, combiner, meta, batches, MetaBatches(config.aid.meta_batch, batches, held_out), progress, evaluate, save)
+    meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
+    train(config, engine, combiner, meta, batches, meta_batches, progress, evaluate, save)
     if test:
         metrics = score(config, folder / "best.safetensors", "test", device)
         report(_row(config, facts, engine, meta, progress, "test", "finished", metrics))
@@ -91,6 +94,8 @@ def _restore(found: Path, engine: Engine, meta: Meta) -> Progress:
     progress = Progress(**facts["progress"] | {"means": RunningMeans(**facts["progress"]["means"])})
     engine.load_optimizer_state(_part(shared, "optimizer"), progress.step)
     meta.load_state(_part(shared, "meta"))
+    last_v = [own[f"last_v/{i}"].to(engine.device) for i in range(len(_part(own, "last_v")))]
+    meta.last_v = engine.w.hold(last_v) if last_v else None
     set_generators(own, engine.device)
     return progress
 

@@ -22,21 +22,38 @@ class Vector:
     reduce: Optional[Callable[[Tensor], None]] = None
 
     def __add__(self, other: Vector) -> Vector:
-        return self._map(torch._foreach_add(self.pieces, other.pieces))
+        return self.plus(1.0, other)
 
     def __sub__(self, other: Vector) -> Vector:
-        return self._map(torch._foreach_sub(self.pieces, other.pieces))
+        return self.plus(-1.0, other)
 
     def __rmul__(self, factor: float) -> Vector:
         return self._map(torch._foreach_mul(self.pieces, factor))
 
+    def plus(self, factor: float, other: Vector) -> Vector:
+        """self + factor other, without a vector in between."""
+        return self._map(torch._foreach_add(self.pieces, other.pieces, alpha=factor))
+
+    def times(self, other: Vector) -> Vector:
+        """Product entry by entry: a diagonal matrix times this vector."""
+        return self._map(torch._foreach_mul(self.pieces, other.pieces))
+
+    def divided_by(self, other: Vector) -> Vector:
+        """Quotient entry by entry."""
+        return self._map(torch._foreach_div(self.pieces, other.pieces))
+
     def __matmul__(self, other: Vector) -> float:
-        """Inner product, summed in float64; the same number on every rank."""
-        total = sum((torch.sum(a * b, dtype=torch.float64) for a, b in zip(self.pieces, other.pieces)),
-                    torch.zeros((), dtype=torch.float64, device=self.pieces[0].device))  # fmt: skip
+        """Inner product; the pieces' own are summed in float64, in one order, so every rank has the same number."""
+        return float(self.dots([other])[0])
+
+    def dots(self, others: Sequence[Vector]) -> Tensor:
+        """Inner products with several vectors, (n,) float64 on the CPU, reduced over shards in one collective."""
+        # no product is formed: at 200 M weights a temporary of that size would cost more than the sum
+        columns = [torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in zip(self.pieces, other.pieces)]) for other in others]
+        total = torch.stack(columns).double().sum(1)
         if self.reduce is not None:
             self.reduce(total)
-        return float(total)
+        return total.cpu()
 
     def norm(self) -> float:
         return (self @ self) ** 0.5

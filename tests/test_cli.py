@@ -22,7 +22,12 @@ WRONG = [
     ("backbone.num_heads=7", "must divide backbone.hidden_size=64"),
     ("combiner.weights=[1,2]", "one number per loss"),
     ("engine.zero_stage=4", "use 0, 1, 2 or 3"),
-    ("engine.precision=bfloat16", "needs a GPU"),
+    ("engine.precision=half", "use one of float32, bfloat16"),
+    ("aid.product=magic", "use one of auto, one_sided"),
+    ("aid.solver=nystrom aid.damping=0", "needs it positive"),
+    ("aid.adam=precondition", "makes nothing of it; use aid.adam=ignore"),
+    ("aid.warm_start=true", "only aid.solver=cg starts warm"),
+    ("combiner.weights=[0,0,0,0,0]", "all zero"),
     ("optimizer.learning_rate=-1", "must be positive"),
     ("just-a-word", "write key=value"),
     ("sweep.arms.meltr.seed=1", "workloads/conf/experiment/"),
@@ -32,8 +37,8 @@ WRONG = [
 @pytest.mark.parametrize("argument, mend", WRONG)
 def test_wrong_settings_meet_one_line(argument, mend):
     with pytest.raises(ConfigError) as caught:
-        cli.configure([argument])
-    assert mend in str(caught.value) and "\n" not in str(caught.value) and argument.split("=")[0].split(".arms")[0] in str(caught.value)
+        cli.configure(argument.split())
+    assert mend in str(caught.value) and "\n" not in str(caught.value) and argument.split()[-1].split("=")[0].split(".arms")[0] in str(caught.value)
 
 
 @pytest.mark.parametrize("command, argument", [

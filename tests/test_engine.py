@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import hessian, jacrev
 
 from meltr_ray.combiners import MELTR, slopes
-from meltr_ray.config import AidConfig, Config, EngineConfig, OptimizerConfig, TaskConfig, TrainConfig
-from meltr_ray.hypergrad import SOLVERS, hypergradient
-from meltr_ray.meta import Meta
+from meltr_ray.config import AidConfig, CombinerConfig, Config, EngineConfig, OptimizerConfig, TaskConfig, TrainConfig
+from meltr_ray.hypergrad import hypergradient
+from meltr_ray.meta import SOLVERS, Meta
 from tests.ranks import on_ranks
 from tests.reference import DenseReference, flat, relative_error
 
@@ -32,8 +33,11 @@ class Toy(nn.Module):
         self.body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(dropout))
         self.head, self.decoder = nn.Linear(6, 3), nn.Linear(6, 3)
         self.register_buffer("calls", torch.zeros(()))
+        self.counting = True
 
     def forward(self, batch: Batch, names: tuple[str, ...] | None = None) -> Tensor:
+        if self.counting:
+            self.calls += 1  # what a meta step must put back
         if names is not None:
             return torch.stack([(self.head(self.body(batch.x)) - batch.y)[:, 0].pow(2).mean()])
         hidden = self.body(batch.x)
@@ -56,51 +60,145 @@ def toy_batch(seed: int) -> Batch:
 def toy_config(stage: int, **aid) -> Config:
     return Config(
         task=TaskConfig(loss_set=["joint", "caption", "masked_frame"]),
-        engine=EngineConfig(zero_stage=stage, gradient_accumulation=aid.pop("accumulation", 1)),
+        combiner=CombinerConfig(average_losses=aid.pop("average_losses", False)),
+        engine=EngineConfig(zero_stage=stage, gradient_accumulation=aid.pop("accumulation", 1), precision=aid.pop("precision", "float32")),
         train=TrainConfig(batch_size=8, steps=aid.pop("steps", 20)),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         aid=AidConfig(**aid),
     )
 
 
-def hypergradient_on_a_rank(stage: int, aid: dict) -> tuple[Tensor, Tensor, Tensor]:
+CG = dict(solver="cg", iterations=30, damping=5.0, cg_tolerance=1e-6)
+WHOLE = {  # products that need whole weights: ZeRO 0 to 2
+    "forward mode": dict(product="forward"),
+    "double backward": dict(product="double_backward", hessian_product="double_backward", **CG),
+    "forward over reverse": dict(product="forward", hessian_product="forward_over_reverse", **CG),
+}
+CASES = {
+    "identity": dict(solver="identity"),
+    "cg": CG,
+    "cg, central": dict(product="central", hessian_product="central", **CG),
+    "two micro-batches": dict(accumulation=2, **CG),
+    "averaged losses": dict(average_losses=True, **CG),
+    "nystrom": dict(solver="nystrom", rank=75, damping=5.0),
+    "loss space": dict(solver="loss_space", damping=0.5),
+    "loss space, averaged losses": dict(solver="loss_space", damping=0.5, average_losses=True),
+    "gauss_newton": dict(solver="cg", iterations=30, damping=0.5, cg_tolerance=1e-6, hessian_product="gauss_newton"),
+    "bfloat16": dict(precision="bfloat16", **CG),
+}
+
+
+def hypergradients_on_a_rank(stage: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """For each case: implicit and direct term averaged over ranks, and this rank's own implicit term."""
+    found = {}
+    for name, aid in (CASES | (WHOLE if stage < 3 else {})).items():
+        engine, config, combiner = toy_engine(stage, **aid)
+        found[name] = terms(engine, config, combiner)
+    return found
+
+
+def toy_engine(stage: int, **aid):
     from meltr_ray.engine import Engine
 
     model, combiner = toy()
     config = toy_config(stage, **aid)
-    engine = Engine(model, config, torch.device("cpu"))
-    problem = engine.problem(toy_batch(engine.rank), toy_batch(10 + engine.rank), "joint", config.aid)
+    return Engine(model, config, torch.device("cpu")), config, combiner
+
+
+def terms(engine, config: Config, combiner: MELTR) -> tuple[Tensor, Tensor, Tensor]:
+    num_micro = config.engine.gradient_accumulation
+    batches = [toy_batch(engine.rank * num_micro + micro) for micro in range(num_micro)]
+    meta_batches = [toy_batch(10 + engine.rank * num_micro + micro) for micro in range(num_micro)]
+    problem = engine.problem(batches, meta_batches, "joint", config.aid)
+    problem.fixed_point = None  # weight decay has a test of its own
     result = hypergradient(problem, combiner, SOLVERS[config.aid.solver](config.aid), gamma=0.5)
     local = flat(result.implicit)
     return flat(engine.average(result.implicit)), flat(engine.average(result.direct)), local
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("aid", [dict(solver="identity"), dict(solver="cg", iterations=30, damping=5.0, cg_tolerance=1e-6)],
-                         ids=["identity", "cg"])  # fmt: skip
-def test_each_term_is_the_dense_hypergradient(stage, ranks, aid):
-    """L = mean over ranks of g_phi(l^r): v from the mean Hessian, J^r v and slopes of each rank, mean of phi's gradient."""
+def dense_terms(ranks: int, aid: dict) -> tuple[Tensor, Tensor]:
+    """L = mean over ranks and micro-batches of g_phi(l): v from the mean Hessian, J v and slopes of each, mean of phi's gradient."""
     model, combiner = toy()
     model, combiner = model.double(), combiner.double()
+    model.counting = False  # torch.func admits no change in place
+    count = ranks * aid.get("accumulation", 1)
     doubled = [(Batch(b.x.double(), b.y.double()), Batch(m.x.double(), m.y.double()))
-               for b, m in ((toy_batch(r), toy_batch(10 + r)) for r in range(ranks))]  # fmt: skip
-    dense = [DenseReference(model, lambda m, b=b: m(b), lambda m, q=q: m(q, ("joint",))[0]) for b, q in doubled]
-    b = sum(d.outer_gradient() for d in dense) / ranks
-    H = sum(d.hessian(combiner) for d in dense) / ranks
-    v = b if aid["solver"] == "identity" else torch.linalg.solve(H + aid["damping"] * torch.eye(len(H)).double(), b)
-    implicit = sum(d.implicit(combiner, v) for d in dense) / ranks
+               for b, m in ((toy_batch(i), toy_batch(10 + i)) for i in range(count))]  # fmt: skip
+    if aid.get("average_losses"):
+        dense = [DenseReference(model, lambda m: sum(m(b) for b, _ in doubled) / count,
+                                lambda m: sum(m(q, ("joint",))[0] for _, q in doubled) / count)]  # fmt: skip
+    else:
+        dense = [DenseReference(model, lambda m, b=b: m(b), lambda m, q=q: m(q, ("joint",))[0]) for b, q in doubled]
+    b = sum(d.outer_gradient() for d in dense) / len(dense)
+    gauss_newton = aid.get("solver") == "loss_space" or aid.get("hessian_product") == "gauss_newton"
+    H = sum(gauss_newton_matrix(d, combiner) if gauss_newton else d.hessian(combiner) for d in dense) / len(dense)
+    identity = aid.get("solver", "identity") == "identity"
+    v = b if identity else torch.linalg.solve(H + aid["damping"] * torch.eye(len(H)).double(), b)
+    implicit = sum(d.implicit(combiner, v) for d in dense) / len(dense)
     deviations = [0.5 * (combiner(l) - l.sum()).abs() for l in (d.losses(d.w).detach() for d in dense)]
-    direct = flat(list(torch.autograd.grad(sum(deviations) / ranks, list(combiner.parameters()))))
+    direct = flat(list(torch.autograd.grad(sum(deviations) / len(dense), list(combiner.parameters()))))
+    return implicit, direct
 
-    for got_implicit, got_direct, _ in on_ranks(hypergradient_on_a_rank, ranks, stage, aid):
-        for got, expected in ((got_implicit.double(), implicit), (got_direct.double(), direct)):
-            assert relative_error(got, expected) < 1e-2
-            assert torch.cosine_similarity(got, expected, dim=0) > 0.999
+
+def gauss_newton_matrix(dense: DenseReference, combiner: MELTR) -> Tensor:
+    J, G = jacrev(dense.losses)(dense.w), hessian(combiner)(dense.losses(dense.w))
+    return J.T @ G @ J
+
+
+@pytest.fixture(scope="module")
+def found(request) -> list[dict]:
+    """What each rank found, for the stage and the number of ranks of the test."""
+    stage, ranks = request.param
+    return on_ranks(hypergradients_on_a_rank, ranks, stage)
+
+
+PLACES = [(stage, ranks) for stage in STAGES for ranks in (1, 2)]
+
+
+@pytest.mark.parametrize("found", PLACES, indirect=True, ids=[f"zero{s}-{r}ranks" for s, r in PLACES])
+def test_each_term_is_the_dense_hypergradient(found):
+    """Float32 and bfloat16 against dense float64, every solver and product."""
+    wrong = []
+    for name, aid in (CASES | WHOLE).items():
+        if name not in found[0]:
+            continue
+        implicit, direct = dense_terms(len(found), aid)
+        # of bfloat16 the passes at w; differences and weights are float32
+        tolerance, direct_tolerance = (0.1, 0.1) if name == "bfloat16" else (1e-2, 1e-5)
+        for rank, (got_implicit, got_direct, _) in enumerate(found):
+            errors = relative_error(got_implicit.double(), implicit), relative_error(got_direct.double(), direct)
+            if errors[0] > tolerance or errors[1] > direct_tolerance:
+                wrong.append(f"{name}, rank {rank}: implicit {errors[0]:.1e}, direct {errors[1]:.1e}")
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("found", [(0, 2), (3, 2)], indirect=True, ids=["zero0-2ranks", "zero3-2ranks"])
+def test_ranks_disagree_before_the_average_and_agree_bit_for_bit_after_it(found):
+    first, second = (one["cg"] for one in found)
+    assert relative_error(first[2], second[2]) > 1e-2 and torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("stage", (0, 3))
+def test_two_ranks_are_one_rank_with_two_micro_batches(stage):
+    """Always; and one batch of both only where losses separate over examples and are averaged before g_phi."""
+    one = on_ranks(hypergradients_on_a_rank, 1, stage)[0]
+    two = on_ranks(hypergradients_on_a_rank, 2, stage)[0]
+    assert relative_error(two["cg"][0], one["two micro-batches"][0]) < 1e-3
+    assert relative_error(two["averaged losses"][0], one["two micro-batches"][0]) > 1e-2
+    both, _ = dense_terms(2, CASES["averaged losses"])
+    model, combiner = toy()
+    model.counting = False
+    joined = [Batch(torch.cat([a.x, b.x]).double(), torch.cat([a.y, b.y]).double())
+              for a, b in ((toy_batch(0), toy_batch(1)), (toy_batch(10), toy_batch(11)))]  # fmt: skip
+    dense = DenseReference(model.double(), lambda m: m(joined[0]), lambda m: m(joined[1], ("joint",))[0])
+    expected = dense.implicit(combiner.double(), dense.v(combiner.double(), 5.0))
+    assert relative_error(both, expected) < 1e-10  # all losses of the toy are means over examples
+    assert relative_error(two["averaged losses"][0].double(), expected) < 1e-2
 
 
 def train_on_a_rank(stage: int, with_meta: bool, steps: int, meta_rate: float, accumulation: int) -> dict:
-    from meltr_ray.engine import Engine, get_generators
+    from meltr_ray.engine import Engine
+    from meltr_ray.generators import get_generators
 
     model, combiner = toy(dropout=0.3)
     config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=1, learning_rate=meta_rate, gamma=0.1,
@@ -108,17 +206,18 @@ def train_on_a_rank(stage: int, with_meta: bool, steps: int, meta_rate: float, a
     engine = Engine(model, config, torch.device("cpu"))
     torch.manual_seed(100 + engine.rank)
     meta = Meta(combiner, config.aid)
-    for index in range(steps * accumulation):
-        batch = toy_batch(1000 * engine.rank + index)
-        if with_meta and index % accumulation == 0:
-            problem = engine.problem(batch, toy_batch(1000 * engine.rank + index + 500), "joint", config.aid)
+    for step in range(steps):
+        batches = [toy_batch(1000 * engine.rank + step * accumulation + micro) for micro in range(accumulation)]
+        known = []
+        if with_meta:
+            problem = engine.problem(batches, [toy_batch(1000 * engine.rank + step + 500)], "joint", config.aid)
             meta.step(problem)
-            losses = problem.losses()
-        else:
-            losses = engine.losses(batch)
-        _, a = slopes(combiner, losses)
-        engine.backward(a @ losses)
-        engine.step(index // accumulation)
+            known = [problem.losses()[0]]
+        for micro, batch in enumerate(batches):
+            losses = known[micro] if micro < len(known) else engine.losses(batch)
+            _, a = slopes(combiner, losses)
+            engine.backward(a @ losses)
+            engine.step(step)
     return {
         "weights": engine.weights(),
         "optimizer": engine.optimizer_state(),
@@ -141,9 +240,7 @@ def test_meta_steps_with_learning_rate_0_leave_no_trace(stage):
 
 
 @pytest.mark.parametrize("stage", (0, 3))
-def test_phi_is_bit_identical_on_ranks_with_different_data(stage):
-    local = [result[2] for result in on_ranks(hypergradient_on_a_rank, 2, stage, dict(solver="identity"))]
-    assert relative_error(local[0], local[1]) > 1e-2  # the ranks do disagree, so the agreement below is the averaging's
+def test_phi_stays_bit_identical_on_ranks_with_different_data(stage):
     first, second = on_ranks(train_on_a_rank, 2, stage, True, 6, 1e-2, 1)
     start = toy(dropout=0.3)[1]
     assert all(torch.equal(first["phi"][i], second["phi"][i]) for i in first["phi"])
@@ -187,9 +284,10 @@ def interrupted_on_a_rank(stage: int, folder: str, stop: int, last: int) -> dict
     from pathlib import Path
 
     from meltr_ray import checkpoint
-    from meltr_ray.engine import Engine, get_generators, set_generators
+    from meltr_ray.engine import Engine
+    from meltr_ray.generators import get_generators, set_generators
 
-    config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=2, steps=last)
+    config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=2, steps=last, warm_start=True, adam="precondition")
     root, cpu = Path(folder), torch.device("cpu")
 
     def build(found):
@@ -200,6 +298,8 @@ def interrupted_on_a_rank(stage: int, folder: str, stop: int, last: int) -> dict
         engine, meta = Engine(model, config, cpu), Meta(combiner, config.aid)
         torch.manual_seed(100 + engine.rank)
         if found:
+            last_v = [tensor for name, tensor in sorted(own.items()) if name.startswith("last_v/")]
+            meta.last_v = engine.w.hold(last_v)
             engine.load_optimizer_state({k[10:]: v for k, v in shared.items() if k.startswith("optimizer/")}, stop)
             meta.load_state({k[5:]: v for k, v in shared.items() if k.startswith("meta/")})
             set_generators(own, cpu)
@@ -207,10 +307,10 @@ def interrupted_on_a_rank(stage: int, folder: str, stop: int, last: int) -> dict
 
     def advance(engine, meta, first, end):
         for step in range(first, end):
-            problem = engine.problem(toy_batch(1000 * engine.rank + step), toy_batch(2000 * engine.rank + step), "joint", config.aid)
+            problem = engine.problem([toy_batch(1000 * engine.rank + step)], [toy_batch(2000 * engine.rank + step)], "joint", config.aid)
             if meta.is_due(step):
                 meta.step(problem)
-            losses = problem.losses()
+            losses = problem.losses()[0]
             engine.backward(slopes(meta.combiner, losses)[1] @ losses)
             engine.step(step)
 
@@ -221,10 +321,10 @@ def interrupted_on_a_rank(stage: int, folder: str, stop: int, last: int) -> dict
     engine, meta = build(None)
     advance(engine, meta, 0, stop or last)
     if stop:
-        checkpoint.save(root, stop, engine.rank, state(engine, meta), get_generators(cpu), {}, engine.barrier)
+        checkpoint.save(root, stop, engine.rank, state(engine, meta), get_generators(cpu) | meta.own_state(), {}, engine.barrier)
         engine, meta = build(checkpoint.latest(root))
         advance(engine, meta, stop, last)
-    return state(engine, meta) | get_generators(cpu)
+    return state(engine, meta) | get_generators(cpu) | meta.own_state()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -243,7 +343,7 @@ def univl_terms(product: str, digits_folder: str) -> Tensor:
     model, batch, meta_batch, config = univl_case(digits_folder, fused=True)
     config.aid = AidConfig(product=product)
     engine = Engine(model, config, torch.device("cpu"))
-    problem = engine.problem(batch, meta_batch, "joint", config.aid)
+    problem = engine.problem([batch], [meta_batch], "joint", config.aid)
     return flat(hypergradient(problem, univl_combiner(), SOLVERS["identity"](config.aid)).implicit)
 
 
@@ -285,7 +385,7 @@ def test_differences_on_univl_are_double_backward_through_the_whole_model(produc
     model, batch, meta_batch, _ = univl_case(str(digits_folder), fused=False)
     model, combiner = model.double(), univl_combiner().double()
     wide = [dataclasses.replace(b, video=b.video.double(), masked_video=b.masked_video.double()) for b in (batch, meta_batch)]
-    problem = ModuleProblem(list(model.parameters()), lambda: model(wide[0]), lambda: model(wide[1], ("joint",))[0])
+    problem = ModuleProblem(model, lambda: model(wide[0]), lambda: model(wide[1], ("joint",))[0], product="double_backward")
     expected = flat(hypergradient(problem, combiner).implicit)
     (got,) = on_ranks(univl_terms, 1, product, str(digits_folder))
     error = relative_error(got.double(), expected)

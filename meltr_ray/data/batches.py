@@ -45,22 +45,28 @@ class Batches:
 
 
 class MetaBatches:
-    """The batch of the outer loss for the meta step before micro-batch `index`, as `aid.meta_batch` says.
+    """The batches of the outer loss for the meta step before optimiser step `step`, as `aid.meta_batch` says.
 
-    `recent`: one of the last 10 training batches with the masks it had (published); `next`: the training batch that comes
-    next; `held_out`: batches of the meta split, which nothing else trains on.
+    `recent`: training batches, each one of the last 10, with the masks it had (published); `next`: the training batches that
+    come next; `held_out`: batches of the meta split, which nothing else trains on.
+
+    Args:
+        micro_batches: micro-batches an optimiser step.
+        count: batches that the outer loss is the mean of.
     """
 
-    def __init__(self, kind: str, train: Batches, held_out: Batches | None):
+    def __init__(self, kind: str, train: Batches, held_out: Batches | None, micro_batches: int = 1, count: int = 1):
         self.kind, self.train, self.held_out = kind, train, held_out
+        self.micro_batches, self.count = micro_batches, count
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, step: int) -> list[Any]:
         if self.kind == "held_out":
-            return self.held_out[index]
+            return [self.held_out[step * self.count + j] for j in range(self.count)]
+        first = step * self.micro_batches
         if self.kind == "next":
-            return self.train[index + 1]
-        back = np.random.default_rng([self.train.seed, index, 1]).integers(1, RECENT + 1)
-        return self.train[max(0, index - int(back))]
+            return [self.train[first + self.micro_batches + j] for j in range(self.count)]
+        back = [np.random.default_rng([self.train.seed, first, 1 + j]).integers(1, RECENT + 1) for j in range(self.count)]
+        return [self.train[max(0, first - int(b))] for b in back]
 
 
 def _mix(*numbers: int) -> int:

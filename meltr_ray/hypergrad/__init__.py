@@ -1,10 +1,17 @@
-"""Hypergradients by approximate implicit differentiation, for any model that returns several losses."""
+"""Hypergradients by approximate implicit differentiation, for any torch module."""
 
-from meltr_ray.hypergrad.hypergradient import HyperGradient, hypergradient
-from meltr_ray.hypergrad.module_problem import ModuleProblem
-from meltr_ray.hypergrad.outcome import Outcome
-from meltr_ray.hypergrad.problem import Problem
-from meltr_ray.hypergrad.solvers import SOLVERS, ConjugateGradient, Identity, Neumann
+from meltr_ray.hypergrad.bilevel_problem import BilevelProblem
+from meltr_ray.hypergrad.fixed_point import FixedPoint
+from meltr_ray.hypergrad.hypergradient import HyperGradient, InvalidLosses, hypergradient
+from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
+from meltr_ray.hypergrad.module_problem import LossesProblem, ModuleProblem
+from meltr_ray.hypergrad.outcome import Outcome, Solution
+from meltr_ray.hypergrad.problem import Bilevel, Problem
+from meltr_ray.hypergrad.products import NotAdmitted
+from meltr_ray.hypergrad.self_check import product_errors
+from meltr_ray.hypergrad.solvers import ConjugateGradient, Dense, Identity, Neumann
+from meltr_ray.hypergrad.unrolled import unrolled_hypergradient
 
-__all__ = ["ConjugateGradient", "HyperGradient", "Identity", "ModuleProblem", "Neumann", "Outcome", "Problem",
-           "SOLVERS", "hypergradient"]  # fmt: skip
+__all__ = ["Bilevel", "BilevelProblem", "ConjugateGradient", "Dense", "FixedPoint", "HyperGradient", "Identity", "InvalidLosses",
+           "LossSpace", "LossesProblem", "ModuleProblem", "Neumann", "NotAdmitted", "Nystrom", "Outcome", "Problem", "Solution",
+           "hypergradient", "product_errors", "unrolled_hypergradient"]  # fmt: skip

@@ -1,99 +1,228 @@
-"""`Problem` for a plain torch module in one process: exact products, or the differences that the engine uses."""
+"""`Problem` for a module with several losses, for whatever holds its weights; and its plain form, one process and no sharding.
+
+Legend: M micro-batches, T losses, l(w) (M, T), J = dl/dw.
+"""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import Callable, Iterator, Sequence
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from typing import Any, Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from meltr_ray.hypergrad.problem import Combiner
-from meltr_ray.hypergrad.products import directional_derivative
+from meltr_ray.generators import get_generators
+from meltr_ray.hypergrad.fixed_point import FixedPoint
+from meltr_ray.hypergrad.hessian import Hessian
+from meltr_ray.hypergrad.problem import Combiner, Operator
+from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of
+from meltr_ray.hypergrad.weights import ModuleWeights, tangent
 from meltr_ray.vectors import Vector
 
+Pass = Callable[[], Tensor]
 
-class ModuleProblem:
-    """The bi-level problem of a module's parameters.
+
+class LossesProblem:
+    """The bi-level problem of weights that several losses share.
 
     Args:
-        parameters: w.
-        losses: forward pass on the training batch, () -> (T,).
-        primary: forward pass on the meta batch, () -> scalar.
-        product: `exact` (double backward, needs attention that admits a second derivative), `central` or `one_sided`.
-        radius: length of a difference's move in weight space.
+        weights: holds w.
+        losses: forward pass of each micro-batch, () -> (T,).
+        primary: forward pass of each meta batch, () -> scalar; the outer loss is their mean.
+        product, hessian_product: how J v and H u are taken, see `JVP` and `HVP` in products.py; `auto`: the cheapest that the
+            model admits at `accuracy`, or the choice of an earlier problem of the same module. `gauss_newton` leaves the curvature of the single losses out of H.
+        radius: length of a difference's move in weight space; None: by the rule in products.py.
+        accuracy: relative error that `auto` may make; None: 0.01, and 0.1 in half precision.
+        fixed_point: weight decay and second moments of the inner optimiser; None: neither.
+        inner: the inner step's own forward of the first micro-batch, whose losses count as at hand; None: that of `losses`.
+        arithmetic: type that the passes compute in, where it isn't that of w; None: autocast's, if it is on around this.
+        num_ranks, rank, gather: how many processes share w, and how they exchange small tensors.
+        average_losses: average the losses over ranks before g_phi.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], losses: Callable[[], Tensor], primary: Callable[[], Tensor],
-                 product: str = "exact", radius: float = 0.003):  # fmt: skip
-        self.parameters = [p for p in parameters if p.requires_grad]
-        self.forward, self.primary = losses, primary
-        self.product, self.radius = product, radius
-        self.generator = torch.get_rng_state()
+    def __init__(self, weights: ModuleWeights, losses: Sequence[Pass], primary: Sequence[Pass], *, product: str | Choice = "auto",
+                 hessian_product: str | Choice = "auto", radius: float | None = None, accuracy: float | None = None,
+                 fixed_point: FixedPoint | None = None, inner: Pass | None = None, arithmetic: torch.dtype | None = None,
+                 num_ranks: int = 1, rank: int = 0, gather: Callable[[Tensor], list[Tensor]] | None = None,
+                 average_losses: bool = False):  # fmt: skip
+        self.weights, self.forwards, self.primary = weights, list(losses), list(primary)
+        self.inner, self.radius, self.fixed_point = inner or self.forwards[0], radius, fixed_point
+        self.num_ranks, self.rank, self.gather = num_ranks, rank, gather or (lambda own: [own])
+        self.average_losses = average_losses and num_ranks > 1
+        kind = weights.device.type
+        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights.dtype
+        arithmetic = arithmetic or cast
+        self.half = arithmetic not in (torch.float32, torch.float64)
+        self.accuracy = accuracy or (0.1 if self.half else 0.01)
+        self.arithmetic = arithmetic
+        self.jvp_choice = self._choice("product", product, JVP, weights.whole)
+        # an average over ranks inside L has no derivative here: its second derivative is left to differences
+        self.hvp_choice = self._choice("hessian_product", hessian_product, HVP, weights.whole and not self.average_losses)
+        self.generators = get_generators(weights.device)
         self._losses: Tensor | None = None
+        self._versions: list[int] = []
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return self.weights.parameters
+
+    def passes(self) -> Counter[str]:
+        """Forward and backward passes so far, without the inner step's own forward."""
+        return self.weights.passes.copy()
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.weights.average(tensors)
+
+    def random(self, seed: int) -> Vector:
+        return self.weights.random(seed)
 
     def losses(self) -> Tensor:
-        if self._losses is None:
-            self._losses = self.forward()
+        """l(w), (M, T); row 0 with the graph of the inner step. At hand as long as no optimiser has changed w."""
+        versions = self.weights.versions()
+        if self._losses is None or self._versions != versions:
+            device = self.weights.device
+            in_place = _equal(get_generators(device), self.generators)  # then this is the inner step's own forward
+            with nullcontext() if in_place else self.replay():
+                rows = [self._checked(self.inner()) if in_place else self._forward(self.inner)]
+                after = get_generators(device)  # from here the next micro-batch draws its masks
+            if len(self.forwards) > 1:
+                with self.weights.replayed(after), torch.no_grad():
+                    rows += [self._forward(forward) for forward in self.forwards[1:]]
+            self._losses, self._versions = self._shared(torch.stack(rows)), versions
         return self._losses
 
     def outer_gradient(self) -> Vector:
-        with self._same_masks():
-            return self._differentiate(self.primary())
+        with self.replay():
+            return self.weights.gradient([lambda f=f: self.weights.forward(f) for f in self.primary])
 
-    def gradient(self, function: Combiner) -> Vector:
-        with self._same_masks():
-            return self._differentiate(function(self.forward()))
+    def gradient(self, functions: Combiner | Sequence[Combiner]) -> Vector:
+        with self.replay():
+            return self.weights.gradient(self._values(functions))
 
-    def jvp(self, v: Vector) -> Tensor:
-        if self.product == "exact":
-            with self._same_masks():
-                losses = self.forward()
-            # J v as the derivative of c -> <J' c, v>: reverse over reverse, for modules without forward mode
-            c = torch.zeros_like(losses, requires_grad=True)
-            backward = torch.autograd.grad(losses, self.parameters, c, create_graph=True, materialize_grads=True)
-            return torch.autograd.grad(sum((x * y).sum() for x, y in zip(backward, v.pieces)), c)[0]
-        here = (lambda: self.losses().detach()) if self.product == "one_sided" else None
-        return directional_derivative(lambda eps: self._losses_at(v, eps), v, self.radius, here)
+    def jvp(self, v: Vector, product: str | None = None) -> Tensor:
+        """J v, (M, T), by the product of this problem or by another."""
+        choice = self._choice("product", product, JVP, self.weights.whole) if product else self.jvp_choice
+        at_hand = (lambda: self._losses_along(v)(None)) if self.half else (lambda: self.losses().detach())
+        return choice.take({
+            "one_sided": lambda: difference(self._losses_along(v), v, self.radius or radius_of("one_sided", self.weights.dtype), at_hand),
+            "central": lambda: difference(self._losses_along(v), v, self.radius or radius_of("central", self.weights.dtype)),
+            "forward": lambda: self._forward_mode(v),
+            "double_backward": lambda: self._double_backward(v),
+        })  # fmt: skip
 
-    def hvp(self, u: Vector, combiner: Combiner) -> Vector:
-        if self.product == "exact":
-            with self._same_masks():
-                first = torch.autograd.grad(combiner(self.forward()), self.parameters, create_graph=True,
-                                            materialize_grads=True)  # fmt: skip
-            return self._differentiate(sum((x * y).sum() for x, y in zip(first, u.pieces)))
-        here = (lambda: self.gradient(combiner)) if self.product == "one_sided" else None
+    def hessian(self, combiner: Combiner, product: str | None = None) -> Operator:
+        """u -> H u, with what weight decay adds to H, by the product of this problem or by another."""
+        choice = self._choice("hessian_product", product, HVP, self.weights.whole) if product else self.hvp_choice
+        hessian = Hessian(self.weights, self._values(combiner), self.replay, choice, self.radius,
+                          lambda u: self._gauss_newton(combiner, u))  # fmt: skip
+        if self.fixed_point is None:
+            return hessian
+        return lambda u: self.fixed_point.add_decay(hessian(u), u)
 
-        def gradient_at(eps: float) -> Vector:
-            with self._moved(u, eps):
-                return self.gradient(combiner)
-
-        return directional_derivative(gradient_at, u, self.radius, here)
-
-    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(tensors)
-
-    @torch.no_grad()
-    def _losses_at(self, v: Vector, eps: float) -> Tensor:
-        with self._same_masks(), self._moved(v, eps):
-            return self.forward()
-
-    def _differentiate(self, value: Tensor) -> Vector:
-        return Vector(torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True))
-
-    @contextmanager
-    def _moved(self, v: Vector, eps: float) -> Iterator[None]:
-        saved = [p.detach().clone() for p in self.parameters]
-        try:
-            for p, piece in zip(self.parameters, v.pieces):
-                p.data.add_(piece, alpha=eps)
-            yield
-        finally:  # from the copy: adding and subtracting is not exact
-            for p, copy in zip(self.parameters, saved):
-                p.data.copy_(copy)
+    def rows(self) -> list[Vector]:
+        """One forward and N backward passes, N = M T, times the number of ranks unless losses are averaged; N p numbers."""
+        num_rows, num_losses = self.losses().shape
+        owners = [None] if self.average_losses else range(self.num_ranks)  # averaged: every rank has a share in each row
+        if not self.weights.whole:  # the gradient of ZeRO stage 3 is a mean over ranks and micro-batches: undo it
+            factor = num_rows * (1 if self.average_losses else self.num_ranks)
+            picks = [(owner in (None, self.rank), m, t) for owner in owners for m in range(num_rows) for t in range(num_losses)]
+            return [factor * self.gradient([lambda l, on=mine and k == m, t=t: l[t] * float(on) for k in range(num_rows)])
+                    for mine, m, t in picks]  # fmt: skip
+        with self.replay():
+            l = torch.stack([self._forward(forward) for forward in self.forwards])
+        found = []
+        for owner in owners:
+            factor = 1 if owner is None else self.num_ranks
+            for loss in l.flatten():
+                mine = owner in (None, self.rank) and loss.requires_grad
+                own = self.weights.differentiate(loss, retain_graph=True) if mine else [torch.zeros_like(p) for p in self.parameters]
+                found.append(factor * self.weights.vector(own))
+        return found
 
     @contextmanager
-    def _same_masks(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.generator)
+    def replay(self) -> Iterator[None]:
+        """Every pass inside sees the masks of the inner step and leaves no trace."""
+        with self.weights.replayed(self.generators):
             yield
+
+    def _choice(self, option: str, name: str | Choice, products: dict[str, Product], whole: bool) -> Choice:
+        return name if isinstance(name, Choice) else Choice(option, name, products, self.accuracy, self.arithmetic, whole)
+
+    def _forward(self, forward: Pass) -> Tensor:
+        return self._checked(self.weights.forward(forward))
+
+    def _checked(self, l: Tensor) -> Tensor:
+        if l.dim() != 1:
+            raise ValueError(f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss")
+        return l
+
+    def _shared(self, l: Tensor) -> Tensor:
+        """Losses as g_phi sees them: averaged over ranks if so configured, with the gradient of this rank's own."""
+        if not self.average_losses:
+            return l
+        (mean,) = self.average([l.detach()])
+        return l + (mean - l.detach())
+
+    def _values(self, functions: Combiner | Sequence[Combiner]) -> list[Pass]:
+        each = functions if isinstance(functions, Sequence) else [functions] * len(self.forwards)
+        return [lambda f=f, g=g: g(self._shared(self._forward(f))) for f, g in zip(self.forwards, each)]
+
+    def _losses_along(self, v: Vector) -> Callable[[float | None], Tensor]:
+        @torch.no_grad()
+        def losses_at(eps: float | None) -> Tensor:
+            with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0):
+                l = self._shared(torch.stack([self._forward(forward) for forward in self.forwards]))
+            if self._losses is not None and l.shape != self._losses.shape:
+                raise ValueError(f"losses: shape {tuple(l.shape)} at moved weights, {tuple(self._losses.shape)} before; "
+                                 "return the same losses of the same batch in every pass")  # fmt: skip
+            return l
+
+        return losses_at
+
+    def _forward_mode(self, v: Vector) -> Tensor:
+        with self.replay():
+            J_v = self.weights.along(v, lambda duals: torch.stack([tangent(self._forward(f)) for f in self.forwards]))
+        return self.average([J_v])[0] if self.average_losses else J_v
+
+    def _double_backward(self, v: Vector) -> Tensor:
+        """J v as the derivative of c -> <J' c, v>."""
+        with self.replay():
+            l = torch.stack([self._forward(forward) for forward in self.forwards])
+            c = torch.zeros_like(l, requires_grad=True)
+            J_c = self.weights.differentiate(l, grad_outputs=c, create_graph=True)
+        self.weights.passes["backward"] += 1
+        (J_v,) = torch.autograd.grad(sum((x * y).sum() for x, y in zip(J_c, v.pieces)), c)
+        return self.average([J_v])[0] if self.average_losses else J_v
+
+    def _gauss_newton(self, combiner: Combiner, u: Vector) -> Vector:
+        """J' G J u, G = d2_ll g_phi of each micro-batch: a J v and one gradient."""
+        J_u, cotangents = self.jvp(u), []
+        for row, along in zip(self.losses().detach(), J_u):
+            l = row.clone().requires_grad_()
+            (a,) = torch.autograd.grad(combiner(l), l, create_graph=True)
+            curved = a.requires_grad  # a linear combiner has G = 0
+            cotangents.append(torch.autograd.grad(a, l, along, materialize_grads=True, allow_unused=True)[0] if curved else 0 * along)
+        return self.gradient([lambda l, c=c: c @ l for c in cotangents])
+
+
+class ModuleProblem(LossesProblem):
+    """The bi-level problem of a plain module in one process.
+
+    Args:
+        module: w are its parameters that require a gradient.
+        losses: forward pass on the training batch, () -> (T,); or one for each micro-batch.
+        primary: forward pass on the meta batch, () -> scalar; or one for each of several.
+        options: `product`, `hessian_product`, `radius`, `accuracy` and `fixed_point` of `LossesProblem`.
+    """
+
+    def __init__(self, module: nn.Module, losses: Pass | Sequence[Pass], primary: Pass | Sequence[Pass], **options: Any):
+        super().__init__(ModuleWeights(module), _listed(losses), _listed(primary), **options)
+
+
+def _listed(passes: Pass | Sequence[Pass]) -> list[Pass]:
+    return [passes] if callable(passes) else list(passes)
+
+
+def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)

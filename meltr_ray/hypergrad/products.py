@@ -1,28 +1,75 @@
-"""J v and H u by differences: first-order passes at moved weights, so they work with fused attention and shards.
+"""Directional derivatives along v, each way: of the losses (J v), of d_w L (H u), of d_phi L (the mixed product).
 
-Legend: R = |eps v| is the radius of the move; central differences err by O(R^2), one-sided ones by O(R), and rounding adds
-about 1 / R. Relative error of J v in float32, five losses, against float64 double backward:
+A difference needs first-order passes alone, so it works with fused attention, activation checkpointing, compiled models and
+shards. Forward mode and double backward are exact and need whole weights and operators that have those derivatives.
+
+Rule for the step of a difference: w moves by the length R = |eps v|, whatever the size of v; R = 3 sqrt(u) one-sided and
+0.6 cbrt(u) central, u the rounding unit of w's type. It balances the curvature along v, an error of O(R) one-sided and O(R^2)
+central, with the rounding of the losses, O(u / R). Relative error of J v in float32, five losses, against float64 double
+backward:
 
     UniVL of width 16, untrained   central  R = .1: 5e-1   .01: 1e-2   .003: 1e-3   .001: 1e-4   one-sided  .01: 2e-1   .001: 2e-2
     UniVL of width 64, untrained            R = .1: 3e-1   .01: 4e-3   .003: 3e-4   .001: 6e-5              .01: 1e-1   .001: 1e-2
     UniVL of width 64, 150 steps            R = .1: 7e-2   .01: 1e-3   .003: 1e-4   .001: 1e-4              .01: 1e-1   .001: 1e-2
 
-Small models bend more along v: a radius of 0.1, fine for 200 M parameters, is useless here. Hence the rule, 0.003 central and
-0.001 one-sided.
+Small models bend more along v: a radius of 0.1, fine for 200 M parameters, is useless here.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from typing import Callable, TypeVar
+
+import torch
 
 from meltr_ray.vectors import Vector
 
-Value = TypeVar("Value")  # (T,) losses, or a Vector
+Value = TypeVar("Value")  # losses, a Vector, or a list of phi's gradients as a Vector
+log = logging.getLogger("meltr_ray")
 
 
-def directional_derivative(
-    value_at: Callable[[float], Value], v: Vector, radius: float, here: Callable[[], Value] | None = None
-) -> Value:
+class NotAdmitted(ValueError):
+    """The model has no such derivative: one line that names the product and another."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """One way to take a directional derivative.
+
+    Args:
+        cost: passes that it takes, in those of what it differentiates (a forward pass, or one with its backward).
+        error: relative error to be expected in float64, float32, and in half-precision arithmetic; None: useless there.
+        whole: whether it needs all weights at once, and operators with second or forward-mode derivatives.
+    """
+
+    cost: float
+    error: dict[torch.dtype, float | None]
+    whole: bool
+
+
+EXACT = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-1}
+ONE_SIDED = Product(1, {torch.float64: 1e-5, torch.float32: 1e-2}, whole=False)
+CENTRAL = Product(2, {torch.float64: 1e-7, torch.float32: 1e-3}, whole=False)
+
+JVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "forward": Product(2.5, EXACT, True), "double_backward": Product(5, EXACT, True)}
+"""J v, and the mixed product of a phi that enters otherwise; costs in forward passes."""
+
+HVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "double_backward": Product(2, EXACT, True),
+       "forward_over_reverse": Product(2.5, EXACT, True)}  # fmt: skip
+"""H u; costs in gradients. `gauss_newton` is another H and so never chosen for anybody."""
+
+FLOAT32_PASS = 4.0
+"""Cost of a float32 pass, which a difference needs, in those of half-precision arithmetic."""
+
+
+def radius_of(product: str, dtype: torch.dtype) -> float:
+    """Length of a difference's move in weight space for weights of `dtype`."""
+    unit = torch.finfo(dtype).eps
+    return 0.6 * unit ** (1 / 3) if product == "central" else 3 * unit**0.5
+
+
+def difference(value_at: Callable[[float], Value], v: Vector, radius: float, here: Callable[[], Value] | None = None) -> Value:
     """Derivative of a function of w along v: central, or one-sided if its value `here`, at w itself, is at hand.
 
     Args:
@@ -38,3 +85,67 @@ def directional_derivative(
     if here is None:
         return (0.5 / eps) * (ahead - value_at(-eps))
     return (1 / eps) * (ahead - here())
+
+
+def admitted(name: str, option: str, function: Callable[[], Value]) -> Value:
+    """Run `function`, which takes the product `name`.
+
+    Raises:
+        NotAdmitted: an operator of the model lacks the derivative that the product needs.
+    """
+    try:
+        return function()
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        if not any(phrase in reason for phrase in ("not implemented", "forward AD", "forward-mode", "functorch", "once_differentiable",
+                                                   "double backward", "twice_differentiable")):  # fmt: skip
+            raise
+        raise NotAdmitted(f"{option}={name}: this model does not admit it ({reason[:90]}); use central, or unfused attention") from error
+
+
+class Choice:
+    """`auto`: the cheapest product that promises the accuracy asked for and that the model turns out to admit.
+
+    The model itself is asked: a product that raises for want of a derivative is struck off, once for all.
+    """
+
+    def __init__(self, option: str, name: str, products: dict[str, Product], accuracy: float, arithmetic: torch.dtype, whole: bool):
+        self.option, self.is_auto = option, name == "auto"
+        self.candidates = _ranked(products, accuracy, arithmetic, whole) if self.is_auto else [name]
+        if not self.is_auto and name in products and products[name].whole and not whole:
+            raise NotAdmitted(f"{option}={name}: it needs whole weights, which ZeRO stage 3 shards; use one_sided, central or auto")
+        self.why = f"accuracy {accuracy:g} in {str(arithmetic).removeprefix('torch.')}, {'whole' if whole else 'sharded'} weights"
+        self.told = not self.is_auto
+
+    def take(self, ways: dict[str, Callable[[], Value]]) -> Value:
+        """Value of the first candidate that the model admits; `ways` has a function for each product."""
+        while True:
+            name = self.candidates[0]
+            try:
+                value = admitted(name, self.option, ways[name])
+            except NotAdmitted as refusal:
+                if len(self.candidates) == 1:
+                    raise
+                log.info("%s=auto: %s refused: %s", self.option, name, refusal)
+                self.candidates.pop(0)
+                continue
+            if not self.told:
+                log.info("%s=auto: %s, the cheapest that this model admits (%s)", self.option, name, self.why)
+                self.told = True
+            return value
+
+
+def _ranked(products: dict[str, Product], accuracy: float, arithmetic: torch.dtype, whole: bool) -> list[str]:
+    """Names by cost of those that promise `accuracy`, then the others, the most exact first."""
+    half = arithmetic not in (torch.float32, torch.float64)
+
+    def error(product: Product) -> float:  # differences run in float32 even where the other passes don't
+        return product.error.get(arithmetic) or product.error[torch.float32]
+
+    def cost(product: Product) -> float:
+        fresh = half and product is ONE_SIDED  # half-precision values at hand don't serve
+        return (product.cost + fresh) * (FLOAT32_PASS if half and not product.whole else 1)
+
+    able = {name: product for name, product in products.items() if whole or not product.whole}
+    good = sorted((name for name in able if error(able[name]) <= accuracy), key=lambda name: (cost(able[name]), error(able[name])))
+    return good + sorted((name for name in able if name not in good), key=lambda name: error(able[name]))

@@ -1,93 +1,208 @@
-"""Solvers for v = (H + damping I)^-1 b that need nothing but products with H.
+"""Solvers for A v = b, A = H + damping I, that need nothing but products with H.
 
-Legend: H = d2_ww L (p x p), b = d_w F, r = b - (H + damping I) x the residual, d a search direction.
+Legend: H = d2_ww L (p x p), b = d_w F, r = b - A x the residual, d a search direction, D Adam's diagonal (fixed_point.py).
+Memory is counted in vectors of the size of w, or of a rank's shard of it, beyond w and b.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Optional
 
+import torch
+
+from meltr_ray.hypergrad.fixed_point import ADAM_USES
 from meltr_ray.hypergrad.outcome import Outcome, Solution
+from meltr_ray.hypergrad.problem import Bilevel
 from meltr_ray.vectors import Vector
 
-Product = Callable[[Vector], Vector]
+Solver = Callable[[Bilevel, Vector, Optional[Vector]], Solution]
+"""(problem, b, v to start from or None) -> solution."""
+
+
+class System:
+    """A = H + damping M of one problem, and the preconditioner of its solves.
+
+    M is I; with `adam="fixed_point"` it is D^-1, which makes A v = b the system of Adam's own fixed point. D preconditions
+    in both uses of Adam. D is scaled so that D^-1 has mean 1.
+    """
+
+    def __init__(self, level: Bilevel, damping: float, adam: str):
+        self.hessian, self.damping = level.hessian(), damping
+        self.inverse = _relative_scale(level) if adam != "ignore" else None
+        self.own = adam == "fixed_point"
+
+    def __call__(self, u: Vector) -> Vector:
+        damped = u.times(self.inverse) if self.own else u
+        return self.hessian(u).plus(self.damping, damped) if self.damping else self.hessian(u)
+
+    def precondition(self, r: Vector) -> Vector:
+        """D r, or r itself."""
+        return r if self.inverse is None else r.divided_by(self.inverse)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """v = b: H taken as the identity, as published (MELTR, section 3.3). No product; no extra memory."""
+    """v = b: H taken as the identity, as published (MELTR, section 3.3); with Adam's fixed point v = D b, as SAMA.
 
-    def __call__(self, product: Product, b: Vector) -> Solution:
-        return Solution(b, Outcome.EXACT, None, 0)
+    No product, no vector (one for D).
+    """
+
+    adam: str = "ignore"
+
+    def __post_init__(self):
+        _check_choice("adam", self.adam, ("ignore", "fixed_point"))
+
+    def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
+        v = b if self.adam == "ignore" else b.divided_by(_relative_scale(level))
+        return Solution(v, Outcome.EXACT, None, 0)
 
 
 @dataclass(frozen=True)
 class Neumann:
-    """v = step sum_{j=0..iterations} (I - step (H + damping I))^j b (Lorraine et al. 2020, arXiv 1911.02590, eq. 8).
+    """v = step sum_{j=0..iterations} (I - step A)^j b (Lorraine et al. 2020, arXiv 1911.02590, eq. 8), step D for step with Adam.
 
     Converges where step < 2 / lambda_max, slowly: after k terms the part of v along an eigenvalue lambda has reached
     1 - (1 - step lambda)^(k + 1) of its length, so v comes out short on flat directions. Safe where H is slightly
-    indefinite. One product and two vectors.
+    indefinite. Stops, with the sum so far, when a term has grown longer than b. One product an iteration; three vectors.
     """
 
     iterations: int
     step: float
     damping: float = 0.0
+    adam: str = "ignore"
 
-    def __call__(self, product: Product, b: Vector) -> Solution:
-        term, total = b, b
-        for _ in range(self.iterations):
-            term = term - self.step * (product(term) + self.damping * term)
-            total = total + term
-        ratio = term.norm() / (b.norm() or 1.0)  # (I - step A)^k b is also the residual of the truncated v
-        if not math.isfinite(ratio):
-            return Solution(b, Outcome.NOT_FINITE, None, self.iterations)
-        outcome = Outcome.DIVERGED if ratio > 1 else Outcome.ITERATION_LIMIT
-        return Solution(self.step * total, outcome, ratio, self.iterations)
+    def __post_init__(self):
+        _check_iterations(self.iterations)
+        _check(self.step > 0, "step", self.step, "must be positive; raise it")
+        _check_damping(self.damping)
+        _check_choice("adam", self.adam, ADAM_USES)
+
+    def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
+        A = System(level, self.damping, self.adam)
+        length = b.norm() or 1.0
+        r, total = b, A.precondition(b)  # r: residual of step * total so far, and the next term
+        for k in range(1, self.iterations + 1):
+            r = r.plus(-self.step, A(A.precondition(r)))
+            ratio = r.norm() / length
+            if not math.isfinite(ratio):
+                return Solution(b, Outcome.NOT_FINITE, None, k)
+            if ratio > 1:
+                return Solution(self.step * total, Outcome.DIVERGED, ratio, k)
+            total = total + A.precondition(r)
+        # r is now the residual of the sum without its last term, as near as one product less can tell
+        return Solution(self.step * total, Outcome.ITERATION_LIMIT, ratio, self.iterations)
 
 
 @dataclass(frozen=True)
 class ConjugateGradient:
-    """Conjugate gradient (Hestenes and Stiefel 1952) from zero, at most `iterations` products; four vectors.
+    """Preconditioned conjugate gradient (Hestenes and Stiefel 1952), at most `iterations` products.
 
-    Differs from the textbook in two ways. At negative curvature, d' (H + damping I) d <= 0, it stops with the x it has
-    (with b, the identity solve, if that happens at once): past this point CG minimises nothing and its answer can point
-    the wrong way. And it ends, with b, as soon as a product is not finite.
+    Differs from the textbook in three ways. At negative curvature, d' A d <= 0, it stops with the x it has (with D b if that
+    happens at once): past this point CG minimises nothing and its answer can point the wrong way. Up to it <x, b> > 0, since
+    each step from zero lowers x' A x / 2 - <x, b>. It ends with b as soon as a product is not finite. And it starts from
+    `start`, if one is given, for the price of one product; from a start that is further from the solution than zero, from zero.
+    Three vectors; one more with Adam.
     """
 
     iterations: int
     damping: float = 0.0
     tolerance: float = 0.0
+    adam: str = "ignore"
 
-    def __call__(self, product: Product, b: Vector) -> Solution:
-        x, r, d = 0.0 * b, b, b
-        length = b.norm()
-        squared = length**2
-        for k in range(1, self.iterations + 1):
-            if math.sqrt(squared) <= self.tolerance * length:
-                return Solution(x, Outcome.CONVERGED, math.sqrt(squared) / (length or 1.0), k - 1)
-            moved = product(d) + self.damping * d
-            curvature = d @ moved
+    def __post_init__(self):
+        _check_iterations(self.iterations)
+        _check_damping(self.damping)
+        _check(self.tolerance >= 0, "tolerance", self.tolerance, "must not be negative; raise it")
+        _check_choice("adam", self.adam, ADAM_USES)
+
+    def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
+        A, length, products = System(level, self.damping, self.adam), b.norm(), 0
+        if length == 0:
+            return Solution(b, Outcome.CONVERGED, 0.0, 0)
+        x, r = None, b
+        if start is not None:
+            r, products = b - A(start), 1
+            x, r = (start, r) if r.norm() < length else (None, b)
+        d = z = A.precondition(r)
+        r_z = r @ z
+        for _ in range(self.iterations):
+            residual = _norm(r, z, r_z) / length
+            if residual <= self.tolerance:
+                return Solution(x if x is not None else 0.0 * b, Outcome.CONVERGED, residual, products)
+            A_d = A(d)
+            products += 1
+            curvature = d @ A_d
             if not math.isfinite(curvature):
-                return Solution(b, Outcome.NOT_FINITE, None, k)
+                return Solution(b, Outcome.NOT_FINITE, None, products)
             if curvature <= 0:
-                return Solution(x if k > 1 else b, Outcome.NEGATIVE_CURVATURE, math.sqrt(squared) / length, k)
-            alpha = squared / curvature
-            x, r = x + alpha * d, r - alpha * moved
-            squared, before = r @ r, squared
-            d = r + (squared / before) * d
-        residual = math.sqrt(squared) / (length or 1.0)
-        converged = residual <= self.tolerance
-        return Solution(x, Outcome.CONVERGED if converged else Outcome.ITERATION_LIMIT, residual, self.iterations)
+                return Solution(x if x is not None else z, Outcome.NEGATIVE_CURVATURE, residual, products)
+            alpha = r_z / curvature
+            x = alpha * d if x is None else x.plus(alpha, d)
+            r = r.plus(-alpha, A_d)
+            del A_d  # nothing but x, r, z and d lives on into the next product
+            z = A.precondition(r)
+            r_z, before = r @ z, r_z
+            d = z.plus(r_z / before, d)
+        residual = _norm(r, z, r_z) / length
+        return Solution(x, Outcome.CONVERGED if residual <= self.tolerance else Outcome.ITERATION_LIMIT, residual, products)
 
 
-Solver = Identity | Neumann | ConjugateGradient
+@dataclass(frozen=True)
+class Dense:
+    """v by a dense solve with H formed column by column: for tiny problems, and as a reference. p products, p vectors.
 
-SOLVERS: dict[str, Callable[..., Solver]] = {
-    "identity": lambda aid: Identity(),
-    "neumann": lambda aid: Neumann(aid.iterations, aid.neumann_step, aid.damping),
-    "cg": lambda aid: ConjugateGradient(aid.iterations, aid.damping, aid.cg_tolerance),
-}
-"""Name in `aid.solver` -> solver made from the settings `aid`."""
+    Raises:
+        ValueError: more than `LIMIT` weights, or weights in shards.
+    """
+
+    damping: float = 0.0
+    LIMIT = 5000
+
+    def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
+        flat = torch.cat([piece.flatten() for piece in b.pieces])
+        if len(flat) > self.LIMIT or b.reduce is not None:
+            raise ValueError(f"solver=Dense: {len(flat)} weights; at most {self.LIMIT}, unsharded, are solved densely: use ConjugateGradient")
+        H, columns = level.hessian(), []
+        for i in range(len(flat)):
+            unit = torch.zeros_like(flat)
+            unit[i] = 1.0
+            columns.append(torch.cat([piece.flatten() for piece in H(_unflatten(unit, b)).pieces]))
+        A = torch.stack(columns, dim=1).double() + self.damping * torch.eye(len(flat), dtype=torch.float64, device=flat.device)
+        v = torch.linalg.solve(A, flat.double())
+        residual = float((A @ v - flat.double()).norm() / (flat.double().norm() or 1.0))
+        return Solution(_unflatten(v.to(flat.dtype), b), Outcome.EXACT, residual, len(flat))
+
+
+def _norm(r: Vector, z: Vector, r_z: float) -> float:
+    """|r|, at hand where there is no preconditioner."""
+    return math.sqrt(r_z) if z is r else r.norm()
+
+
+def _unflatten(flat: torch.Tensor, like: Vector) -> Vector:
+    parts = flat.split([piece.numel() for piece in like.pieces])
+    return Vector(tuple(part.view_as(piece) for part, piece in zip(parts, like.pieces)))
+
+
+def _relative_scale(level: Bilevel) -> Vector:
+    if level.fixed_point is None:
+        raise ValueError("adam: the problem knows no inner optimiser; give it fixed_point=FixedPoint.of(optimizer, parameters)")
+    return level.fixed_point.relative_scale()
+
+
+def _check(condition: bool, name: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value}: {rule}")
+
+
+def _check_iterations(iterations: int) -> None:
+    _check(iterations >= 1, "iterations", iterations, "at least 1 is needed; for no iterations use Identity()")
+
+
+def _check_damping(damping: float) -> None:
+    _check(damping >= 0, "damping", damping, "must not be negative; raise it")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(value in choices, name, value, f"unknown; use one of {', '.join(choices)}")

@@ -1,0 +1,88 @@
+"""H u, H = d2_ww L, each way. L = mean of several values, mean over ranks."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from meltr_ray.hypergrad.problem import Operator
+from meltr_ray.hypergrad.products import Choice, difference, radius_of
+from meltr_ray.hypergrad.weights import ModuleWeights, tangent
+from meltr_ray.vectors import Vector
+
+
+class Hessian:
+    """u -> H u at one w.
+
+    What products can share lives as long as this object: d_w L of the one-sided difference (p numbers), or the graph of
+    d_w L of double backward; so memory doesn't grow with the number of products.
+
+    Args:
+        values: forward passes, () -> scalar; L is their mean. They compute slopes anew at moved weights: a frozen slope
+            would lose J' (d2_ll g) J.
+        replay: context in which every pass sees the same masks.
+        choice: which product; see `HVP` in products.py.
+        radius: of a difference; None: by the rule there.
+        gauss_newton: u -> J' (d2_ll g) J u, where L has that structure.
+    """
+
+    def __init__(self, weights: ModuleWeights, values: Sequence[Callable[[], Tensor]], replay: Callable[[], AbstractContextManager],
+                 choice: Choice, radius: float | None, gauss_newton: Operator | None = None):  # fmt: skip
+        self.weights, self.values, self.replay = weights, values, replay
+        self.choice, self.radius, self.gauss_newton = choice, radius, gauss_newton
+        self._here: Vector | None = None
+        self._graph: tuple[Tensor, ...] | None = None
+
+    def __call__(self, u: Vector) -> Vector:
+        ways = {
+            "one_sided": lambda: difference(self._gradient_along(u), u, self._radius("one_sided"), self._gradient_here),
+            "central": lambda: difference(self._gradient_along(u), u, self._radius("central")),
+            "double_backward": lambda: self._double_backward(u),
+            "forward_over_reverse": lambda: self._forward_over_reverse(u),
+        }
+        return self.choice.take(ways | ({"gauss_newton": lambda: self.gauss_newton(u)} if self.gauss_newton else {}))
+
+    def _radius(self, product: str) -> float:
+        return self.radius or radius_of(product, self.weights.dtype)
+
+    def _gradient_along(self, u: Vector) -> Callable[[float], Vector]:
+        def gradient_at(eps: float) -> Vector:
+            with self.replay(), self.weights.moved(u, eps):
+                return self.weights.gradient(self.values)
+
+        return gradient_at
+
+    def _gradient_here(self) -> Vector:
+        if self._here is None:
+            with self.replay(), self.weights.moved(None, 0.0):
+                self._here = self.weights.gradient(self.values)
+        return self._here
+
+    def _double_backward(self, u: Vector) -> Vector:
+        """d_w <d_w L, u> on a graph of d_w L that is made once."""
+        if self._graph is None:
+            with self.replay():
+                mean = sum(value() for value in self.values) / len(self.values)
+                self._graph = self.weights.differentiate(mean, create_graph=True)
+        curved = [(g, piece) for g, piece in zip(self._graph, u.pieces) if g.requires_grad]
+        if not curved:  # L is linear in w
+            return 0.0 * u
+        self.weights.passes["backward"] += 1
+        gradients, pieces = zip(*curved)
+        product = torch.autograd.grad(gradients, self.weights.parameters, pieces, retain_graph=True, allow_unused=True,
+                                      materialize_grads=True)  # fmt: skip
+        return self.weights.vector(product)
+
+    def _forward_over_reverse(self, u: Vector) -> Vector:
+        """Tangent of d_w L where w has the tangent u."""
+
+        def product(duals: list[Tensor]) -> list[Tensor]:
+            mean = sum(value() for value in self.values) / len(self.values)
+            self.weights.passes["backward"] += 1
+            return [tangent(g) for g in torch.autograd.grad(mean, duals, allow_unused=True, materialize_grads=True)]
+
+        with self.replay():
+            return self.weights.vector(self.weights.along(u, product, with_graph=True))

@@ -1,0 +1,106 @@
+"""Solvers that need more structure than products with H: a low rank of it, or that L is a function of T losses.
+
+Legend: H = d2_ww L (p x p), b = d_w F, J = dl/dw (N x p) over all ranks, micro-batches and losses, G = d2_ll g_phi (N x N),
+Y = H Omega (p x rank). Small systems are solved in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+
+from meltr_ray.hypergrad.outcome import Outcome, Solution
+from meltr_ray.hypergrad.problem import Bilevel
+from meltr_ray.vectors import Vector
+
+
+@dataclass(frozen=True)
+class Nystrom:
+    """v with H ~ Y (Omega' Y)^+ Y' for a random Omega, by Woodbury (Hataya and Yamada 2023, arXiv 2302.09726, eq. 6).
+
+    Good where the spectrum of H falls below `damping` within `rank` eigenvalues; what the sketch misses is taken as zero, so
+    with a small damping v errs there by 1 / damping. Differs from the paper in a Gaussian sketch in place of columns of H, which
+    works on shards, and in the eigenvalues of the sketched H + damping I that are not positive: their H is taken as zero, since
+    a solve would turn v against b there; the outcome is then NEGATIVE_CURVATURE. `rank` products, all independent; 2 rank + 1
+    vectors.
+    """
+
+    rank: int
+    damping: float
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank}: at least 1 is needed; for no product use Identity()")
+        if not self.damping > 0:
+            raise ValueError(f"damping={self.damping}: must be positive, since a low-rank H has no inverse; raise it")
+
+    def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
+        H = level.hessian()
+        omega = [level.random(self.seed + i) for i in range(self.rank)]
+        Y = [H(o) for o in omega]
+        S = _gram(omega, Y)
+        if not S.isfinite().all():
+            return Solution(b, Outcome.NOT_FINITE, None, self.rank)
+        unit = torch.finfo(b.pieces[0].dtype).eps
+        # an orthonormal basis Y Q of the range of Y; directions that rounding drowns are left out
+        lengths, Q = _kept(*torch.linalg.eigh(_gram(Y, Y)), unit)
+        values, vectors = _kept(*torch.linalg.eigh((S + S.T) / 2), unit * self.rank)
+        inner = lengths.sqrt()[:, None] * Q.T @ vectors  # H ~ Y S^+ Y' in that basis: inner diag(1 / values) inner'
+        curvatures, directions = torch.linalg.eigh(inner / values @ inner.T)
+        indefinite = curvatures + self.damping <= 0
+        Q = Q / lengths.sqrt() @ directions
+        shrink = torch.where(indefinite, 0.0, curvatures / (curvatures + self.damping))
+        v = (1 / self.damping) * _combine(b, Y, -(Q @ (shrink * (Q.T @ b.dots(Y)))))
+        return Solution(v, Outcome.NEGATIVE_CURVATURE if indefinite.any() else Outcome.EXACT, None, self.rank)
+
+
+def _kept(values: torch.Tensor, vectors: torch.Tensor, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenpairs above `floor` times the largest, in absolute value."""
+    kept = values.abs() > floor * values.abs().max()
+    return values[kept], vectors[:, kept]
+
+
+@dataclass(frozen=True)
+class LossSpace:
+    """J v of the Gauss-Newton system (J' G J + damping I) v = b, solved among the N losses: J v = (damping I + K G)^-1 J b, K = J J'.
+
+    One forward and N backward passes, whatever the accuracy; N + 1 vectors. N = T for one rank and one micro-batch; with R ranks
+    and M micro-batches N = R M T, since each has slopes of its own (G is block diagonal), or M T where the losses are
+    averaged over ranks before g_phi. The curvature of the single losses is left out of H: near the plain sum G is about 0 and
+    J v is J b / damping, the identity's answer but for a factor.
+    """
+
+    damping: float
+
+    def __post_init__(self):
+        if not self.damping > 0:
+            raise ValueError(f"damping={self.damping}: must be positive, since J' G J has no inverse; raise it")
+
+    def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
+        if not hasattr(level, "slope_derivatives"):
+            raise ValueError("solver=LossSpace: phi must enter through a combiner of losses (ModuleProblem); use ConjugateGradient")
+        problem, own = level.problem, level.slope_derivatives()
+        J = problem.rows()
+        blocks = [torch.stack(own)] if len(J) == len(own) * len(own[0]) else problem.gather(torch.stack(own))
+        G = torch.block_diag(*torch.cat(blocks).double().cpu())
+        G = G / (len(J) / len(own[0]))  # L is the mean over ranks and micro-batches
+        identity = torch.eye(len(J), dtype=torch.float64)
+        J_v = torch.linalg.solve(self.damping * identity + _gram(J, J) @ G, b.dots(J))
+        outcome = Outcome.EXACT if J_v.isfinite().all() else Outcome.NOT_FINITE
+        offset = problem.rank * len(own) * len(own[0]) if len(blocks) > 1 else 0
+        mine = J_v[offset : offset + len(own) * len(own[0])].view(len(own), -1)
+        return Solution(None, outcome, None, 0, mine.to(b.pieces[0].device, own[0].dtype))
+
+
+def _gram(left: list[Vector], right: list[Vector]) -> torch.Tensor:
+    """(n, m) float64 on the CPU: all inner products."""
+    return torch.stack([x.dots(right) for x in left])
+
+
+def _combine(start: Vector, vectors: list[Vector], coefficients: torch.Tensor) -> Vector:
+    for factor, vector in zip(coefficients.tolist(), vectors):
+        start = start.plus(factor, vector)
+    return start

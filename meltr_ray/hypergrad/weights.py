@@ -1,0 +1,144 @@
+"""The weights w of a module, as the passes of a meta step use them: differentiated, moved along v, or given a tangent.
+
+All of it leaves w, the buffers and the generators bit for bit as they were, also when a pass raises: w is swapped for moved
+copies and never added to and subtracted from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from meltr_ray.generators import get_generators, set_generators
+from meltr_ray.vectors import Vector
+
+
+class ModuleWeights:
+    """Parameters that require a gradient, of a module that this process holds whole.
+
+    Args:
+        module: its parameters are w; others stay as they are.
+        average: mean of tensors over ranks; None in a single process.
+
+    Raises:
+        ValueError: no parameter requires a gradient.
+    """
+
+    whole = True
+    """Whether a pass sees all weights at once, which second derivatives and tangents need."""
+
+    def __init__(self, module: nn.Module, average: Callable[[Sequence[Tensor]], list[Tensor]] | None = None):
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not named:
+            raise ValueError("module: none of its parameters requires a gradient; unfreeze those that are trained")
+        self.module, self.names, self.parameters = module, list(named), list(named.values())
+        self.average = average or list
+        self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
+        self.is_moved = False
+        self.passes: Counter[str] = Counter()
+        """Forward and backward passes so far."""
+
+    def versions(self) -> list[int]:
+        """Changes whenever an optimiser has changed w."""
+        return [p._version for p in self.parameters]
+
+    def forward(self, function: Callable[[], Tensor]) -> Tensor:
+        """Run and count a forward pass."""
+        self.passes["forward"] += 1
+        return function()
+
+    def differentiate(self, value: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        """d value / d w, of this rank alone; zero where `value` doesn't depend on a weight.
+
+        Raises:
+            ValueError: `value` depends on none.
+        """
+        if not value.requires_grad:
+            raise ValueError("a loss doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
+        self.passes["backward"] += 1
+        return torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True, **options)
+
+    def gradient(self, values: Sequence[Callable[[], Tensor]]) -> Vector:
+        """d_w of the mean of `values`, mean over ranks; each runs a forward pass, so that one graph lives at a time."""
+        total: Sequence[Tensor] = self.differentiate(values[0]())
+        for value in values[1:]:
+            total = torch._foreach_add(total, self.differentiate(value()))
+        return self.vector(total if len(values) == 1 else torch._foreach_div(total, len(values)))
+
+    def vector(self, pieces: Sequence[Tensor]) -> Vector:
+        """Mean over ranks of pieces that each rank has for itself."""
+        return self.hold(self.average(pieces))
+
+    def hold(self, pieces: Sequence[Tensor]) -> Vector:
+        """A vector of pieces that are alike on every rank, or this rank's shards."""
+        return Vector(tuple(pieces))
+
+    def random(self, seed: int) -> Vector:
+        """A vector of independent standard normal entries, the same for the same seed."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return self.hold([torch.randn(p.shape, generator=generator, device=self.device, dtype=p.dtype) for p in self.parameters])
+
+    @contextmanager
+    def moved(self, v: Vector | None, eps: float) -> Iterator[None]:
+        """w + eps v inside; w outside. None: w itself, without the autocast that a difference can't stand."""
+        held = [p.data for p in self.parameters]
+        self.is_moved = True
+        torch.clear_autocast_cache()  # else half-precision copies of the weights would hide the move
+        try:
+            if v is not None:
+                for p, there in zip(self.parameters, torch._foreach_add(held, v.pieces, alpha=eps)):
+                    p.data = there
+            with torch.autocast(self.device.type, enabled=False):
+                yield
+        finally:
+            self.is_moved = False
+            torch.clear_autocast_cache()
+            for p, here in zip(self.parameters, held):
+                p.data = here
+
+    def along(self, v: Vector, function: Callable[[list[Tensor]], Any], with_graph: bool = False) -> Any:
+        """`function` of w as dual numbers w + eps v; use `tangent` on what it computes (forward-mode differentiation)."""
+        # torch's fused attention has no forward-mode formula, its plain form has
+        with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(with_graph):
+            duals = [forward_ad.make_dual(p.detach().requires_grad_(with_graph), t) for p, t in zip(self.parameters, v.pieces)]
+            named = {f"module.{name}": dual for name, dual in zip(self.names, duals)}
+            return functional_call(_Run(self.module), named, (function, duals))
+
+    @contextmanager
+    def replayed(self, states: dict[str, Tensor]) -> Iterator[None]:
+        """Generators at `states` and a copy of the buffers inside; outside both as they were."""
+        now = get_generators(self.device)
+        buffers = [(m, name, b) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]
+        try:
+            set_generators(states, self.device)
+            for owner, name, buffer in buffers:
+                owner._buffers[name] = buffer.clone()
+            yield
+        finally:
+            for owner, name, buffer in buffers:
+                owner._buffers[name] = buffer
+            set_generators(now, self.device)
+
+
+def tangent(x: Tensor) -> Tensor:
+    """Derivative that a dual number carries; zero for one that depends on no weight."""
+    found = forward_ad.unpack_dual(x).tangent
+    return torch.zeros_like(x) if found is None else found
+
+
+class _Run(nn.Module):
+    """Runs a function while `functional_call` has other tensors in place of the module's parameters."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[[list[Tensor]], Any], tensors: list[Tensor]) -> Any:
+        return function(tensors)
