@@ -165,7 +165,7 @@ def test_each_term_is_the_dense_hypergradient(found):
         implicit, direct = dense_terms(len(found), aid)
         # of bfloat16 the passes at w; differences and weights are float32
         tolerance, direct_tolerance = (0.1, 0.1) if name == "bfloat16" else (1e-2, 1e-5)
-        for rank, (got_implicit, got_direct, _) in enumerate(found):
+        for rank, (got_implicit, got_direct, _) in enumerate(one[name] for one in found):
             errors = relative_error(got_implicit.double(), implicit), relative_error(got_direct.double(), direct)
             if errors[0] > tolerance or errors[1] > direct_tolerance:
                 wrong.append(f"{name}, rank {rank}: implicit {errors[0]:.1e}, direct {errors[1]:.1e}")

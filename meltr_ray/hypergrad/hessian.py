@@ -21,25 +21,29 @@ class Hessian:
     d_w L of double backward; so memory doesn't grow with the number of products.
 
     Args:
-        values: forward passes, () -> scalar; L is their mean. They compute slopes anew at moved weights: a frozen slope
-            would lose J' (d2_ll g) J.
+        values: forward passes, () -> scalar; L is their mean.
         replay: context in which every pass sees the same masks.
         choice: which product; see `HVP` in products.py.
         radius: of a difference; None: by the rule there.
         gauss_newton: u -> J' (d2_ll g) J u, where L has that structure.
+        differenced: forward passes whose gradients a difference is taken of, where those of `values` have kinks; the first
+            call of each is made at w itself.
     """
 
     def __init__(self, weights: ModuleWeights, values: Sequence[Callable[[], Tensor]], replay: Callable[[], AbstractContextManager],
-                 choice: Choice, radius: float | None, gauss_newton: Operator | None = None):  # fmt: skip
+                 choice: Choice, radius: float | None, gauss_newton: Operator | None = None,
+                 differenced: Sequence[Callable[[], Tensor]] | None = None):  # fmt: skip
         self.weights, self.values, self.replay = weights, values, replay
+        self.differenced = differenced or values
         self.choice, self.radius, self.gauss_newton = choice, radius, gauss_newton
         self._here: Vector | None = None
+        self._seen_here = False
         self._graph: tuple[Tensor, ...] | None = None
 
     def __call__(self, u: Vector) -> Vector:
         ways = {
-            "one_sided": lambda: difference(self._gradient_along(u), u, self._radius("one_sided"), self._gradient_here),
-            "central": lambda: difference(self._gradient_along(u), u, self._radius("central")),
+            "one_sided": lambda: self._one_sided(u),
+            "central": lambda: self._central(u),
             "double_backward": lambda: self._double_backward(u),
             "forward_over_reverse": lambda: self._forward_over_reverse(u),
         }
@@ -51,15 +55,23 @@ class Hessian:
     def _gradient_along(self, u: Vector) -> Callable[[float], Vector]:
         def gradient_at(eps: float) -> Vector:
             with self.replay(), self.weights.moved(u, eps):
-                return self.weights.gradient(self.values)
+                return self.weights.gradient(self.differenced)
 
         return gradient_at
 
-    def _gradient_here(self) -> Vector:
+    def _one_sided(self, u: Vector) -> Vector:
         if self._here is None:
             with self.replay(), self.weights.moved(None, 0.0):
-                self._here = self.weights.gradient(self.values)
-        return self._here
+                self._here = self.weights.gradient(self.differenced)
+        return difference(self._gradient_along(u), u, self._radius("one_sided"), lambda: self._here)
+
+    def _central(self, u: Vector) -> Vector:
+        if self.differenced is not self.values and not self._seen_here:
+            with self.replay(), self.weights.moved(None, 0.0), torch.no_grad():
+                for value in self.differenced:
+                    value()
+            self._seen_here = True
+        return difference(self._gradient_along(u), u, self._radius("central"))
 
     def _double_backward(self, u: Vector) -> Vector:
         """d_w <d_w L, u> on a graph of d_w L that is made once."""

@@ -56,6 +56,8 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
         InvalidLosses: a loss or a slope is not finite, or all slopes are zero.
         NotAdmitted: the model lacks a derivative that the product asked for needs.
     """
+    if hasattr(problem, "losses") != (combiner is not None):
+        raise ValueError("combiner: a problem of several losses needs one, and a BilevelProblem takes none; give or leave it out")
     level = problem if combiner is None else CombinedLosses(problem, combiner, gamma, regulariser)
     b = level.outer_gradient()
     solution = solver(level, b, start)
@@ -66,7 +68,11 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
 class CombinedLosses:
     """`Bilevel` for L = mean of g_phi(l(w)) over micro-batches, F = primary loss + gamma |g_phi(l) - sum_t l_t|."""
 
+    REGULARISERS = ("phi_only", "full", "paper")
+
     def __init__(self, problem: Problem, combiner: nn.Module, gamma: float, regulariser: str):
+        if regulariser not in self.REGULARISERS:
+            raise ValueError(f"regulariser={regulariser}: unknown; use one of {', '.join(self.REGULARISERS)}")
         self.problem, self.combiner, self.gamma, self.regulariser = problem, combiner, gamma, regulariser
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
         self.fixed_point = problem.fixed_point

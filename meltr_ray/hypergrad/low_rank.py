@@ -22,9 +22,9 @@ class Nystrom:
 
     Good where the spectrum of H falls below `damping` within `rank` eigenvalues; what the sketch misses is taken as zero, so
     with a small damping v errs there by 1 / damping. Differs from the paper in a Gaussian sketch in place of columns of H, which
-    works on shards, and in the eigenvalues of the sketched H + damping I that are not positive: their H is taken as zero, since
-    a solve would turn v against b there; the outcome is then NEGATIVE_CURVATURE. `rank` products, all independent; 2 rank + 1
-    vectors.
+    works on shards; in orthonormal bases, since a Gram matrix of Y would square its condition; and in the eigenvalues of the
+    sketched H + damping I that are not positive: their H is taken as zero, since a solve would turn v against b there, and the
+    outcome is NEGATIVE_CURVATURE. `rank` products, all independent; at most 3 rank vectors.
     """
 
     rank: int
@@ -38,29 +38,23 @@ class Nystrom:
             raise ValueError(f"damping={self.damping}: must be positive, since a low-rank H has no inverse; raise it")
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
-        H = level.hessian()
-        omega = [level.random(self.seed + i) for i in range(self.rank)]
+        H, unit = level.hessian(), torch.finfo(b.pieces[0].dtype).eps
+        omega = _orthonormal([level.random(self.seed + i) for i in range(self.rank)])
         Y = [H(o) for o in omega]
-        S = _gram(omega, Y)
+        S = _gram(omega, Y)  # Omega' H Omega
         if not S.isfinite().all():
             return Solution(b, Outcome.NOT_FINITE, None, self.rank)
-        unit = torch.finfo(b.pieces[0].dtype).eps
-        # an orthonormal basis Y Q of the range of Y; directions that rounding drowns are left out
-        lengths, Q = _kept(*torch.linalg.eigh(_gram(Y, Y)), unit)
-        values, vectors = _kept(*torch.linalg.eigh((S + S.T) / 2), unit * self.rank)
-        inner = lengths.sqrt()[:, None] * Q.T @ vectors  # H ~ Y S^+ Y' in that basis: inner diag(1 / values) inner'
-        curvatures, directions = torch.linalg.eigh(inner / values @ inner.T)
+        W = _orthonormal(Y)
+        values, vectors = torch.linalg.eigh((S + S.T) / 2)
+        kept = values.abs() > unit * self.rank * values.abs().max()  # the pseudo-inverse, cut where rounding drowns S
+        R = _gram(W, Y) @ vectors[:, kept]
+        curvatures, directions = torch.linalg.eigh(R / values[kept] @ R.T)  # of H ~ W (R S^+ R') W'
         indefinite = curvatures + self.damping <= 0
-        Q = Q / lengths.sqrt() @ directions
-        shrink = torch.where(indefinite, 0.0, curvatures / (curvatures + self.damping))
-        v = (1 / self.damping) * _combine(b, Y, -(Q @ (shrink * (Q.T @ b.dots(Y)))))
-        return Solution(v, Outcome.NEGATIVE_CURVATURE if indefinite.any() else Outcome.EXACT, None, self.rank)
-
-
-def _kept(values: torch.Tensor, vectors: torch.Tensor, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eigenpairs above `floor` times the largest, in absolute value."""
-    kept = values.abs() > floor * values.abs().max()
-    return values[kept], vectors[:, kept]
+        inside = b.dots(W)
+        outside = _combine(b, W, -inside)
+        rates = 1 / (torch.where(indefinite, 0.0, curvatures) + self.damping)
+        v = _combine((1 / self.damping) * outside, W, directions @ (rates * (directions.T @ inside)))
+        return Solution(v, Outcome.NEGATIVE_CURVATURE if indefinite.any() else Outcome.EXACT, None, len(Y))
 
 
 @dataclass(frozen=True)
@@ -98,6 +92,24 @@ class LossSpace:
 def _gram(left: list[Vector], right: list[Vector]) -> torch.Tensor:
     """(n, m) float64 on the CPU: all inner products."""
     return torch.stack([x.dots(right) for x in left])
+
+
+def _orthonormal(vectors: list[Vector]) -> list[Vector]:
+    """An orthonormal basis of their span; directions that rounding drowns are left out."""
+    for _ in range(2):  # once leaves what the condition of the Gram matrix took; twice is enough
+        values, Q = torch.linalg.eigh(_gram(vectors, vectors))
+        kept = values > values.max() * torch.finfo(torch.float64).eps * len(vectors)
+        vectors = _transform(vectors, Q[:, kept] / values[kept].sqrt())
+    return vectors
+
+
+def _transform(vectors: list[Vector], matrix: torch.Tensor) -> list[Vector]:
+    """Column i of `matrix` (n, m): the combination of the n vectors that makes vector i of m."""
+    columns = []
+    for parts in zip(*(vector.pieces for vector in vectors)):  # a piece of w at a time, so that no second copy of all is made
+        stacked = torch.stack([part.flatten() for part in parts])
+        columns.append((matrix.T.to(stacked) @ stacked).view(-1, *parts[0].shape))
+    return [Vector(tuple(column[i] for column in columns), vectors[0].reduce) for i in range(matrix.shape[1])]
 
 
 def _combine(start: Vector, vectors: list[Vector], coefficients: torch.Tensor) -> Vector:

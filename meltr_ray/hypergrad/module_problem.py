@@ -6,7 +6,7 @@ Legend: M micro-batches, T losses, l(w) (M, T), J = dl/dw.
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Sequence
 
 import torch
@@ -62,6 +62,7 @@ class LossesProblem:
         self.generators = get_generators(weights.device)
         self._losses: Tensor | None = None
         self._versions: list[int] = []
+        self._num_losses = 0
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -83,7 +84,7 @@ class LossesProblem:
         if self._losses is None or self._versions != versions:
             device = self.weights.device
             in_place = _equal(get_generators(device), self.generators)  # then this is the inner step's own forward
-            with nullcontext() if in_place else self.replay():
+            with self.weights.kept_on_error() if in_place else self.replay():
                 rows = [self._checked(self.inner()) if in_place else self._forward(self.inner)]
                 after = get_generators(device)  # from here the next micro-batch draws its masks
             if len(self.forwards) > 1:
@@ -115,7 +116,7 @@ class LossesProblem:
         """u -> H u, with what weight decay adds to H, by the product of this problem or by another."""
         choice = self._choice("hessian_product", product, HVP, self.weights.whole) if product else self.hvp_choice
         hessian = Hessian(self.weights, self._values(combiner), self.replay, choice, self.radius,
-                          lambda u: self._gauss_newton(combiner, u))  # fmt: skip
+                          lambda u: self._gauss_newton(combiner, u), self._linearised(combiner))  # fmt: skip
         if self.fixed_point is None:
             return hessian
         return lambda u: self.fixed_point.add_decay(hessian(u), u)
@@ -155,6 +156,9 @@ class LossesProblem:
     def _checked(self, l: Tensor) -> Tensor:
         if l.dim() != 1:
             raise ValueError(f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss")
+        self._num_losses = self._num_losses or len(l)
+        if len(l) != self._num_losses:
+            raise ValueError(f"losses: {len(l)} of them, {self._num_losses} before; return the same losses of the same batch in every pass")
         return l
 
     def _shared(self, l: Tensor) -> Tensor:
@@ -168,15 +172,32 @@ class LossesProblem:
         each = functions if isinstance(functions, Sequence) else [functions] * len(self.forwards)
         return [lambda f=f, g=g: g(self._shared(self._forward(f))) for f, g in zip(self.forwards, each)]
 
-    def _losses_along(self, v: Vector) -> Callable[[float | None], Tensor]:
+    def _linearised(self, combiner: Combiner) -> list[Pass]:
+        """Passes whose gradient is J(w)' a with a linear in the losses: slopes and their derivative G at l(w0), w0 the first w they see.
+
+        At w0 + eps u their gradient is J' (a + G (l - l(w0))), which has the derivative H u there, as g_phi's own has. But
+        g_phi may have kinks: MELTR's encoder has units that a small move switches on or off, and over a switch a difference of
+        its slopes is off by the jump over eps (seen: H u off by its own size). Frozen slopes, without G, would lose J' G J u.
+        """
+        at_start: dict[int, Tensor] = {}
+
+        def value(m: int) -> Tensor:
+            l = self._shared(self._forward(self.forwards[m]))
+            at_start.setdefault(m, l.detach())
+            with torch.enable_grad():
+                here = at_start[m].clone().requires_grad_()
+                (a,) = torch.autograd.grad(combiner(here), here, create_graph=True)
+                if a.requires_grad:
+                    a = a + torch.autograd.grad(a, here, l.detach() - at_start[m], allow_unused=True, materialize_grads=True)[0]
+            return a.detach() @ l
+
+        return [lambda m=m: value(m) for m in range(len(self.forwards))]
+
+    def _losses_along(self, v: Vector | None) -> Callable[[float | None], Tensor]:
         @torch.no_grad()
         def losses_at(eps: float | None) -> Tensor:
             with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0):
-                l = self._shared(torch.stack([self._forward(forward) for forward in self.forwards]))
-            if self._losses is not None and l.shape != self._losses.shape:
-                raise ValueError(f"losses: shape {tuple(l.shape)} at moved weights, {tuple(self._losses.shape)} before; "
-                                 "return the same losses of the same batch in every pass")  # fmt: skip
-            return l
+                return self._shared(torch.stack([self._forward(forward) for forward in self.forwards]))
 
         return losses_at
 

@@ -33,7 +33,7 @@ class Solution:
     Args:
         v: the solution; None where only `J_v` was computed.
         outcome: how it ended.
-        residual: |b - (H + damping I) v| / |b|; None where not computed.
+        residual: |b - (H + damping I) v| / |b| as the iteration has it, so with the error of its products; None where not computed.
         num_products: products with H that it took.
         J_v: derivatives of the losses along v, (M, T), where the solver works in loss space.
     """

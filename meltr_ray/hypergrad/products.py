@@ -50,7 +50,7 @@ class Product:
 
 EXACT = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-1}
 ONE_SIDED = Product(1, {torch.float64: 1e-5, torch.float32: 1e-2}, whole=False)
-CENTRAL = Product(2, {torch.float64: 1e-7, torch.float32: 1e-3}, whole=False)
+CENTRAL = Product(2, {torch.float64: 1e-7, torch.float32: 3e-3}, whole=False)
 
 JVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "forward": Product(2.5, EXACT, True), "double_backward": Product(5, EXACT, True)}
 """J v, and the mixed product of a phi that enters otherwise; costs in forward passes."""
@@ -110,6 +110,8 @@ class Choice:
     """
 
     def __init__(self, option: str, name: str, products: dict[str, Product], accuracy: float, arithmetic: torch.dtype, whole: bool):
+        if name not in (*products, "auto", "gauss_newton"):
+            raise ValueError(f"{option}={name}: unknown; use one of auto, {', '.join(products)}")
         self.option, self.is_auto = option, name == "auto"
         self.candidates = _ranked(products, accuracy, arithmetic, whole) if self.is_auto else [name]
         if not self.is_auto and name in products and products[name].whole and not whole:
@@ -121,6 +123,8 @@ class Choice:
         """Value of the first candidate that the model admits; `ways` has a function for each product."""
         while True:
             name = self.candidates[0]
+            if name not in ways:
+                raise ValueError(f"{self.option}={name}: not for this problem; use one of auto, {', '.join(ways)}")
             try:
                 value = admitted(name, self.option, ways[name])
             except NotAdmitted as refusal:

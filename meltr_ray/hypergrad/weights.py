@@ -126,6 +126,18 @@ class ModuleWeights:
                 owner._buffers[name] = buffer
             set_generators(now, self.device)
 
+    @contextmanager
+    def kept_on_error(self) -> Iterator[None]:
+        """Generators and buffers move on inside, as in training; if that raises they are put back."""
+        now, buffers = get_generators(self.device), [b.clone() for b in self.module.buffers()]
+        try:
+            yield
+        except BaseException:
+            set_generators(now, self.device)
+            for buffer, copy in zip(self.module.buffers(), buffers):
+                buffer.data.copy_(copy)
+            raise
+
 
 def tangent(x: Tensor) -> Tensor:
     """Derivative that a dual number carries; zero for one that depends on no weight."""
