@@ -49,7 +49,7 @@ class Vector:
     def dots(self, others: Sequence[Vector]) -> Tensor:
         """Inner products with several vectors, (n,) float64 on the CPU, reduced over shards in one collective."""
         # no product is formed: at 200 M weights a temporary of that size would cost more than the sum
-        columns = [torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in zip(self.pieces, other.pieces)]) for other in others]
+        columns = [torch.stack([_dot(a, b) for a, b in zip(self.pieces, other.pieces)]) for other in others]
         total = torch.stack(columns).double().sum(1)
         if self.reduce is not None:
             self.reduce(total)
@@ -60,3 +60,17 @@ class Vector:
 
     def _map(self, pieces: Sequence[Tensor]) -> Vector:
         return Vector(tuple(pieces), self.reduce)
+
+
+def nothing_like(x: Tensor) -> Tensor:
+    """A zero piece that takes no memory: for weights that a loss doesn't reach."""
+    return x.new_zeros(()).expand(x.shape)
+
+
+def is_nothing(piece: Tensor) -> bool:
+    """Whether `piece` is such a zero piece."""
+    return piece.numel() > 1 and not any(piece.stride()) and not piece.as_strided((), ())
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_zeros(()) if is_nothing(a) or is_nothing(b) else torch.dot(a.flatten(), b.flatten())

@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import jacrev
+from torch.utils.checkpoint import checkpoint
 
 from meltr_ray import MELTR, BilevelProblem, FixedWeights, ModuleProblem, hypergradient, unrolled_hypergradient
 from meltr_ray.combiners import NonNegativeSlopes, slopes
@@ -428,7 +429,7 @@ def test_a_meta_step_costs_the_passes_that_the_documentation_says(solver, produc
 # --- which product
 
 
-def test_auto_takes_the_cheapest_that_the_model_admits_and_says_so(caplog):
+def test_auto_takes_the_cheapest_that_the_model_admits_and_says_so(caplog, monkeypatch):
     caplog.set_level(logging.INFO, logger="meltr_ray")
 
     def chosen(**options):
@@ -437,6 +438,9 @@ def test_auto_takes_the_cheapest_that_the_model_admits_and_says_so(caplog):
         hypergradient(problem, combiner, ConjugateGradient(1, damping=5.0))
         return [record.getMessage() for record in caplog.records]
 
+    jvp, hvp = sorted(line for line in chosen() if "cheapest" in line)[::-1]
+    assert jvp.startswith("product=auto: forward") and hvp.startswith("hessian_product=auto: double_backward")  # few weights
+    monkeypatch.setattr("meltr_ray.hypergrad.weights.FEW", 0)
     jvp, hvp = sorted(line for line in chosen() if "cheapest" in line)[::-1]
     assert jvp.startswith("product=auto: one_sided") and hvp.startswith("hessian_product=auto: one_sided")
     assert any(line.startswith("product=auto: central") for line in chosen(accuracy=5e-3))
@@ -469,6 +473,32 @@ def test_the_self_check_measures_the_error_that_there_is():
     true_hvp = relative_error(flat(list(problem.hessian(combiner)(v).pieces)), dense.hessian(combiner) @ flat_v)
     assert errors["jvp"] == pytest.approx(true_jvp, rel=1e-3) and errors["hvp"] == pytest.approx(true_hvp, rel=1e-3)
     assert true_jvp > 1e-4  # there is something to measure
+
+
+@pytest.mark.parametrize("wrap", ["activation checkpointing", "compiled"])
+def test_products_see_through_checkpointing_and_compilation_or_refuse(wrap):
+    """No wrong number: each product is the dense one or NotAdmitted; `auto` finds one that works. Masks are replayed, too."""
+    module, combiner, losses, primary = small_case(dropout=0.3)
+    wrapped = torch.compile(module, backend="aot_eager") if wrap == "compiled" else None
+
+    def call(x: Tensor) -> Tensor:
+        return wrapped(x) if wrapped is not None else checkpoint(module, x, use_reentrant=False)
+
+    state, expected, refused = torch.get_rng_state(), None, set()
+    for bare in (True, False):
+        for product, hessian in (("forward", "double_backward"), ("central", "forward_over_reverse"), ("central", "central"),
+                                 ("auto", "auto")):  # fmt: skip
+            torch.set_rng_state(state)
+            model = module if bare else call
+            problem = ModuleProblem(module, lambda: losses(model), lambda: primary(model), product=product, hessian_product=hessian)
+            try:
+                got = flat(hypergradient(problem, combiner, Dense(damping=5.0)).implicit)
+            except NotAdmitted:
+                refused.add((product, hessian))
+                continue
+            expected = got if expected is None else expected
+            assert relative_error(got, expected) < 1e-6, (bare, product, hessian)
+    assert ("auto", "auto") not in refused and ("central", "central") not in refused
 
 
 # --- any losses

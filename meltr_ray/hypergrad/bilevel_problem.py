@@ -40,9 +40,11 @@ class BilevelProblem:
         self.phi = [p for p in phi if p.requires_grad]
         if not self.phi:
             raise ValueError("hyperparameters: none requires a gradient; give the tensors that the outer loss is to be lowered by")
-        self.choice = Choice("product", product, JVP, accuracy, self.weights.dtype, whole=True)
-        self.hvp_choice = Choice("hessian_product", hessian_product, HVP, accuracy, self.weights.dtype, whole=True)
+        self.choice = Choice("product", product, JVP, accuracy, self.weights.dtype, self.weights.whole, self.weights.few)
+        self.hvp_choice = Choice("hessian_product", hessian_product, HVP, accuracy, self.weights.dtype, self.weights.whole, self.weights.few)
         self.generators = get_generators(self.weights.device)
+        self._direct: list[Tensor] | None = None
+        self._kept: tuple[list[int], tuple[Tensor, ...]] | None = None
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -52,12 +54,21 @@ class BilevelProblem:
         return self.weights.random(seed)
 
     def outer_gradient(self) -> Vector:
+        """d_w F; the same backward pass gives `direct`."""
         with self._replay():
-            return self.weights.gradient([lambda: self.weights.forward(self.outer)])
+            value = self.weights.forward(self.outer)
+        reached = self.weights.differentiate(value, also=self.phi)
+        self._direct = list(reached[len(self.parameters) :])
+        return self.weights.hold(reached[: len(self.parameters)])
+
+    def direct(self) -> list[Tensor]:
+        if self._direct is None:
+            self.outer_gradient()
+        return self._direct
 
     def hessian(self) -> Operator:
         values = [lambda: self.weights.forward(self.inner)]
-        hessian = Hessian(self.weights, values, self._replay, self.hvp_choice, self.radius)
+        hessian = Hessian(self.weights, values, self._replay, self.hvp_choice, self.radius, graph=self._slopes)
         if self.fixed_point is None:
             return hessian
         return lambda u: self.fixed_point.add_decay(hessian(u), u)
@@ -78,15 +89,18 @@ class BilevelProblem:
         })  # fmt: skip
         return list(found.pieces)
 
-    def direct(self) -> list[Tensor]:
-        with self._replay():
-            value = self.weights.forward(self.outer)
-        return self._phi_gradient(value) if value.requires_grad else [torch.zeros_like(p) for p in self.phi]
-
     @contextmanager
     def _replay(self) -> Iterator[None]:
         with self.weights.replayed(self.generators):
             yield
+
+    def _slopes(self) -> tuple[Tensor, ...]:
+        """d_w L with its graph, shared by the solve and the mixed product where both go by double backward."""
+        versions = [*self.weights.versions(), *(p._version for p in self.phi)]
+        if self._kept is None or self._kept[0] != versions:
+            with self._replay():
+                self._kept = versions, self.weights.differentiate(self.weights.forward(self.inner), create_graph=True)
+        return self._kept[1]
 
     def _phi_gradient(self, value: Tensor, **options: bool) -> list[Tensor]:
         return list(torch.autograd.grad(value, self.phi, allow_unused=True, materialize_grads=True, **options))
@@ -98,7 +112,7 @@ class BilevelProblem:
         return Vector(tuple(pieces))
 
     def _double_backward(self, v: Vector) -> Vector:
-        with self._replay():
-            slopes = self.weights.differentiate(self.weights.forward(self.inner), create_graph=True)
+        slopes, self._kept = self._slopes(), None  # after the solve its graph is not needed any more
         along = sum((g * piece).sum() for g, piece in zip(slopes, v.pieces))
+        self.weights.passes["backward"] += 1
         return Vector(tuple(self._phi_gradient(along) if along.requires_grad else [torch.zeros_like(p) for p in self.phi]))

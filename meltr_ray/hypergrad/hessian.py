@@ -28,17 +28,19 @@ class Hessian:
         gauss_newton: u -> J' (d2_ll g) J u, where L has that structure.
         differenced: forward passes whose gradients a difference is taken of, where those of `values` have kinks; the first
             call of each is made at w itself.
+        graph: gives d_w L with its graph, where others need it too.
     """
 
     def __init__(self, weights: ModuleWeights, values: Sequence[Callable[[], Tensor]], replay: Callable[[], AbstractContextManager],
                  choice: Choice, radius: float | None, gauss_newton: Operator | None = None,
-                 differenced: Sequence[Callable[[], Tensor]] | None = None):  # fmt: skip
+                 differenced: Sequence[Callable[[], Tensor]] | None = None,
+                 graph: Callable[[], tuple[Tensor, ...]] | None = None):  # fmt: skip
         self.weights, self.values, self.replay = weights, values, replay
         self.differenced = differenced or values
         self.choice, self.radius, self.gauss_newton = choice, radius, gauss_newton
         self._here: Vector | None = None
         self._seen_here = False
-        self._graph: tuple[Tensor, ...] | None = None
+        self._make_graph, self._graph = graph or self._slopes, None
 
     def __call__(self, u: Vector) -> Vector:
         ways = {
@@ -75,10 +77,7 @@ class Hessian:
 
     def _double_backward(self, u: Vector) -> Vector:
         """d_w <d_w L, u> on a graph of d_w L that is made once."""
-        if self._graph is None:
-            with self.replay():
-                mean = sum(value() for value in self.values) / len(self.values)
-                self._graph = self.weights.differentiate(mean, create_graph=True)
+        self._graph = self._graph or self._make_graph()
         curved = [(g, piece) for g, piece in zip(self._graph, u.pieces) if g.requires_grad]
         if not curved:  # L is linear in w
             return 0.0 * u
@@ -87,6 +86,10 @@ class Hessian:
         product = torch.autograd.grad(gradients, self.weights.parameters, pieces, retain_graph=True, allow_unused=True,
                                       materialize_grads=True)  # fmt: skip
         return self.weights.vector(product)
+
+    def _slopes(self) -> tuple[Tensor, ...]:
+        with self.replay():
+            return self.weights.differentiate(sum(value() for value in self.values) / len(self.values), create_graph=True)
 
     def _forward_over_reverse(self, u: Vector) -> Vector:
         """Tangent of d_w L where w has the tangent u."""

@@ -90,8 +90,13 @@ class LossSpace:
 
 
 def _gram(left: list[Vector], right: list[Vector]) -> torch.Tensor:
-    """(n, m) float64 on the CPU: all inner products."""
-    return torch.stack([x.dots(right) for x in left])
+    """(n, m) float64 on the CPU: all inner products, a matrix product for each piece of w and one collective."""
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left[0].pieces[0].device)
+    for parts, others in zip(zip(*(x.pieces for x in left)), zip(*(x.pieces for x in right))):
+        total += (torch.stack([part.flatten() for part in parts]) @ torch.stack([part.flatten() for part in others]).T).double()
+    if left[0].reduce is not None:
+        left[0].reduce(total)
+    return total.cpu()
 
 
 def _orthonormal(vectors: list[Vector]) -> list[Vector]:

@@ -148,7 +148,7 @@ class LossesProblem:
             yield
 
     def _choice(self, option: str, name: str | Choice, products: dict[str, Product], whole: bool) -> Choice:
-        return name if isinstance(name, Choice) else Choice(option, name, products, self.accuracy, self.arithmetic, whole)
+        return name if isinstance(name, Choice) else Choice(option, name, products, self.accuracy, self.arithmetic, whole, self.weights.few and not self.half)
 
     def _forward(self, forward: Pass) -> Tensor:
         return self._checked(self.weights.forward(forward))

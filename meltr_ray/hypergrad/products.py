@@ -87,6 +87,11 @@ def difference(value_at: Callable[[float], Value], v: Vector, radius: float, her
     return (1 / eps) * (ahead - here())
 
 
+LACKING = ("not implemented", "forward AD", "forward mode", "forward-mode", "functorch", "once_differentiable", "double backward",
+           "twice_differentiable")  # fmt: skip
+"""How torch words that an operator has no second or no forward-mode derivative."""
+
+
 def admitted(name: str, option: str, function: Callable[[], Value]) -> Value:
     """Run `function`, which takes the product `name`.
 
@@ -97,26 +102,34 @@ def admitted(name: str, option: str, function: Callable[[], Value]) -> Value:
         return function()
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
-        if not any(phrase in reason for phrase in ("not implemented", "forward AD", "forward-mode", "functorch", "once_differentiable",
-                                                   "double backward", "twice_differentiable")):  # fmt: skip
+        if not any(phrase in reason for phrase in LACKING):
             raise
-        raise NotAdmitted(f"{option}={name}: this model does not admit it ({reason[:90]}); use central, or unfused attention") from error
+        raise NotAdmitted(f"{option}={name}: this model does not admit it ({reason[:90]}); use central, or unfused attention and no compilation") from error
 
 
 class Choice:
     """`auto`: the cheapest product that promises the accuracy asked for and that the model turns out to admit.
 
     The model itself is asked: a product that raises for want of a derivative is struck off, once for all.
+
+    Args:
+        option, name: the setting and its value.
+        products: all that there are.
+        accuracy: relative error that `auto` may make.
+        arithmetic: type that passes compute in.
+        whole: whether this process holds all weights.
+        few: whether arithmetic costs next to nothing, so that an exact product is the cheapest.
     """
 
-    def __init__(self, option: str, name: str, products: dict[str, Product], accuracy: float, arithmetic: torch.dtype, whole: bool):
+    def __init__(self, option: str, name: str, products: dict[str, Product], accuracy: float, arithmetic: torch.dtype, whole: bool,
+                 few: bool = False):  # fmt: skip
         if name not in (*products, "auto", "gauss_newton"):
             raise ValueError(f"{option}={name}: unknown; use one of auto, {', '.join(products)}")
         self.option, self.is_auto = option, name == "auto"
-        self.candidates = _ranked(products, accuracy, arithmetic, whole) if self.is_auto else [name]
+        self.candidates = _ranked(products, accuracy, arithmetic, whole, few) if self.is_auto else [name]
         if not self.is_auto and name in products and products[name].whole and not whole:
             raise NotAdmitted(f"{option}={name}: it needs whole weights, which ZeRO stage 3 shards; use one_sided, central or auto")
-        self.why = f"accuracy {accuracy:g} in {str(arithmetic).removeprefix('torch.')}, {'whole' if whole else 'sharded'} weights"
+        self.why = f"accuracy {accuracy:g} in {str(arithmetic).removeprefix('torch.')}, {'few' if few else 'whole' if whole else 'sharded'} weights"
         self.told = not self.is_auto
 
     def take(self, ways: dict[str, Callable[[], Value]]) -> Value:
@@ -139,8 +152,8 @@ class Choice:
             return value
 
 
-def _ranked(products: dict[str, Product], accuracy: float, arithmetic: torch.dtype, whole: bool) -> list[str]:
-    """Names by cost of those that promise `accuracy`, then the others, the most exact first."""
+def _ranked(products: dict[str, Product], accuracy: float, arithmetic: torch.dtype, whole: bool, few: bool) -> list[str]:
+    """Names by cost of those that promise `accuracy`, then the others, the most exact first; of few weights, the most exact first."""
     half = arithmetic not in (torch.float32, torch.float64)
 
     def error(product: Product) -> float:  # differences run in float32 even where the other passes don't
@@ -148,8 +161,10 @@ def _ranked(products: dict[str, Product], accuracy: float, arithmetic: torch.dty
 
     def cost(product: Product) -> float:
         fresh = half and product is ONE_SIDED  # half-precision values at hand don't serve
+        if few:
+            return error(product)
         return (product.cost + fresh) * (FLOAT32_PASS if half and not product.whole else 1)
 
     able = {name: product for name, product in products.items() if whole or not product.whole}
-    good = sorted((name for name in able if error(able[name]) <= accuracy), key=lambda name: (cost(able[name]), error(able[name])))
+    good = sorted((name for name in able if error(able[name]) <= accuracy), key=lambda name: (cost(able[name]), error(able[name]), able[name].cost))
     return good + sorted((name for name in able if name not in good), key=lambda name: error(able[name]))

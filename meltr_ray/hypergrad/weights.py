@@ -17,7 +17,10 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meltr_ray.generators import get_generators, set_generators
-from meltr_ray.vectors import Vector
+from meltr_ray.vectors import Vector, is_nothing, nothing_like
+
+
+FEW = 100_000
 
 
 class ModuleWeights:
@@ -45,6 +48,11 @@ class ModuleWeights:
         self.passes: Counter[str] = Counter()
         """Forward and backward passes so far."""
 
+    @property
+    def few(self) -> bool:
+        """So few weights that a pass costs more in launching its operators than in arithmetic."""
+        return sum(p.numel() for p in self.parameters) <= FEW
+
     def versions(self) -> list[int]:
         """Changes whenever an optimiser has changed w."""
         return [p._version for p in self.parameters]
@@ -54,8 +62,8 @@ class ModuleWeights:
         self.passes["forward"] += 1
         return function()
 
-    def differentiate(self, value: Tensor, **options: Any) -> tuple[Tensor, ...]:
-        """d value / d w, of this rank alone; zero where `value` doesn't depend on a weight.
+    def differentiate(self, value: Tensor, also: Sequence[Tensor] = (), **options: Any) -> tuple[Tensor, ...]:
+        """d value / d w, of this rank alone, and d value / d `also`; zero where `value` doesn't depend on one.
 
         Raises:
             ValueError: `value` depends on none.
@@ -63,7 +71,10 @@ class ModuleWeights:
         if not value.requires_grad:
             raise ValueError("a loss doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
         self.passes["backward"] += 1
-        return torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True, **options)
+        inputs = [*self.parameters, *also]
+        found = torch.autograd.grad(value, inputs, allow_unused=True, **options)
+        whole = [torch.zeros_like(x) if g is None else g for x, g in zip(also, found[len(self.parameters) :])]
+        return (*(nothing_like(p) if g is None else g for p, g in zip(self.parameters, found)), *whole)
 
     def gradient(self, values: Sequence[Callable[[], Tensor]]) -> Vector:
         """d_w of the mean of `values`, mean over ranks; each runs a forward pass, so that one graph lives at a time."""
@@ -93,7 +104,9 @@ class ModuleWeights:
         torch.clear_autocast_cache()  # else half-precision copies of the weights would hide the move
         try:
             if v is not None:
-                for p, there in zip(self.parameters, torch._foreach_add(held, v.pieces, alpha=eps)):
+                reached = [(p, piece) for p, piece in zip(self.parameters, v.pieces) if not is_nothing(piece)]
+                parameters, pieces = zip(*reached) if reached else ((), ())
+                for p, there in zip(parameters, torch._foreach_add([p.data for p in parameters], pieces, alpha=eps)):
                     p.data = there
             with torch.autocast(self.device.type, enabled=False):
                 yield
