@@ -25,15 +25,14 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor
+from univl_case import Case, make_batch, make_combiner, make_model, make_problem, published
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.univl_case import Case, make_batch, make_combiner, make_model, make_problem, published  # noqa: E402
-from meltr_ray import memory  # noqa: E402
-from meltr_ray.combiners import slopes  # noqa: E402
-from meltr_ray.config import OptimizerConfig  # noqa: E402
-from meltr_ray.hypergrad import ConjugateGradient, hypergradient  # noqa: E402
-from meltr_ray.hypergrad.hypergradient import CombinedLosses  # noqa: E402
-from meltr_ray.vectors import Vector  # noqa: E402
+from meltr_ray import memory
+from meltr_ray.combiners import slopes
+from meltr_ray.config import OptimizerConfig
+from meltr_ray.hypergrad import ConjugateGradient, Identity, LossSpace, Neumann, Nystrom, hypergradient
+from meltr_ray.hypergrad.combined import CombinedLosses
+from meltr_ray.vectors import Vector
 
 WAYS = ("published", "one_sided", "central", "forward")
 HESSIANS = ("one_sided", "central", "forward_over_reverse", "double_backward")
@@ -134,8 +133,8 @@ def product_figures(case: Case, repeats: int, reference: dict[str, Any]) -> dict
     for round_ in range(repeats + 1):
         forward, losses = measured(lambda: fused(batch), case)
         _, a = slopes(combiner, losses)
-        backward, _ = measured(lambda: torch.autograd.grad(a @ losses, list(fused.parameters()), allow_unused=True), case)
-        del losses
+        backward, _ = measured(lambda l=losses: torch.autograd.grad(a @ l, list(fused.parameters()), allow_unused=True), case)
+        losses = None  # and its graph with it
         for name, value in (("forward", forward), ("backward", backward)):
             seconds[name].append(value)
         for name, product in products.items():
@@ -200,7 +199,18 @@ def way_peak(case: Case, way: str) -> int:
     return peak_of(case, step)
 
 
-TASKS: dict[str, Callable[..., Any]] = {"way_peak": way_peak, "solve_peak": solve_peak}
+def solver_peak(case: Case, name: str) -> int:
+    """Bytes of one solve and J v with everything by one-sided differences."""
+    solver = {"identity": Identity(), "neumann": Neumann(3, 1e-4), "cg": ConjugateGradient(3, damping=1e4),
+              "cg, warm": ConjugateGradient(3, damping=1e4), "nystrom": Nystrom(3, 1e4), "loss space": LossSpace(1.0)}[name]  # fmt: skip
+    model, combiner = make_model(case, True), make_combiner(case)
+    problem = make_problem(case, model, product="one_sided", hessian_product="one_sided")
+    start = problem.random(0) if name == "cg, warm" else None
+    return peak_of(case, lambda: hypergradient(problem, combiner, solver, start=start))
+
+
+TASKS: dict[str, Callable[..., Any]] = {"way_peak": way_peak, "solve_peak": solve_peak, "solver_peak": solver_peak}
+SOLVERS = ("identity", "neumann", "cg", "cg, warm", "nystrom", "loss space")
 
 
 def run_task(spec: str) -> None:
@@ -224,6 +234,8 @@ def compare(case: Case, repeats: int) -> dict[str, Any]:
         print(f"  {way:10} {found['ways'][way]}", flush=True)
     found["products"] = product_figures(case, repeats, reference)
     found["solve_bytes"] = {name: [in_own_process("solve_peak", case, name, k) for k in (1, 2, 4)] for name in HESSIANS}
+    found["weights_bytes"] = 4 * sum(p.numel() for p in make_model(case, True).parameters())
+    found["solver_bytes"] = {name: in_own_process("solver_peak", case, name) for name in SOLVERS}
     found["training"] = training_ratio(case, repeats)
     return found
 
@@ -254,6 +266,8 @@ def table(found: dict[str, Any]) -> str:
         row, peaks = found["products"][name], [f"{b / 1e9:.2f}" for b in found["solve_bytes"][name]]
         lines.append(f"| {name} | {row['seconds']:.2f} | {row['over_backward']:.2f} | {row['over_forward_and_backward']:.2f} | "
                      f"{row['error']:.1e} | {', '.join(peaks)} |")  # fmt: skip
+    lines += ["", "| solver, 3 iterations or rank 3 | peak of a meta step above the model, in vectors of the weights' size |", "|---|---|"]
+    lines += [f"| {name} | {found['solver_bytes'][name] / found['weights_bytes']:.1f} |" for name in SOLVERS]
     plain = found["products"]["plain"]
     lines += ["", f"Plain forward {plain['forward_seconds']:.2f} s, backward {plain['backward_seconds']:.2f} s. Training with a meta "
               f"step every third step: {found['training']['ratio']:.2f} x plain training.", ""]  # fmt: skip
@@ -344,7 +358,8 @@ def main() -> int:
         plot(results["curves"], arguments.out / "meta_step.png")
     (arguments.out / "meta_step.json").write_text(json.dumps(results, indent=1))
     lines = [line for found in results["cases"] for line in check(found)]
-    text = "\n".join([*(table(found) for found in results["cases"]), "Machine: " + ", ".join(f"{k} {v}" for k, v in machine.items()), ""])
+    text = "\n".join([*(table(found) for found in results["cases"]), "Machine: " + ", ".join(f"{k} {v}" for k, v in machine.items()),
+                      "" if arguments.device == "cuda" else "bfloat16 with fused attention on a GPU was not measured: run with --device cuda.", ""])
     (arguments.out / "meta_step.md").write_text(text)
     print(text, *lines, sep="\n")
     return int(any(line.startswith("MISSED") for line in lines))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from meltr_ray.combiners import slopes
 from meltr_ray.config import Config
 from meltr_ray.data.batches import Batches, MetaBatches
-from meltr_ray.hypergrad.hypergradient import InvalidLosses
+from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.meta import Meta
 from meltr_ray.results import RunningMeans

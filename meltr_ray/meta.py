@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from meltr_ray.combiners import MELTR
 from meltr_ray.config import AidConfig
 from meltr_ray.hypergrad.hypergradient import hypergradient
-from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
+from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.solvers import ConjugateGradient, Identity, Neumann, Solver
 from meltr_ray.vectors import Vector

@@ -1,8 +1,9 @@
 """Hypergradients by approximate implicit differentiation, for any torch module."""
 
 from meltr_ray.hypergrad.bilevel_problem import BilevelProblem
+from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.hypergrad.fixed_point import FixedPoint
-from meltr_ray.hypergrad.hypergradient import HyperGradient, InvalidLosses, hypergradient
+from meltr_ray.hypergrad.hypergradient import HyperGradient, hypergradient
 from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
 from meltr_ray.hypergrad.module_problem import LossesProblem, ModuleProblem
 from meltr_ray.hypergrad.outcome import Outcome, Solution

@@ -104,13 +104,23 @@ class LossesProblem:
     def jvp(self, v: Vector, product: str | None = None) -> Tensor:
         """J v, (M, T), by the product of this problem or by another."""
         choice = self._choice("product", product, JVP, self.weights.whole) if product else self.jvp_choice
-        at_hand = (lambda: self._losses_along(v)(None)) if self.half else (lambda: self.losses().detach())
+        at_hand = (lambda: self.losses_along(v)(None)) if self.half else (lambda: self.losses().detach())
         return choice.take({
-            "one_sided": lambda: difference(self._losses_along(v), v, self.radius or radius_of("one_sided", self.weights.dtype), at_hand),
-            "central": lambda: difference(self._losses_along(v), v, self.radius or radius_of("central", self.weights.dtype)),
+            "one_sided": lambda: difference(self.losses_along(v), v, self.radius or radius_of("one_sided", self.weights.dtype), at_hand),
+            "central": lambda: difference(self.losses_along(v), v, self.radius or radius_of("central", self.weights.dtype)),
             "forward": lambda: self._forward_mode(v),
             "double_backward": lambda: self._double_backward(v),
         })  # fmt: skip
+
+    def losses_along(self, v: Vector | None) -> Callable[[float | None], Tensor]:
+        """eps -> l(w + eps v), (M, T), without a graph and in the arithmetic of a difference; None: l(w) in that."""
+
+        @torch.no_grad()
+        def losses_at(eps: float | None) -> Tensor:
+            with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0):
+                return self._shared(torch.stack([self._forward(forward) for forward in self.forwards]))
+
+        return losses_at
 
     def hessian(self, combiner: Combiner, product: str | None = None) -> Operator:
         """u -> H u, with what weight decay adds to H, by the product of this problem or by another."""
@@ -192,14 +202,6 @@ class LossesProblem:
             return a.detach() @ l
 
         return [lambda m=m: value(m) for m in range(len(self.forwards))]
-
-    def _losses_along(self, v: Vector | None) -> Callable[[float | None], Tensor]:
-        @torch.no_grad()
-        def losses_at(eps: float | None) -> Tensor:
-            with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0):
-                return self._shared(torch.stack([self._forward(forward) for forward in self.forwards]))
-
-        return losses_at
 
     def _forward_mode(self, v: Vector) -> Tensor:
         with self.replay():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.problem import Combiner
-from meltr_ray.hypergrad.products import NotAdmitted
+from meltr_ray.hypergrad.products import NotAdmitted, radius_of
 from meltr_ray.vectors import Vector
 
 
@@ -22,7 +22,7 @@ def product_errors(problem: LossesProblem, combiner: Combiner, v: Vector) -> dic
     Raises:
         ValueError: two passes at the same w differ, so that no difference can be trusted.
     """
-    first, second = (problem._losses_along(v)(None) for _ in range(2))
+    first, second = (problem.losses_along(v)(None) for _ in range(2))
     if not torch.equal(first, second):
         raise ValueError("losses: two passes at the same weights differ; use one batch and torch's own generator for all randomness")
     J_v = _reference(("forward", "double_backward"), lambda name: problem.jvp(v, name))
@@ -47,8 +47,6 @@ def _reference(names: tuple[str, ...], product: Callable[[str], Tensor | tuple[T
 
 def _extrapolated(problem: LossesProblem, central: Callable[[], Tensor | Vector]) -> Tensor | Vector:
     """(4 D(R) - D(2 R)) / 3, whose error is O(R^4)."""
-    from meltr_ray.hypergrad.products import radius_of
-
     radius, kept = problem.radius or radius_of("central", problem.weights.dtype), problem.radius
     try:
         problem.radius = radius

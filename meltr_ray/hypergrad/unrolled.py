@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from meltr_ray.generators import get_generators
-from meltr_ray.hypergrad.weights import ModuleWeights, _Run
+from meltr_ray.hypergrad.weights import ModuleWeights, Run
 
 
 def unrolled_hypergradient(module: nn.Module, losses: Callable[[], Tensor], primary: Callable[[], Tensor], combiner: nn.Module,
@@ -30,7 +30,7 @@ def unrolled_hypergradient(module: nn.Module, losses: Callable[[], Tensor], prim
     if steps < 1:
         raise ValueError(f"steps={steps}: at least 1 is needed; with none, phi has no effect")
     weights, phi = ModuleWeights(module), [p for p in combiner.parameters() if p.requires_grad]
-    states, runner = get_generators(weights.device), _Run(module)
+    states, runner = get_generators(weights.device), Run(module)
 
     def at(w: list[Tensor], function: Callable[[], Tensor]) -> Tensor:
         named = {f"module.{name}": tensor for name, tensor in zip(weights.names, w)}

@@ -19,7 +19,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from meltr_ray.generators import get_generators, set_generators
 from meltr_ray.vectors import Vector, is_nothing, nothing_like
 
-
 FEW = 100_000
 
 
@@ -122,7 +121,7 @@ class ModuleWeights:
         with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(with_graph):
             duals = [forward_ad.make_dual(p.detach().requires_grad_(with_graph), t) for p, t in zip(self.parameters, v.pieces)]
             named = {f"module.{name}": dual for name, dual in zip(self.names, duals)}
-            return functional_call(_Run(self.module), named, (function, duals))
+            return functional_call(Run(self.module), named, (function, duals))
 
     @contextmanager
     def replayed(self, states: dict[str, Tensor]) -> Iterator[None]:
@@ -158,7 +157,7 @@ def tangent(x: Tensor) -> Tensor:
     return torch.zeros_like(x) if found is None else found
 
 
-class _Run(nn.Module):
+class Run(nn.Module):
     """Runs a function while `functional_call` has other tensors in place of the module's parameters."""
 
     def __init__(self, module: nn.Module):
