@@ -61,7 +61,7 @@ def hypergradient_by(way: str, case: Case) -> Callable[[], tuple[list[Tensor], f
             return losses
 
         problem.inner = timed
-        return hypergradient(problem, combiner).implicit, inner_seconds[0]
+        return hypergradient(problem, combiner, keep_v=False).implicit, inner_seconds[0]
 
     return step
 
@@ -172,7 +172,7 @@ def training_ratio(case: Case, repeats: int, inner_steps: int = 3) -> dict[str, 
         for step in range(inner_steps):
             if with_meta and step == inner_steps - 1:
                 problem = make_problem(case, model, product="one_sided")
-                hypergradient(problem, combiner, gamma=0.1)
+                hypergradient(problem, combiner, gamma=0.1, keep_v=False)
                 inner_step(problem.losses()[0])
             else:
                 inner_step(model(batch))
@@ -206,7 +206,7 @@ def solver_peak(case: Case, name: str) -> int:
     model, combiner = make_model(case, True), make_combiner(case)
     problem = make_problem(case, model, product="one_sided", hessian_product="one_sided")
     start = problem.random(0) if name == "cg, warm" else None
-    return peak_of(case, lambda: hypergradient(problem, combiner, solver, start=start))
+    return peak_of(case, lambda: hypergradient(problem, combiner, solver, start=start, keep_v=False))
 
 
 TASKS: dict[str, Callable[..., Any]] = {"way_peak": way_peak, "solve_peak": solve_peak, "solver_peak": solver_peak}

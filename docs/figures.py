@@ -1,4 +1,4 @@
-"""Makes the figures of docs/hypergradients.md, docs/figures/*.png, and prints the numbers that it cites: `python docs/figures.py`.
+"""Makes the figures of docs/hypergradients.md, docs/figures/*.png, and prints the numbers it cites: `python docs/figures.py`.
 
 Legend: v = (H + damping I)^-1 b, b = d_w F, H = d2_ww L, J = dl/dw. Half a minute on one thread.
 """
@@ -113,7 +113,7 @@ def plot_radius() -> None:
 class PlainDifferences(ModuleProblem):
     """Differences of the gradient of g_phi(l(w)) as it stands, to show what the linearised slopes are for."""
 
-    def _linearised(self, combiner: nn.Module) -> None:
+    def linearised(self, combiner: nn.Module) -> None:
         return None
 
 
@@ -158,7 +158,7 @@ def plot_kinks(cases: int = 60) -> None:
             above = sum(e > 0.01 for e in errors)
             print(f"{name}: {titles[column]}: median {errors[cases // 2]:.1e}, worst {errors[-1]:.1e}, above 1e-2 {above}")
         wrong = [row[1] for row in rows if row[2] == "CONVERGED" and row[1] > 0.1]
-        print(f"{name}: CONVERGED and a hypergradient error above 0.1: {len(wrong)} of {cases}, worst {max(wrong, default=0):.1f}")
+        print(f"{name}: CONVERGED, hypergradient off by above 0.1: {len(wrong)} of {cases}, worst {max(wrong, default=0):.1f}")
     axes[0].set(ylabel="relative error, float32")
     axes[0].legend(fontsize=8)
     figure.savefig(FOLDER / "kinks.png", dpi=140)

@@ -247,7 +247,7 @@ class AidConfig:
     accuracy: Optional[float] = None
     """Relative error that `auto` may make; default: 0.01, and 0.1 in bfloat16."""
     radius: Optional[float] = None
-    """Length |eps v| of a difference's move in weight space; default: 0.001 one-sided, 0.003 central (why: hypergrad/products.py)."""
+    """Length |eps v| of a difference's move in weight space; default: 0.001 one-sided, 0.003 central (float32; why: hypergrad/products.py)."""
     check_every: int = 0
     """Meta steps between two self-checks of the products, whose relative errors go into the results table (several passes each); 0: never."""
     clip: float = 10.0

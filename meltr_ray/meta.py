@@ -51,11 +51,12 @@ class Meta:
             if isinstance(module, MELTR):
                 module.mask_seed = self.num_steps
         before = problem.passes()
-        result = hypergradient(problem, self.combiner, self.solver, self.aid.gamma, self.aid.regulariser, self.last_v)
-        passes = problem.passes() - before
-        self.last_v = result.solution.v if self.aid.warm_start else None
-        checked = self.aid.check_every and self.num_steps % self.aid.check_every == 0 and result.solution.v is not None
-        errors = product_errors(problem, self.combiner, result.solution.v) if checked else {}
+        checked = self.aid.check_every > 0 and self.num_steps % self.aid.check_every == 0
+        result = hypergradient(problem, self.combiner, self.solver, self.aid.gamma, self.aid.regulariser, self.last_v,
+                               keep_v=checked or self.aid.warm_start)  # fmt: skip
+        passes, v = problem.passes() - before, result.solution.v
+        self.last_v = v if self.aid.warm_start else None
+        errors = product_errors(problem, self.combiner, v) if checked and v else {}
         gradient = problem.average(result.total())
         norm = _norm(gradient)
         if norm.isfinite():

@@ -69,7 +69,7 @@ class ShardedWeights(WholeWeights):
         return self.hold(pieces)
 
     @contextmanager
-    def moved(self, v: Vector | None, eps: float) -> Iterator[None]:
+    def moved(self, v: Vector | None, eps: float, consume: bool = False) -> Iterator[None]:
         held = self._shards()
         saved = [shard.clone() for shard in held] if v is not None else []
         self.is_moved = True

@@ -91,13 +91,15 @@ CASES = {
 }
 
 
-def hypergradients_on_a_rank(stage: int) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """For each case: implicit and direct term averaged over ranks, and this rank's own implicit term."""
+def hypergradients_on_a_rank(stage: int) -> dict[str, tuple]:
+    """For each case: implicit and direct term averaged over ranks, and this rank's own implicit term; and the norm of b."""
     found = {}
     for name, aid in (CASES | (WHOLE if stage < 3 else {})).items():
         engine, config, combiner = toy_engine(stage, **aid)
         found[name] = terms(engine, config, combiner)
-    return found
+    problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "joint", AidConfig())
+    b = problem.outer_gradient()
+    return found | {"norm of b, <b, 2 b>": (b.norm(), b @ (2.0 * b))}
 
 
 def toy_engine(stage: int, **aid):
@@ -173,6 +175,20 @@ def test_each_term_is_the_dense_hypergradient(found):
             if errors[0] > tolerance or errors[1] > direct_tolerance:
                 wrong.append(f"{name}, rank {rank}: implicit {errors[0]:.1e}, direct {errors[1]:.1e}")
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize("found", PLACES, indirect=True, ids=[f"zero{s}-{r}ranks" for s, r in PLACES])
+def test_norms_and_inner_products_are_those_of_whole_vectors(found):
+    """A norm that is not reduced over shards gives each rank a step of its own."""
+    model, _ = toy()
+    model = model.double()
+    model.counting = False
+    batches = [toy_batch(10 + rank) for rank in range(len(found))]
+    dense = DenseReference(model, lambda m: m(batches[0]),
+                           lambda m: sum(m(Batch(b.x.double(), b.y.double()), ("joint",))[0] for b in batches) / len(batches))  # fmt: skip
+    for one in found:
+        norm, inner = one["norm of b, <b, 2 b>"]
+        assert norm == pytest.approx(float(dense.outer_gradient().norm()), rel=1e-5) and inner == pytest.approx(2 * norm**2, rel=1e-5)
 
 
 @pytest.mark.parametrize("found", [(0, 2), (3, 2)], indirect=True, ids=["zero0-2ranks", "zero3-2ranks"])

@@ -21,10 +21,11 @@ class CombinedLosses:
 
     REGULARISERS = ("phi_only", "full", "paper")
 
-    def __init__(self, problem: Problem, combiner: nn.Module, gamma: float, regulariser: str):
+    def __init__(self, problem: Problem, combiner: nn.Module, gamma: float, regulariser: str, keep_v: bool = True):
         if regulariser not in self.REGULARISERS:
             raise ValueError(f"regulariser={regulariser}: unknown; use one of {', '.join(self.REGULARISERS)}")
         self.problem, self.combiner, self.gamma, self.regulariser = problem, combiner, gamma, regulariser
+        self.keep_v = keep_v
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
         self.fixed_point = problem.fixed_point
 
@@ -42,7 +43,7 @@ class CombinedLosses:
 
     def mixed(self, v: Vector) -> list[Tensor]:
         """d_phi <a_phi(l), J v>; the losses are asked for last, so that the inner step's graph is the only one alive."""
-        return self.mixed_through(self.problem.jvp(v))
+        return self.mixed_through(self.problem.jvp(v, consume=not self.keep_v))
 
     def mixed_through(self, J_v: Tensor) -> list[Tensor]:
         """The same where J v, (M, T), is known."""

@@ -101,23 +101,23 @@ class LossesProblem:
         with self.replay():
             return self.weights.gradient(self._values(functions))
 
-    def jvp(self, v: Vector, product: str | None = None) -> Tensor:
-        """J v, (M, T), by the product of this problem or by another."""
+    def jvp(self, v: Vector, product: str | None = None, consume: bool = False) -> Tensor:
+        """J v, (M, T), by the product of this problem or by another; `consume`: v may be overwritten."""
         choice = self._choice("product", product, JVP, self.weights.whole) if product else self.jvp_choice
         at_hand = (lambda: self.losses_along(v)(None)) if self.half else (lambda: self.losses().detach())
         return choice.take({
-            "one_sided": lambda: difference(self.losses_along(v), v, self.radius or radius_of("one_sided", self.weights.dtype), at_hand),
+            "one_sided": lambda: difference(self.losses_along(v, consume), v, self.radius or radius_of("one_sided", self.weights.dtype), at_hand),
             "central": lambda: difference(self.losses_along(v), v, self.radius or radius_of("central", self.weights.dtype)),
             "forward": lambda: self._forward_mode(v),
             "double_backward": lambda: self._double_backward(v),
         })  # fmt: skip
 
-    def losses_along(self, v: Vector | None) -> Callable[[float | None], Tensor]:
+    def losses_along(self, v: Vector | None, consume: bool = False) -> Callable[[float | None], Tensor]:
         """eps -> l(w + eps v), (M, T), without a graph and in the arithmetic of a difference; None: l(w) in that."""
 
         @torch.no_grad()
         def losses_at(eps: float | None) -> Tensor:
-            with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0):
+            with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0, consume):
                 return self._shared(torch.stack([self._forward(forward) for forward in self.forwards]))
 
         return losses_at
@@ -126,7 +126,7 @@ class LossesProblem:
         """u -> H u, with what weight decay adds to H, by the product of this problem or by another."""
         choice = self._choice("hessian_product", product, HVP, self.weights.whole) if product else self.hvp_choice
         hessian = Hessian(self.weights, self._values(combiner), self.replay, choice, self.radius,
-                          lambda u: self._gauss_newton(combiner, u), self._linearised(combiner))  # fmt: skip
+                          lambda u: self._gauss_newton(combiner, u), self.linearised(combiner))  # fmt: skip
         if self.fixed_point is None:
             return hessian
         return lambda u: self.fixed_point.add_decay(hessian(u), u)
@@ -182,7 +182,7 @@ class LossesProblem:
         each = functions if isinstance(functions, Sequence) else [functions] * len(self.forwards)
         return [lambda f=f, g=g: g(self._shared(self._forward(f))) for f, g in zip(self.forwards, each)]
 
-    def _linearised(self, combiner: Combiner) -> list[Pass]:
+    def linearised(self, combiner: Combiner) -> list[Pass]:
         """Passes whose gradient is J(w)' a with a linear in the losses: slopes and their derivative G at l(w0), w0 the first w they see.
 
         At w0 + eps u their gradient is J' (a + G (l - l(w0))), which has the derivative H u there, as g_phi's own has. But

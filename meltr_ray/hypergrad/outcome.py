@@ -31,7 +31,7 @@ class Solution:
     """What a solve gave.
 
     Args:
-        v: the solution; None where only `J_v` was computed.
+        v: the solution; None where only `J_v` was computed, or v was given up.
         outcome: how it ended.
         residual: |b - (H + damping I) v| / |b| as the iteration has it, so with the error of its products; None where not computed.
         num_products: products with H that it took.

@@ -44,8 +44,8 @@ class Problem(Protocol):
     def gradient(self, functions: Combiner | Sequence[Combiner]) -> Vector:
         """d_w of the mean over micro-batches of function(l(w)), evaluated anew at the w of the pass; one for all or one each."""
 
-    def jvp(self, v: Vector) -> Tensor:
-        """J v, (M, T): derivatives of this rank's l along v. J = dl/dw."""
+    def jvp(self, v: Vector, *, consume: bool = False) -> Tensor:
+        """J v, (M, T): derivatives of this rank's l along v. J = dl/dw. `consume`: v may be overwritten."""
 
     def hessian(self, combiner: Combiner) -> Operator:
         """u -> H u, H = d2_ww of the mean of g_phi(l(w))."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable, TypeVar
 
 import torch
@@ -27,6 +28,12 @@ from meltr_ray.vectors import Vector
 
 Value = TypeVar("Value")  # losses, a Vector, or a list of phi's gradients as a Vector
 log = logging.getLogger("meltr_ray")
+
+
+@lru_cache
+def tell(line: str) -> None:
+    """Log a line once: problems are made anew for every meta step, and choose alike."""
+    log.info(line)
 
 
 class NotAdmitted(ValueError):
@@ -143,11 +150,11 @@ class Choice:
             except NotAdmitted as refusal:
                 if len(self.candidates) == 1:
                     raise
-                log.info("%s=auto: %s refused: %s", self.option, name, refusal)
+                tell(f"{self.option}=auto: {name} refused: {refusal}")
                 self.candidates.pop(0)
                 continue
             if not self.told:
-                log.info("%s=auto: %s, the cheapest that this model admits (%s)", self.option, name, self.why)
+                tell(f"{self.option}=auto: {name}, the cheapest that this model admits ({self.why})")
                 self.told = True
             return value
 

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meltr_ray.generators import get_generators, set_generators
+from meltr_ray.hypergrad.products import NotAdmitted
 from meltr_ray.vectors import Vector, is_nothing, nothing_like
 
 FEW = 100_000
@@ -70,8 +71,12 @@ class ModuleWeights:
         if not value.requires_grad:
             raise ValueError("a loss doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
         self.passes["backward"] += 1
-        inputs = [*self.parameters, *also]
-        found = torch.autograd.grad(value, inputs, allow_unused=True, **options)
+        try:
+            found = torch.autograd.grad(value, [*self.parameters, *also], allow_unused=True, **options)
+        except RuntimeError as error:
+            if "incompatible with .grad()" not in str(error):
+                raise
+            raise NotAdmitted("checkpoint(use_reentrant=True): it admits no gradient of a meta step; use use_reentrant=False") from error
         whole = [torch.zeros_like(x) if g is None else g for x, g in zip(also, found[len(self.parameters) :])]
         return (*(nothing_like(p) if g is None else g for p, g in zip(self.parameters, found)), *whole)
 
@@ -96,8 +101,11 @@ class ModuleWeights:
         return self.hold([torch.randn(p.shape, generator=generator, device=self.device, dtype=p.dtype) for p in self.parameters])
 
     @contextmanager
-    def moved(self, v: Vector | None, eps: float) -> Iterator[None]:
-        """w + eps v inside; w outside. None: w itself, without the autocast that a difference can't stand."""
+    def moved(self, v: Vector | None, eps: float, consume: bool = False) -> Iterator[None]:
+        """w + eps v inside; w outside. None: w itself, without the autocast that a difference can't stand.
+
+        `consume`: the moved weights take the place of v, which is lost: no memory, and less time where memory is slow to get.
+        """
         held = [p.data for p in self.parameters]
         self.is_moved = True
         torch.clear_autocast_cache()  # else half-precision copies of the weights would hide the move
@@ -105,7 +113,7 @@ class ModuleWeights:
             if v is not None:
                 reached = [(p, piece) for p, piece in zip(self.parameters, v.pieces) if not is_nothing(piece)]
                 parameters, pieces = zip(*reached) if reached else ((), ())
-                for p, there in zip(parameters, torch._foreach_add([p.data for p in parameters], pieces, alpha=eps)):
+                for p, there in zip(parameters, _sum([p.data for p in parameters], pieces, eps, consume)):
                     p.data = there
             with torch.autocast(self.device.type, enabled=False):
                 yield
@@ -155,6 +163,15 @@ def tangent(x: Tensor) -> Tensor:
     """Derivative that a dual number carries; zero for one that depends on no weight."""
     found = forward_ad.unpack_dual(x).tangent
     return torch.zeros_like(x) if found is None else found
+
+
+def _sum(w: Sequence[Tensor], v: Sequence[Tensor], eps: float, in_place_of_v: bool) -> Sequence[Tensor]:
+    """w + eps v, in v's memory where that is allowed and no other piece lies there: autograd may give two weights one gradient."""
+    if not in_place_of_v:
+        return torch._foreach_add(w, v, alpha=eps)
+    uses = Counter(piece.data_ptr() for piece in v)
+    return [torch.add(x, piece, alpha=eps, out=piece) if piece.is_contiguous() and uses[piece.data_ptr()] == 1
+            else torch.add(x, piece, alpha=eps) for x, piece in zip(w, v)]  # fmt: skip
 
 
 class Run(nn.Module):
