@@ -97,7 +97,8 @@ def hypergradients_on_a_rank(stage: int) -> dict[str, tuple]:
     for name, aid in (CASES | (WHOLE if stage < 3 else {})).items():
         engine, config, combiner = toy_engine(stage, **aid)
         found[name] = terms(engine, config, combiner)
-    problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "joint", AidConfig())
+    engine, config, _ = toy_engine(stage, **CASES["identity"])
+    problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "joint", config.aid)
     b = problem.outer_gradient()
     return found | {"norm of b, <b, 2 b>": (b.norm(), b @ (2.0 * b))}
 
