@@ -170,6 +170,69 @@ class TiedLinear(nn.Module):
         return F.linear(x, self.weight)
 
 
+class Embeddings(nn.Module):
+    """LayerNorm and dropout of content plus positions plus token types: (B, L, ...) -> (B, L, H).
+
+    `words` turns the input into (B, L, H): an embedding, a linear layer, or None where the input has that form.
+    """
+
+    def __init__(self, config: BackboneConfig, words: nn.Module | None, positions: nn.Module, num_types: int = 0):
+        super().__init__()
+        if words is not None:
+            self.word_embeddings = words
+        self.position_embeddings = positions
+        if num_types:
+            self.token_type_embeddings = nn.Embedding(num_types, config.hidden_size)
+        self.has_words, self.has_types = words is not None, num_types > 0
+        self.LayerNorm = layer_norm(config.hidden_size)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """`token_types` (L,) int64 is the same for every row; None: without token types."""
+        # positions and types are added as (L, H) before they meet the batch: one large sum less
+        place = self.position_embeddings(torch.arange(x.size(1), device=x.device))
+        if token_types is not None:
+            place = place + self.token_type_embeddings(token_types)
+        content = self.word_embeddings(x) if self.has_words else x
+        return self.dropout(self.LayerNorm(content + place))
+
+
+class Pooler(nn.Module):
+    """tanh of a dense layer on the first position: (B, L, H) -> (B, H)."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.dense(x[:, 0]))
+
+
+class Transform(nn.Module):
+    """Dense layer, gelu, LayerNorm in front of a prediction head: (..., H) -> (..., H)."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = layer_norm(config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(F.gelu(self.dense(x)))
+
+
+class WordPredictions(nn.Module):
+    """Scores of all words, weights tied to the word embeddings: (..., H) -> (..., V)."""
+
+    def __init__(self, config: BackboneConfig, weight: nn.Parameter):
+        super().__init__()
+        self.transform = Transform(config)
+        self.decoder = TiedLinear(weight)
+        self.bias = nn.Parameter(torch.zeros(weight.size(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.transform(x)) + self.bias
+
+
 def initialize(module: nn.Module) -> None:
     """BERT's initialisation of one module: N(0, 0.02) weights, zero biases (for `nn.Module.apply`)."""
     if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -1,0 +1,327 @@
+"""Compare VIOLET with the authors' classes: python -m tests.parity.violet <checkout>/violet [--base] [--store]
+
+Run from the root of this repository; <checkout> is one of github.com/mlvlab/MELTR. Their files import transformers (4.30 was
+used), torchvision, cv2, pandas and tqdm; where a package can't be installed, a stand-in on PYTHONPATH does, since all they
+take here of torchvision is transforms.Normalize, and of cv2 nothing. Pre-trained files are not needed.
+
+Prints a table of relative errors on the toy model of tests/test_violet.py, in float64 and float32: names, shapes and
+counts, each intermediate, each loss, each loss's gradient, masking from equal draws. `--base`: also one forward at base
+size (3 GB). `--store`: writes the numbers that tests/test_violet.py reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import random
+import sys
+import types
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+from unittest import mock
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+
+from meltr_ray.backbones.violet import VIOLET_TASKS, Violet, VioletBatch, VioletConfig, pair_numbers, violet_losses
+from meltr_ray.data import block_masking
+from tests import test_violet as toy
+
+FILES = ("lib", "utils", "meltr", "agent", "video_swin", "dataset", "model", "main_retrieval", "main_qamc", "main_qaoe")
+TASK_FILES = {"retrieval": "main_retrieval", "multiple_choice": "main_qamc", "open_ended": "main_qaoe"}
+CLASSES = {"retrieval": "Retrieval", "multiple_choice": "QAMC", "open_ended": "QAOE"}
+COUNTER = "enc_txt.emb_txt.position_ids"
+"""A buffer that older versions of transformers save: positions 0, 1, 2, ..."""
+SETTINGS = dict.fromkeys(("lr", "decay", "gamma", "meltr_lr", "meltr_decay", "max_grad_norm"), 0.1)
+
+
+class Resize(ast.NodeTransformer):
+    """Puts other sizes in place of the numbers that the published files have in their code."""
+
+    def __init__(self, sizes: dict[int, int]):
+        self.sizes = sizes
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        return ast.Constant(self.sizes.get(node.value, node.value)) if type(node.value) is int else node
+
+
+def load_published(checkout: Path, config: VioletConfig) -> dict[str, types.ModuleType]:
+    """Their modules, with the sizes of `config`; under their own names in `sys.modules`, since they import one another."""
+    sizes = {768: config.hidden_size, 8192: config.num_visual_tokens, 32: config.patch_pixels, 14: config.max_rows}
+    modules = {}
+    for name in FILES:
+        tree = ast.parse((checkout / f"{name}.py").read_text())
+        if name == "model" or name.startswith("main"):
+            tree = ast.fix_missing_locations(Resize(sizes).visit(tree))
+        modules[name] = sys.modules[name] = types.ModuleType(name)
+        exec(compile(tree, name, "exec"), modules[name].__dict__)
+    swin = modules["video_swin"].SwinTransformer3D
+    modules["model"].SwinTransformer3D = functools.partial(
+        swin, embed_dim=config.swin_width, depths=list(config.swin_depths), num_heads=list(config.swin_heads),
+        window_size=config.swin_window,
+    )  # fmt: skip
+    return modules
+
+
+@contextmanager
+def without_files(config: VioletConfig, num_words: int) -> Iterator[None]:
+    """Their constructors as if pre-trained files were there, and without a GPU."""
+    bert = transformers.BertConfig(
+        vocab_size=num_words, hidden_size=config.hidden_size, num_hidden_layers=config.cross_layers,
+        num_attention_heads=config.num_heads, intermediate_size=config.feed_forward_size,
+        max_position_embeddings=config.max_position_embeddings,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        for cls in (transformers.BertModel, transformers.BertForMaskedLM):
+            stack.enter_context(mock.patch.object(cls, "from_pretrained", lambda *_, cls=cls: cls(bert)))
+        stack.enter_context(mock.patch.object(torch, "load", lambda *_, **__: {}))
+        swin = sys.modules["video_swin"].SwinTransformer3D
+        stack.enter_context(mock.patch.object(swin, "load_state_dict", lambda *_: None))
+        for cls in (Tensor, nn.Module):
+            stack.enter_context(mock.patch.object(cls, "cuda", lambda self: self))
+        yield
+
+
+def make_published(
+    modules: dict[str, types.ModuleType], config: VioletConfig, task: str, num_words: int, num_answers: int
+) -> nn.Module:
+    with without_files(config, num_words):
+        cls = getattr(modules[TASK_FILES[task]], f"VIOLET_{CLASSES[task]}")
+        return cls(num_answers) if task == "open_ended" else cls()
+
+
+def published_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if name != COUNTER}
+
+
+def load_ours(theirs: nn.Module, ours: Violet) -> None:
+    """Put our weights into their model; names and shapes have to be equal."""
+    result = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert set(result.missing_keys) <= {COUNTER} and not result.unexpected_keys, result
+
+
+def run_published(
+    modules: dict[str, types.ModuleType], theirs: nn.Module, task: str, batch: VioletBatch
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Intermediates by our names, and losses (T,) in our order, of their model and training step."""
+    found: dict[str, Any] = {}
+    cross: list[Tensor] = []
+
+    def keep(name: str, module: nn.Module, pick: Any = lambda output: output) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:  # a value returned would take the output's place
+            found.setdefault(name, pick(output))
+
+        return module.register_forward_hook(hook)
+
+    def keep_cross(_: nn.Module, __: Any, output: Any) -> None:
+        cross.append(output["last_hidden_state"])
+
+    hooks = [keep("swin", theirs.enc_img.swin), keep("text", theirs.enc_txt), keep("outputs", theirs)]
+    hooks += [keep("video", theirs.enc_img, lambda output: output[0]), theirs.trsfr.register_forward_hook(keep_cross)]
+    own_answers = () if task == "retrieval" else (batch.answers,)
+    with without_files(toy.toy_config(), toy.WORDS):
+        agent = getattr(modules[TASK_FILES[task]], f"Agent_{CLASSES[task]}")(SETTINGS, theirs, None)
+        losses = agent.step(batch.frames, batch.text_ids, batch.text_mask.long(), *own_answers, batch.word_labels,
+                            batch.patch_labels, batch.masked_text_ids)  # fmt: skip
+    for hook in hooks:
+        hook.remove()
+    words, patches, matching, *answer, _ = found.pop("outputs")
+    positions = found["video"].size(1)
+    found["swin"] = found["swin"].permute(0, 2, 3, 4, 1)
+    crossed = cross[0] if task == "retrieval" else cross[1]
+    found["crossed"] = torch.cat((crossed[:, positions:], crossed[:, :positions]), dim=1)
+    found["pairs"] = cross[-1][:, positions]
+    found |= {"word scores": words, "patch scores": patches, "matching scores": matching}
+    if answer:
+        found["answer scores"] = answer[0]
+    return found, torch.stack(losses)
+
+
+def run_ours(model: Violet, task: str, batch: VioletBatch) -> tuple[dict[str, Tensor], Tensor]:
+    """The same of our methods; scores at all positions, where the losses take the masked ones."""
+    ids, mask, masked_ids = (x.flatten(0, -2) for x in (batch.text_ids, batch.text_mask, batch.masked_text_ids))
+    found = {}
+    hook = model.enc_img.swin.register_forward_hook(lambda _, __, output: found.update(swin=output))
+    found["video"], found["text"] = model.encode_video(batch.frames), model.embed_text(ids)
+    hook.remove()
+    repeated = found["video"].repeat_interleave(len(ids) // len(batch.frames), 0)
+    found["crossed"] = model.encode_cross(model.embed_text(masked_ids), mask, repeated)
+    words, patches = found["crossed"].split((ids.size(1), repeated.size(1)), dim=1)
+    found |= {"word scores": model.predict_words(words), "patch scores": model.predict_patches(patches)}
+    numbers = pair_numbers(model.config, batch)
+    first = {
+        name: model.encode_pairs(found["text"], mask, found["video"], x.flatten() % len(ids), x.flatten() // len(ids))
+        for name, x in numbers.items()
+    }
+    found["pairs"] = first["matching"]
+    matching = model.match(first["matching"]) / model.config.matching_temperature
+    found["matching scores"] = matching.view(len(batch.frames), -1)
+    if task != "retrieval":
+        found["answer scores"] = model.choose_answer(first["answer"].unflatten(0, (len(batch.frames), -1)))
+    return found, violet_losses(model, batch, toy.LOSSES[task])
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference over the largest absolute value."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def gradient_error(ours: nn.Module, theirs: nn.Module, loss: Tensor, their_loss: Tensor) -> float:
+    """Norm of the difference of all gradients, over the norm."""
+    options = dict(retain_graph=True, allow_unused=True, materialize_grads=True)
+    parameters, others = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    pairs = zip(
+        torch.autograd.grad(loss, list(parameters.values()), **options),
+        torch.autograd.grad(their_loss, [others[name] for name in parameters], **options),
+    )
+    norms = torch.tensor([[(a - b).norm(), b.norm()] for a, b in pairs]).norm(dim=0)
+    return (norms[0] / norms[1]).item()
+
+
+def masking_differs(modules: dict[str, types.ModuleType], task: str, seed: int) -> int:
+    """Entries that differ of masked frames, masked ids and labels, when our functions get the draws of theirs."""
+    batch, grid = toy.toy_batch(task), (toy.FRAMES, toy.ROWS, toy.COLUMNS)
+    frames = torch.from_numpy(np.random.default_rng(seed).random(batch.frames.shape)) + 0.1
+    tokens = np.random.default_rng(seed).integers(11, size=(toy.CLIPS, *grid))
+    integers, uniforms = [], []
+
+    def record(draw: Any, kept: list) -> Any:
+        def call(*arguments: int) -> Any:
+            kept.append(draw(*arguments))
+            return kept[-1]
+
+        return call
+
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    patches = np.pad(tokens.reshape(toy.CLIPS, toy.FRAMES, -1), ((0, 0), (0, 0), (1, 0)), constant_values=-1)
+    randint = mock.patch.object(np.random, "randint", record(np.random.randint, integers))
+    rand = mock.patch.object(torch, "rand", record(torch.rand, uniforms))
+    with without_files(toy.toy_config(), toy.WORDS), randint, rand:
+        agent = getattr(modules[TASK_FILES[task]], f"Agent_{CLASSES[task]}")(SETTINGS, nn.Linear(1, 1), None)
+        theirs = agent.masking(frames.clone(), batch.text_ids.clone(), torch.from_numpy(patches.reshape(toy.CLIPS, -1)))
+    draws = np.array(integers).reshape(toy.CLIPS, toy.FRAMES, 2, 3)  # sizes, then starts
+    blocks = block_masking.cover(draws[:, :, 1], draws[:, :, 0], grid)
+    ids = batch.text_ids.numpy()
+    drawn, waiting = np.zeros(ids.shape, dtype=bool), iter(uniforms)
+    for row in range(toy.CLIPS):  # one draw each, and again while it hits nothing
+        while not drawn[row].any():
+            drawn[row] = (next(waiting).numpy() < 0.15) & ~np.isin(ids[row], (0, toy.CLS, toy.SEP))
+    if task == "multiple_choice":
+        hidden, labels = block_masking.read_as_options(ids, drawn, toy.MASK)
+    else:
+        hidden, labels = np.where(drawn, toy.MASK, ids), np.where(drawn, ids, -1)
+    ours = (block_masking.hide_pixels(frames.numpy(), blocks), hidden, labels, block_masking.label_patches(tokens, blocks))
+    return sum(int((a != b.numpy()).sum()) for a, b in zip(ours, theirs, strict=True))
+
+
+def compare(modules: dict[str, types.ModuleType], task: str, dtype: torch.dtype) -> dict[str, float]:
+    """Rows of the table: quantity -> relative error."""
+    config = toy.toy_config()
+    ours = toy.toy_violet(task).to(dtype)
+    theirs = make_published(modules, config, task, toy.WORDS, toy.ANSWERS).to(dtype).eval()
+    load_ours(theirs, ours)
+    batch = toy.toy_batch(task)
+    batch.frames = batch.frames.to(dtype)
+    expected, their_losses = run_published(modules, theirs, task, batch)
+    got, losses = run_ours(ours, task, batch)
+    assert got.keys() == expected.keys() and sum(p.numel() for p in ours.parameters()) == sum(
+        p.numel() for p in theirs.parameters()
+    )
+    rows = {name: relative(got[name].flatten(), value.flatten()) for name, value in expected.items()}
+    for name, loss, their_loss in zip(toy.LOSSES[task], losses, their_losses, strict=True):
+        rows[f"loss {name}"] = relative(loss, their_loss)
+        rows[f"gradient {name}"] = gradient_error(ours, theirs, loss, their_loss)
+    return rows
+
+
+def compare_swin(modules: dict[str, types.ModuleType], case: str, dtype: torch.dtype) -> dict[str, float]:
+    ours, theirs, pixels = swin_case(modules, case, dtype)
+    got, expected = ours(pixels), theirs(pixels.transpose(1, 2)).permute(0, 2, 3, 4, 1)
+    rows = {f"swin {case}": relative(got, expected)}
+    return rows | {f"gradient swin {case}": gradient_error(ours, theirs, got.square().mean(), expected.square().mean())}
+
+
+def swin_case(modules: dict[str, types.ModuleType], case: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, Tensor]:
+    window, (frames, rows, columns) = toy.SWINS[case]
+    ours = toy.toy_swin(window).to(dtype)
+    theirs = modules["video_swin"].SwinTransformer3D(embed_dim=8, depths=[2, 2], num_heads=[1, 2], window_size=window)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs.to(dtype).eval(), toy.toy_pixels(1, frames, 3, rows, columns).to(dtype)
+
+
+def compare_base(checkout: Path) -> None:
+    """One float32 forward of retrieval at base size: 2 clips of 5 frames, 224 x 224, 25 word pieces."""
+    config = VioletConfig(size="base")
+    modules = load_published(checkout, config)
+    torch.manual_seed(0)
+    ours = Violet(config, 30522).eval()
+    theirs = make_published(modules, config, "retrieval", 30522, 0).eval()
+    load_ours(theirs, ours)
+    frames, ids = torch.rand(2, 5, 3, 224, 224), torch.randint(104, 30522, (2, 25))
+    mask = torch.arange(25) < torch.tensor([[25], [11]])
+    with torch.no_grad(), without_files(config, 30522):
+        words, patches, matching, _ = theirs(frames, ids, mask.long(), ids.flip(1))
+        video = ours.encode_video(frames)
+        crossed = ours.encode_cross(ours.embed_text(ids.flip(1)), mask, video)
+        similarity = ours.pair_similarity(ours.embed_text(ids), mask, video).T / config.matching_temperature
+    print(f"base float32  word scores     {relative(ours.predict_words(crossed[:, :25]), words):.1e}")
+    print(f"base float32  patch scores    {relative(ours.predict_patches(crossed[:, 25:]), patches):.1e}")
+    print(f"base float32  matching scores {relative(similarity, matching):.1e}")
+
+
+def store(modules: dict[str, types.ModuleType], checkout: Path) -> None:
+    """Names and count at base size, and in float64 the losses and the gradients times probes, all of their classes."""
+    numbers = {}
+    for task in VIOLET_TASKS:
+        theirs = make_published(modules, toy.toy_config(), task, toy.WORDS, toy.ANSWERS).double().eval()
+        load_ours(theirs, toy.toy_violet(task).double())
+        numbers[f"{task}/losses"] = (losses := run_published(modules, theirs, task, toy.toy_batch(task))[1]).detach().numpy()
+        numbers[f"{task}/slopes"] = np.stack([toy.slopes(loss, theirs) for loss in losses])
+    for case in toy.SWINS:
+        _, theirs, pixels = swin_case(modules, case, torch.float64)
+        output = theirs(pixels.transpose(1, 2)).permute(0, 2, 3, 4, 1)
+        numbers[f"swin/{case}/output"] = output.detach().numpy()
+        numbers[f"swin/{case}/slopes"] = toy.slopes(output.square().mean(), theirs)
+    base = VioletConfig(size="base")
+    base_modules = load_published(checkout, base)
+    for task in VIOLET_TASKS:
+        theirs = make_published(base_modules, base, task, 30522, 1000)
+        names = [f"{name} {tuple(value.shape)}" for name, value in sorted(published_state(theirs).items())]
+        numbers[f"{task}/names"] = np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
+        numbers[f"{task}/count"] = sum(p.numel() for p in theirs.parameters())
+        del theirs
+    np.savez_compressed(toy.REFERENCE, **numbers)
+    print(f"{toy.REFERENCE}: {toy.REFERENCE.stat().st_size} bytes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--base", action="store_true")
+    parser.add_argument("--store", action="store_true")
+    arguments = parser.parse_args()
+    random.seed(0)
+    modules = load_published(arguments.checkout, toy.toy_config())
+    print(f"{'task':16}{'quantity':28}{'float64':>10}{'float32':>10}")
+    for task in VIOLET_TASKS:
+        exact, single = (compare(modules, task, dtype) for dtype in (torch.float64, torch.float32))
+        for name in exact:
+            print(f"{task:16}{name:28}{exact[name]:10.1e}{single[name]:10.1e}")
+        print(f"{task:16}masking, entries that differ {sum(masking_differs(modules, task, seed) for seed in range(20))}")
+    for case in toy.SWINS:
+        exact, single = (compare_swin(modules, case, dtype) for dtype in (torch.float64, torch.float32))
+        for name in exact:
+            print(f"{'':16}{name:28}{exact[name]:10.1e}{single[name]:10.1e}")
+    if arguments.store:
+        store(modules, arguments.checkout)
+    if arguments.base:
+        compare_base(arguments.checkout)
+
+
+if __name__ == "__main__":
+    main()
