@@ -13,7 +13,7 @@ from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.module_problem import Pass
 from meltr_ray.hypergrad.problem import Operator
-from meltr_ray.hypergrad.products import HVP, JVP, Choice, difference, radius_of
+from meltr_ray.hypergrad.products import HVP, MIXED, Choice, difference, radius_of
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
 from meltr_ray.vectors import Vector
 
@@ -40,7 +40,7 @@ class BilevelProblem:
         self.phi = [p for p in phi if p.requires_grad]
         if not self.phi:
             raise ValueError("hyperparameters: none requires a gradient; give the tensors that the outer loss is to be lowered by")
-        self.choice = Choice("product", product, JVP, accuracy, self.weights.dtype, self.weights.whole, self.weights.few)
+        self.choice = Choice("product", product, MIXED, accuracy, self.weights.dtype, self.weights.whole, self.weights.few)
         self.hvp_choice = Choice("hessian_product", hessian_product, HVP, accuracy, self.weights.dtype, self.weights.whole, self.weights.few)
         self.generators = get_generators(self.weights.device)
         self._direct: list[Tensor] | None = None
