@@ -54,8 +54,8 @@ def solve_growth(case: Case) -> float:
 
 
 def sketch_growth(case: Case) -> float:
-    """Nystrom works with (H Omega)^T (H Omega), whose condition is the square."""
-    return max(1.0, case.condition**2)
+    """Nystrom's pseudo-inverse is cut where rounding drowns an eigenvalue of the sketch."""
+    return max(1.0, case.condition)
 
 
 def no_growth(case: Case) -> float:
@@ -231,7 +231,8 @@ the others a dense solve). **Bold**: above the rule.
 **Rules.** Derivatives by double backward or forward mode err by rounding, grown by the condition of A = H + damping I. A
 central difference moves w by about cbrt(u), u the rounding unit, and errs by about its square; a one-sided one moves it by
 sqrt(u) and errs by as much; both times |losses| / |derivative along v|. A solve may exceed its row's rule on the badly scaled
-problem, of condition 5e5, 500 times; Nystrom, which works with squares of H, by the square of the condition on every problem.
+problem, of condition 5e5, 500 times; Nystrom by the condition
+on every problem, since its pseudo-inverse is cut where rounding drowns the sketch.
 In brackets: errors of which that leaves nothing to ask. Empty: not asked (a LossSpace without losses, a full rank above 20,
 564 columns by differences).
 
@@ -256,7 +257,7 @@ d_phi <d_w L, v>. `gauss_newton` is compared with J^T G J, which is 0 under a li
 Implicit term of the hypergradient, damped so that A is positive definite.
 """, "solver | products by"),
     "solvers, float32": ("Solvers, float32", """
-The same, in float32. Nystrom is made for low rank; at full rank and small damping it is no solver for float32.
+The same, in float32.
 """, "solver | products by"),
 }  # fmt: skip
 
