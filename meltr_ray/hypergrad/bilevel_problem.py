@@ -102,8 +102,8 @@ class BilevelProblem:
                 self._kept = versions, self.weights.differentiate(self.weights.forward(self.inner), create_graph=True)
         return self._kept[1]
 
-    def _phi_gradient(self, value: Tensor, **options: bool) -> list[Tensor]:
-        return list(torch.autograd.grad(value, self.phi, allow_unused=True, materialize_grads=True, **options))
+    def _phi_gradient(self, value: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(value, self.phi, allow_unused=True, materialize_grads=True))
 
     def _forward_mode(self, v: Vector) -> Vector:
         with self._replay():

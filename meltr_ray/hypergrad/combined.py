@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from meltr_ray.config import REGULARISERS
 from meltr_ray.hypergrad.problem import Operator, Problem
 from meltr_ray.vectors import Vector
 
@@ -19,11 +20,9 @@ class InvalidLosses(ValueError):
 class CombinedLosses:
     """`Bilevel` for L = mean of g_phi(l(w)) over micro-batches, F = primary loss + gamma |g_phi(l) - sum_t l_t|."""
 
-    REGULARISERS = ("phi_only", "full", "paper")
-
     def __init__(self, problem: Problem, combiner: nn.Module, gamma: float, regulariser: str, keep_v: bool = True):
-        if regulariser not in self.REGULARISERS:
-            raise ValueError(f"regulariser={regulariser}: unknown; use one of {', '.join(self.REGULARISERS)}")
+        if regulariser not in REGULARISERS:
+            raise ValueError(f"regulariser={regulariser}: unknown; use one of {', '.join(REGULARISERS)}")
         self.problem, self.combiner, self.gamma, self.regulariser = problem, combiner, gamma, regulariser
         self.keep_v = keep_v
         self.phi = [p for p in combiner.parameters() if p.requires_grad]

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from meltr_ray.vectors import Vector
 
-ADAM_USES = ("ignore", "precondition", "fixed_point")
-
 
 @dataclass(frozen=True)
 class FixedPoint:

@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 import torch
 
-from meltr_ray.hypergrad.fixed_point import ADAM_USES
+from meltr_ray.config import ADAM_USES
 from meltr_ray.hypergrad.outcome import Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel
 from meltr_ray.vectors import Vector
