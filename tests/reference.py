@@ -201,3 +201,19 @@ def textbook_conjugate_gradient(A: Tensor, b: Tensor, iterations: int) -> Tensor
         rho_before, rho = rho, r @ r
         p = r + (rho / rho_before) * p
     return torch.from_numpy(x)
+
+
+def second_derivative_error(gradient: Callable[..., tuple[Tensor, ...]], parameters: list[Tensor], v: list[Tensor]) -> float:
+    """Relative error of double backward's H v beside a central difference of `gradient`, a function of autograd's options."""
+    product = sum((g * d).sum() for g, d in zip(gradient(create_graph=True), v))
+    hessian_v = torch.autograd.grad(product, parameters, allow_unused=True, materialize_grads=True)
+    sides = []
+    for eps in (1e-6, -1e-6):
+        with torch.no_grad():
+            torch._foreach_add_(parameters, v, alpha=eps)
+        sides.append(gradient())
+        with torch.no_grad():
+            torch._foreach_add_(parameters, v, alpha=-eps)
+    difference = flat([(a - b) / 2e-6 for a, b in zip(*sides)])
+    exact = flat(list(hessian_v))
+    return float((exact - difference).norm() / exact.norm())
