@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from meltr_ray.backbones.univl import UniVL
 from meltr_ray.combiners import MELTR
-from meltr_ray.config import UNIVL_LOSSES, BackboneConfig, TaskConfig
+from meltr_ray.config import UNIVL_LOSSES, TaskConfig, UniVLConfig
 from meltr_ray.hypergrad import ModuleProblem
-from meltr_ray.tasks.retrieval import Retrieval, RetrievalBatch
+from meltr_ray.tasks.univl import UniVLBatch, UniVLLosses
 
 PRIMARY = "align"
 VIDEO_SIZE = 1024
@@ -31,10 +31,10 @@ class Case:
     device: str = "cpu"
 
 
-def make_model(case: Case, fused: bool) -> Retrieval:
+def make_model(case: Case, fused: bool) -> UniVLLosses:
     torch.manual_seed(0)
-    config = BackboneConfig(size=case.size, dropout=case.dropout, fused_attention=fused)
-    model = Retrieval(UniVL(config, VOCABULARY_SIZE, VIDEO_SIZE), TaskConfig(primary=PRIMARY, loss_set=list(UNIVL_LOSSES)))
+    config = UniVLConfig(size=case.size, dropout=case.dropout, fused_attention=fused)
+    model = UniVLLosses(UniVL(config, VOCABULARY_SIZE, VIDEO_SIZE), TaskConfig(primary=PRIMARY, loss_set=list(UNIVL_LOSSES)))
     return model.to(case.device, case.dtype)
 
 
@@ -46,14 +46,14 @@ def make_combiner(case: Case) -> MELTR:
     return combiner.to(case.device, case.dtype)
 
 
-def make_batch(case: Case, seed: int) -> RetrievalBatch:
+def make_batch(case: Case, seed: int) -> UniVLBatch:
     g = torch.Generator().manual_seed(seed)
     B, L, F = case.batch_size, case.words, case.frames
     ids = torch.randint(1000, VOCABULARY_SIZE, (B, L), generator=g)
     masked_words, masked_frames = torch.rand(B, L, generator=g) < 0.15, torch.rand(B, F, generator=g) < 0.15
     masked_words[:, 1] = masked_frames[:, 1] = True
     video = torch.randn(B, F, VIDEO_SIZE, generator=g)
-    batch = RetrievalBatch(
+    batch = UniVLBatch(
         text_ids=ids, text_mask=torch.ones(B, L, dtype=torch.bool), video=video, video_mask=torch.ones(B, F, dtype=torch.bool),
         masked_text_ids=torch.where(masked_words, 103, ids), masked_word_labels=torch.where(masked_words, ids, -1),
         masked_video=torch.where(masked_frames[..., None], 0.0, video), masked_frames=masked_frames,
@@ -64,14 +64,14 @@ def make_batch(case: Case, seed: int) -> RetrievalBatch:
     return batch.to(case.device)
 
 
-def make_problem(case: Case, model: Retrieval, **options: str) -> ModuleProblem:
+def make_problem(case: Case, model: UniVLLosses, **options: str) -> ModuleProblem:
     """Training batch and a separate meta batch; the same dropout masks for every problem of a case."""
     train, meta = make_batch(case, 10), make_batch(case, 11)
     torch.manual_seed(5)
     return ModuleProblem(model, lambda: model(train), lambda: model(meta, (PRIMARY,))[0], **options)
 
 
-def published(case: Case, model: Retrieval, combiner: MELTR) -> list[Tensor]:
+def published(case: Case, model: UniVLLosses, combiner: MELTR) -> list[Tensor]:
     """The hypergradient as the published code has it: -d_phi <dL/dw, dF/dw> by double backward through the whole model.
 
     The regulariser is left out (`phi_only` adds nothing to the implicit term); the separate meta batch needs a forward of its own.

@@ -9,7 +9,25 @@ from typing import Any, Optional, Sequence
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray.config import Config, ConfigError
+from meltr_ray.config import BACKBONES, Config, ConfigError, check_choice
+
+
+def schema(backbone: str) -> DictConfig:
+    """All settings with their types and defaults, those of one backbone among them.
+
+    Raises:
+        ConfigError: there is no such backbone.
+    """
+    check_choice("backbone.name", backbone, tuple(BACKBONES))
+    settings = OmegaConf.structured(Config)
+    settings.backbone = BACKBONES[backbone]
+    return settings
+
+
+def load(path: Path) -> DictConfig:
+    """Settings saved as YAML, typed; not resolved and not checked."""
+    found = OmegaConf.load(path)
+    return OmegaConf.merge(schema(OmegaConf.select(found, "backbone.name", default="univl")), found)
 
 
 def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Config:
@@ -37,7 +55,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing or was made by another version of the settings.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path), OmegaConf.from_dotlist(list(changes))))
+        return OmegaConf.to_object(OmegaConf.merge(load(path), OmegaConf.from_dotlist(list(changes))))
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}; give the folder of a run of this version") from None
 

@@ -57,8 +57,8 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "jvp_error": (pa.float64(), "relative error of J v, measured every aid.check_every meta steps, mean since the last row"),
     "hvp_error": (pa.float64(), "relative error of H v, measured every aid.check_every meta steps, mean since the last row"),
     "negative_slopes": (pa.float64(), "share of losses with a negative slope, mean since the last row"),
-    **{f"loss.{name}": (pa.float64(), f"loss {name}, mean since the last row") for name in settings.LOSSES},
-    **{f"slope.{name}": (pa.float64(), f"slope d g_phi / d l of {name}, mean since the last row") for name in settings.LOSSES},
+    **{f"loss.{name}": (pa.float64(), f"loss {name}, mean since the last row") for name in settings.EVERY_LOSS},
+    **{f"slope.{name}": (pa.float64(), f"slope d g_phi / d l of {name}, mean since the last row") for name in settings.EVERY_LOSS},
 }  # fmt: skip
 
 
@@ -66,9 +66,13 @@ def _config_columns(cls: type, prefix: str = "") -> dict[str, pa.DataType]:
     columns: dict[str, pa.DataType] = {}
     for name, hint in typing.get_type_hints(cls).items():
         plain = next((a for a in typing.get_args(hint) if a is not type(None)), hint) if "Optional" in str(hint) else hint
-        if hasattr(plain, "__dataclass_fields__"):
-            if plain is not settings.SweepConfig:  # the same for every trial; kept in sweep.json
-                columns |= _config_columns(plain, f"{prefix}{name}.")
+        if plain is settings.BackboneConfig:  # a run has one; the table has the columns of all
+            for backbone in settings.BACKBONES.values():
+                columns |= _config_columns(backbone, f"{prefix}{name}.")
+        elif plain is settings.SweepConfig:  # the same for every trial; kept in sweep.json
+            continue
+        elif hasattr(plain, "__dataclass_fields__"):
+            columns |= _config_columns(plain, f"{prefix}{name}.")
         else:  # lists, dicts and mixed types are kept as JSON
             columns[prefix + name] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}.get(plain, pa.string())
     return columns

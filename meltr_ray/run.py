@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,13 +14,11 @@ from meltr_ray import checkpoint, memory, results
 from meltr_ray.combiners import make_combiner
 from meltr_ray.config import Config
 from meltr_ray.data.batches import Batches, MetaBatches
-from meltr_ray.data.store import ClipStore
-from meltr_ray.data.vocabulary import Vocabulary
 from meltr_ray.engine import Engine
 from meltr_ray.generators import get_generators, set_generators
 from meltr_ray.loop import Progress, train
 from meltr_ray.meta import Meta
-from meltr_ray.model import load_weights, make_model, score
+from meltr_ray.model import load_weights, make_inputs, make_model, open_split, open_vocabulary, score
 from meltr_ray.results import RunningMeans
 from meltr_ray.tasks import retrieval
 
@@ -43,8 +40,9 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     torch.manual_seed(config.seed)
     device = torch.device("cuda", torch.cuda.current_device()) if config.train.use_gpu else torch.device("cpu")
     memory.reset_peak(device)
-    vocabulary = Vocabulary(Path(config.data.folder) / "vocabulary.txt")
-    stores = {split: ClipStore(config.data.folder, split) for split in ("train", "meta", "validation")}
+    vocabulary = open_vocabulary(config)
+    inputs = make_inputs(config, vocabulary)
+    stores = {split: open_split(config, split) for split in ("train", "meta", "validation")}
     model = make_model(config, vocabulary, stores["train"].feature_size)
     combiner = make_combiner(config.combiner, config.task.loss_set, config.task.primary)
 
@@ -58,14 +56,13 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     if found:
         progress = _restore(found, engine, meta)
 
-    make = functools.partial(retrieval.make_batch, vocabulary=vocabulary, config=config.data)
     place = dict(seed=config.seed, rank=engine.rank, world_size=engine.world_size)
-    batches = Batches(stores["train"], make, config.train.batch_size, **place)
-    held_out = Batches(stores["meta"], make, config.train.batch_size, **place) if config.aid.meta_batch == "held_out" else None
+    batches = Batches(stores["train"], inputs.batch, config.train.batch_size, **place)
+    held_out = Batches(stores["meta"], inputs.batch, config.train.batch_size, **place) if config.aid.meta_batch == "held_out" else None
     facts = {"trial": folder.name, "arm": arm, "phase": phase}
 
     def evaluate() -> None:
-        metrics = retrieval.evaluate(engine.module, stores["validation"], vocabulary, config.data, device)
+        metrics = retrieval.evaluate(engine.module, stores["validation"], inputs, device, config.task.evaluate_captions)
         if metrics["score"] > progress.best_score:
             progress.best_score, progress.best_step = metrics["score"], progress.step
             weights = engine.weights()

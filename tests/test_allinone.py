@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from meltr_ray.backbones import allinone
-from meltr_ray.backbones.allinone import ALLINONE_SIZES, PUBLISHED_LOSSES, AllInOne, AllInOneBatch, AllInOneConfig
-from meltr_ray.config import ConfigError
+from meltr_ray.backbones.allinone import AllInOne
+from meltr_ray.config import AllInOneConfig, ConfigError
+from meltr_ray.config.backbones import ALLINONE_SIZES
+from meltr_ray.tasks.allinone import PUBLISHED_LOSSES, AllInOneBatch, compute_losses, transport_plan
 from tests.reference import second_derivative_error
 
 REFERENCE = Path(__file__).with_name("allinone_reference.npz")
@@ -107,7 +109,7 @@ def test_losses_and_gradients_are_those_of_the_authors_classes(variant, fused, s
     """Reference: losses, and for each parameter the gradient times a random direction, of the published code in float64."""
     reference = np.load(REFERENCE)
     model, batch = toy_model(variant, fused_attention=fused).double(), toy_batch()
-    losses = allinone.compute_losses(model, batch, LOSSES)
+    losses = compute_losses(model, batch, LOSSES)
     np.testing.assert_allclose([losses[name].item() for name in LOSSES], reference[f"losses_{variant}"], rtol=1e-11)
     parameters, directions = dict(sorted(model.named_parameters())), probes(model)
     for name, expected in zip(LOSSES, reference[f"gradients_{variant}"], strict=True):
@@ -142,15 +144,15 @@ def test_encoder_passes_of_a_loss_set(names, passes):
     model = toy_model()
     calls = []
     model.transformer.blocks[0].register_forward_hook(lambda *_: calls.append(1))
-    allinone.compute_losses(model, toy_batch(torch.float32), names)
+    compute_losses(model, toy_batch(torch.float32), names)
     assert len(calls) == passes
 
 
 def test_losses_do_not_depend_on_what_they_are_computed_with(same_order):
     model, batch = toy_model().double(), toy_batch()
-    together = allinone.compute_losses(model, batch, LOSSES)
+    together = compute_losses(model, batch, LOSSES)
     for name in LOSSES:
-        torch.testing.assert_close(allinone.compute_losses(model, batch, (name,))[name], together[name])
+        torch.testing.assert_close(compute_losses(model, batch, (name,))[name], together[name])
 
 
 def test_rolling_moves_an_eighth_each_way_and_comes_back_after_as_many_layers_as_frames():
@@ -167,7 +169,7 @@ def test_rolling_moves_an_eighth_each_way_and_comes_back_after_as_many_layers_as
 def test_transport_plan_has_equal_shares_of_words_and_patches():
     cost = torch.rand(3, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     words = torch.arange(5) < torch.tensor([[5], [2], [0]])
-    plan = allinone.transport_plan(cost.masked_fill(~words[..., None], 0), words, num_steps=200)
+    plan = transport_plan(cost.masked_fill(~words[..., None], 0), words, num_steps=200)
     shares = words / words.sum(1, keepdim=True).clamp(min=1)
     torch.testing.assert_close(plan.sum(2), shares.double())
     torch.testing.assert_close(plan[:2].sum(1), torch.full((2, 8), 1 / 8, dtype=torch.float64), rtol=1e-3, atol=0)
@@ -176,7 +178,7 @@ def test_transport_plan_has_equal_shares_of_words_and_patches():
 
 def test_patches_in_order_give_the_same_scores_twice():
     model, batch = toy_model(shuffle_patches=False), toy_batch(torch.float32)
-    first, second = (allinone.compute_losses(model, batch, ("rank",))["rank"] for _ in range(2))
+    first, second = (compute_losses(model, batch, ("rank",))["rank"] for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -185,7 +187,7 @@ def test_activation_checkpointing_gives_the_same_gradients_under_dropout():
     for checkpointing in (False, True):
         model = toy_model(dropout=0.3, drop_path=0.3, activation_checkpointing=checkpointing).train()
         torch.manual_seed(0)
-        sum(allinone.compute_losses(model, toy_batch(torch.float32), LOSSES).values()).backward()
+        sum(compute_losses(model, toy_batch(torch.float32), LOSSES).values()).backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(list(model.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -197,7 +199,7 @@ def test_explicit_attention_has_the_second_derivative_that_differences_show(same
     v = [directions[name] for name, _ in model.named_parameters()]
 
     def gradient(**options):
-        value = sum(allinone.compute_losses(model, batch, ("masked_language", "contrastive", "matching")).values())
+        value = sum(compute_losses(model, batch, ("masked_language", "contrastive", "matching")).values())
         return torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True, **options)
 
     assert second_derivative_error(gradient, parameters, v) < 1e-6

@@ -408,21 +408,21 @@ def univl_combiner() -> MELTR:
 def univl_case(digits_folder: str, fused: bool):
     from pathlib import Path
 
-    from meltr_ray.config import UNIVL_LOSSES, BackboneConfig
+    from meltr_ray.config import UNIVL_LOSSES, UniVLConfig
     from meltr_ray.data.store import ClipStore
     from meltr_ray.data.vocabulary import Vocabulary
     from meltr_ray.model import make_model
-    from meltr_ray.tasks.retrieval import make_batch
+    from meltr_ray.tasks.univl import UniVLInputs
 
     config = Config(
-        backbone=BackboneConfig(hidden_size=16, num_heads=2, feed_forward_size=32, dropout=0.0, fused_attention=fused,
+        backbone=UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=32, dropout=0.0, fused_attention=fused,
                                 similarity_temperature=0.1, normalize_embeddings=True),
         task=TaskConfig(loss_set=list(UNIVL_LOSSES)), train=TrainConfig(batch_size=6),
     )  # fmt: skip
     vocabulary, store = Vocabulary(Path(digits_folder) / "vocabulary.txt"), ClipStore(digits_folder, "train")
     torch.manual_seed(3)
     model = make_model(config, vocabulary, store.feature_size)
-    batches = [make_batch([store[i] for i in range(start, start + 6)], vocabulary, config.data, seed=start) for start in (0, 6)]
+    batches = [UniVLInputs(vocabulary, config.data).batch([store[i] for i in range(start, start + 6)], seed=start) for start in (0, 6)]
     return model, *batches, config
 
 

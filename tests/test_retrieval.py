@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meltr_ray.backbones.univl import UniVL
-from meltr_ray.config import LOSSES, BackboneConfig, DataConfig, TaskConfig
+from meltr_ray.config import CONTROL_LOSSES, UNIVL_LOSSES, DataConfig, TaskConfig, UniVLConfig
 from meltr_ray.data import masking
 from meltr_ray.data.store import Clip
 from meltr_ray.data.vocabulary import SPECIAL, Vocabulary
-from meltr_ray.tasks.retrieval import Retrieval, RetrievalBatch, evaluate, make_batch, rank_metrics
+from meltr_ray.tasks.retrieval import evaluate, rank_metrics
+from meltr_ray.tasks.univl import UniVLBatch, UniVLInputs, UniVLLosses
 
 WORDS = ["zero", "one", "two", "three", "four", "moves", "left", "right", "up", "down", "fast", "slowly"]
+LOSSES = UNIVL_LOSSES + CONTROL_LOSSES
 DATA = DataConfig(max_words=8, max_frames=4)
 
 
@@ -46,10 +48,10 @@ def make_clips(count: int, captions: tuple[int, ...] = (3,)) -> list[Clip]:
     ]
 
 
-def make_task(vocabulary: Vocabulary, primary: str = "joint", dropout: float = 0.0) -> Retrieval:
+def make_task(vocabulary: Vocabulary, primary: str = "joint", dropout: float = 0.0) -> UniVLLosses:
     torch.manual_seed(0)
-    config = BackboneConfig(hidden_size=16, feed_forward_size=16, dropout=dropout)
-    task = Retrieval(UniVL(config, len(vocabulary), 10), TaskConfig(primary=primary, loss_set=list(LOSSES)))
+    config = UniVLConfig(hidden_size=16, feed_forward_size=16, dropout=dropout)
+    task = UniVLLosses(UniVL(config, len(vocabulary), 10), TaskConfig(primary=primary, loss_set=list(LOSSES)))
     with torch.no_grad():  # away from the start, where all scores are alike
         for name, p in task.named_parameters():
             p += torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.05)
@@ -58,14 +60,14 @@ def make_task(vocabulary: Vocabulary, primary: str = "joint", dropout: float = 0
 
 def test_a_batch_depends_on_clips_and_seed_alone(vocabulary):
     clips = make_clips(16)
-    first, again, other = (make_batch(clips, vocabulary, DATA, seed) for seed in (5, 5, 6))
+    first, again, other = (UniVLInputs(vocabulary, DATA).batch(clips, seed) for seed in (5, 5, 6))
     pairs = [(getattr(first, item.name), getattr(again, item.name)) for item in fields(first)]
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(first.masked_video, other.masked_video)
 
 
 def test_a_batch_keeps_the_rules_of_masking(vocabulary):
-    batch = make_batch(make_clips(64), vocabulary, DATA, 0)
+    batch = UniVLInputs(vocabulary, DATA).batch(make_clips(64), 0)
     special = torch.tensor([vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id])
     masked = batch.masked_word_labels >= 0
     assert not torch.isin(batch.text_ids[masked], special).any() and masked.any(1).all()
@@ -117,7 +119,7 @@ PASSES = {  # names -> calls of: text, visual and cross encoder, decoder, word a
 @pytest.mark.parametrize("names", PASSES, ids="+".join)
 def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary, names):
     task = make_task(vocabulary)
-    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    batch = UniVLInputs(vocabulary, DATA).batch(make_clips(5), 0)
     full = dict(zip(LOSSES, task(batch).tolist()))
     assert len(set(full.values())) == len(LOSSES)
     backbone, calls, rows = task.backbone, Counter(), Counter()
@@ -138,7 +140,7 @@ def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary,
 
 def test_constant_has_no_gradient_and_shuffled_wants_the_wrong_video(vocabulary):
     task = make_task(vocabulary)
-    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    batch = UniVLInputs(vocabulary, DATA).batch(make_clips(5), 0)
     assert not task(batch, ("constant",)).requires_grad
     constant, shuffled = task(batch, ("constant", "shuffled"))
     assert constant == 1
@@ -150,7 +152,7 @@ def test_constant_has_no_gradient_and_shuffled_wants_the_wrong_video(vocabulary)
 
 def test_padding_changes_no_loss(vocabulary):
     task = make_task(vocabulary)
-    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    batch = UniVLInputs(vocabulary, DATA).batch(make_clips(5), 0)
     frames = {name: F.pad(getattr(batch, name), (0, 0, 0, 3)) for name in ("video", "masked_video")}
     frames |= {name: F.pad(getattr(batch, name), (0, 3)) for name in ("video_mask", "masked_frames")}
     captions = {name: F.pad(getattr(batch, f"decoder_{name}"), (0, 2), value=value)
@@ -166,18 +168,18 @@ def test_padding_changes_no_loss(vocabulary):
 
 def test_the_text_that_is_padded_does_not_matter(vocabulary):
     task = make_task(vocabulary)
-    batch = make_batch(make_clips(5), vocabulary, DATA, 0)
+    batch = UniVLInputs(vocabulary, DATA).batch(make_clips(5), 0)
     text_ids, video = batch.text_ids.clone(), batch.video.clone()
     text_ids[~batch.text_mask], video[~batch.video_mask] = 7, 100.0
     torch.testing.assert_close(task(replace(batch, text_ids=text_ids, video=video)), task(batch))
 
 
-def one_similarity(backbone: UniVL, batch: RetrievalBatch, primary: str) -> float:
+def one_similarity(backbone: UniVL, batch: UniVLBatch, primary: str) -> float:
     """Of one caption and one clip, through all positions of the last layer."""
     text = backbone.encode_text(batch.text_ids, batch.text_mask)
     video = backbone.encode_video(backbone.normalize_video(batch.video), batch.video_mask)
     if primary == "joint":
-        return (text[batch.text_mask][1:].mean(0) @ video[batch.video_mask].mean(0)).item()
+        return torch.cosine_similarity(text[batch.text_mask][1:].mean(0), video[batch.video_mask].mean(0), dim=0).item()
     crossed = backbone.encode_cross(text, batch.text_mask, video, batch.video_mask)
     return backbone.similarity_dense(backbone.cross.pooler(crossed)).item()
 
@@ -185,7 +187,7 @@ def one_similarity(backbone: UniVL, batch: RetrievalBatch, primary: str) -> floa
 @pytest.mark.parametrize("primary", ["joint", "align"])
 def test_evaluation_is_that_of_clips_and_captions_one_by_one(vocabulary, primary):
     task, clips = make_task(vocabulary, primary, dropout=0.5), make_clips(16, captions=(2, 1, 3))
-    got = evaluate(task, clips, vocabulary, DATA, "cpu")
+    got = evaluate(task, clips, UniVLInputs(vocabulary, DATA), "cpu")
     assert task.training  # and dropout was off, else `got` would differ from the loop below
     task.eval()
     queries = [(i, j, caption) for i, clip in enumerate(clips) for j, caption in enumerate(clip.captions)]
@@ -193,7 +195,7 @@ def test_evaluation_is_that_of_clips_and_captions_one_by_one(vocabulary, primary
     with torch.no_grad():
         for v, clip in enumerate(clips):
             for q, (_, _, caption) in enumerate(queries):
-                single = make_batch([Clip("", [caption], clip.features)], vocabulary, DATA, 0)
+                single = UniVLInputs(vocabulary, DATA).batch([Clip("", [caption], clip.features)], 0)
                 score[q, v] = one_similarity(task.backbone, single, primary)
     means = Counter()
     for j in range(3):

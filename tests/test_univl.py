@@ -11,9 +11,9 @@ import torch
 
 from meltr_ray.backbones.layers import Dropout
 from meltr_ray.backbones.univl import UniVL
-from meltr_ray.config import UNIVL_LOSSES, BackboneConfig, TaskConfig
+from meltr_ray.config import UNIVL_LOSSES, TaskConfig, UniVLConfig
 from meltr_ray.data import masking
-from meltr_ray.tasks.retrieval import Retrieval, RetrievalBatch
+from meltr_ray.tasks.univl import UniVLBatch, UniVLLosses
 from tests.reference import second_derivative_error
 
 SHAPES = Path(__file__).parents[2] / "shared" / "reference" / "univl_state_dict_shapes.json"
@@ -21,14 +21,14 @@ CLIPS, WORDS, FEATURES, LENGTH, FRAMES = 6, 31, 10, 9, 5
 """Six clips: the published pair similarity works in blocks of 5 captions, so the last block is a short one."""
 
 
-def toy_config(**settings) -> BackboneConfig:
+def toy_config(**settings) -> UniVLConfig:
     sizes = dict(hidden_size=16, num_heads=2, feed_forward_size=24, text_layers=2, visual_layers=2, cross_layers=2,
                  decoder_layers=2, max_position_embeddings=12, max_cross_position_embeddings=20)  # fmt: skip
-    published = dict(dropout=0.0, joint_loss="margin", normalize_embeddings=True)
-    return BackboneConfig(**sizes | published | settings)
+    published = dict(dropout=0.0, joint_loss="margin", normalize_embeddings=True, similarity_temperature=1.0)
+    return UniVLConfig(**sizes | published | settings)
 
 
-def toy_univl(config: BackboneConfig) -> UniVL:
+def toy_univl(config: UniVLConfig) -> UniVL:
     return UniVL(config, WORDS, FEATURES)
 
 
@@ -41,7 +41,7 @@ def fill(model: torch.nn.Module) -> None:
             p.copy_(torch.from_numpy(generator.normal(scale=0.3, size=tuple(p.shape)) + is_scale))
 
 
-def toy_batch() -> RetrievalBatch:
+def toy_batch() -> UniVLBatch:
     """Captions of 3 to 9 pieces, clips of 1 to 5 frames; ids 0 to 4 are special."""
     generator = np.random.default_rng(2)
     lengths, frames = np.array([9, 3, 5, 9, 4, 7]), np.array([5, 1, 2, 5, 3, 4])
@@ -55,7 +55,7 @@ def toy_batch() -> RetrievalBatch:
     masked_video, masked_frames = masking.mask_frames(video, video_mask, 0.3, generator)
     arrays = (ids, text_mask, video, video_mask, masked_ids, labels, masked_video, masked_frames,
               *masking.shift_captions(ids, text_mask), masking.derange(CLIPS, generator))  # fmt: skip
-    return RetrievalBatch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))
+    return UniVLBatch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays))
 
 
 def probes(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -64,13 +64,13 @@ def probes(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(generator.normal(size=tuple(p.shape))) for name, p in sorted(model.named_parameters())}
 
 
-def toy_task(**settings) -> Retrieval:
-    task = Retrieval(toy_univl(toy_config(**settings)), TaskConfig(loss_set=list(UNIVL_LOSSES)))
+def toy_task(**settings) -> UniVLLosses:
+    task = UniVLLosses(toy_univl(toy_config(**settings)), TaskConfig(primary="joint", loss_set=list(UNIVL_LOSSES)))
     fill(task.backbone)
     return task
 
 
-def in_float64(task: Retrieval) -> tuple[Retrieval, RetrievalBatch]:
+def in_float64(task: UniVLLosses) -> tuple[UniVLLosses, UniVLBatch]:
     batch = toy_batch()
     batch.video, batch.masked_video = batch.video.double(), batch.masked_video.double()
     return task.double(), batch
@@ -79,7 +79,7 @@ def in_float64(task: Retrieval) -> tuple[Retrieval, RetrievalBatch]:
 @pytest.mark.skipif(not SHAPES.exists(), reason=f"{SHAPES} is not there: it lies outside the repository")
 def test_names_and_shapes_are_those_of_the_published_checkpoint():
     with torch.device("meta"):
-        model = UniVL(BackboneConfig(size="base"), vocabulary_size=30522, video_size=1024)
+        model = UniVL(UniVLConfig(size="base"), vocabulary_size=30522, video_size=1024)
     assert {name: list(value.shape) for name, value in model.state_dict().items()} == json.loads(SHAPES.read_text())
 
 

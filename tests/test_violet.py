@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from meltr_ray.backbones.video_swin import VideoSwin
-from meltr_ray.backbones.violet import VIOLET_TASKS, Violet, VioletBatch, VioletConfig, violet_losses
-from meltr_ray.config import ConfigError
+from meltr_ray.backbones.violet import VIOLET_TASKS, Violet
+from meltr_ray.config import ConfigError, VioletConfig
 from meltr_ray.data import block_masking
+from meltr_ray.tasks.violet import VioletBatch, violet_losses
 from tests.reference import second_derivative_error
 
 REFERENCE = Path(__file__).with_name("violet_reference.npz")

@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config
+from meltr_ray.config import PRIMARIES, Config
 from meltr_ray.config_file import make
-from tune_spaces.loss_sets import LOSS_SETS, add_one_in, leave_one_out
+from tune_spaces.loss_sets import add_one_in, leave_one_out, loss_sets
 from tune_spaces.search import draw
 
 SEARCH_SEED_OFFSET = 1000
@@ -30,11 +30,10 @@ class Trial:
 
 def make_config(settings: DictConfig, changes: dict[str, Any]) -> Config:
     """`meltr_ray.config_file.make`, with names of loss sets in `task.loss_set` looked up."""
-    settings = settings.copy()
-    if settings.task.loss_set in LOSS_SETS:
-        settings.task.loss_set = LOSS_SETS[settings.task.loss_set]
-    chosen = changes.get("task.loss_set")
-    return make(settings, changes | ({"task.loss_set": LOSS_SETS[chosen]} if isinstance(chosen, str) and chosen in LOSS_SETS else {}))
+    primary = changes.get("task.primary", settings.task.primary) or PRIMARIES[settings.backbone.name][0]
+    named = loss_sets(settings.backbone.name, primary)
+    chosen = changes.get("task.loss_set", settings.task.loss_set)
+    return make(settings, changes | ({"task.loss_set": named[chosen]} if isinstance(chosen, str) and chosen in named else {}))
 
 
 def learning_rate_search(settings: DictConfig, config: Config) -> list[Trial]:

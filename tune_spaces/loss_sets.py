@@ -1,19 +1,27 @@
-"""Sets of losses: named lists, leave-one-out and add-one-in."""
+"""Sets of losses: named lists for each backbone, leave-one-out and add-one-in."""
 
 from __future__ import annotations
 
-from meltr_ray.config import CONTROL_LOSSES, UNIVL_LOSSES
+from meltr_ray.config import CONTROL_LOSSES, DEFAULT_LOSSES, LOSSES
 
-LOSS_SETS: dict[str, list[str]] = {
-    "all": list(UNIVL_LOSSES),
-    "default": ["joint", "masked_joint", "masked_language", "masked_frame", "caption"],
-    "small": ["joint", "masked_joint"],
-    "masked": ["joint", "masked_joint", "masked_language", "masked_frame"],
-    "generative": ["joint", "masked_language", "caption", "masked_caption"],
-    "primary": ["joint"],
-    "controlled": ["joint", "masked_joint", "masked_language", "masked_frame", "caption", *CONTROL_LOSSES],
+OWN_SETS: dict[str, dict[str, list[str]]] = {
+    "univl": {
+        "small": ["masked_joint"],
+        "masked": ["masked_joint", "masked_language", "masked_frame"],
+        "generative": ["masked_language", "caption", "masked_caption"],
+    },
+    "violet": {"small": ["masked_language"]},
+    "allinone": {"small": ["masked_language"], "masked": ["masked_language"]},
 }
-"""Name in `task.loss_set` -> losses; `controlled` has the two planted controls in it."""
+"""Backbone -> name in `task.loss_set` -> auxiliary losses that join the primary one."""
+
+
+def loss_sets(backbone: str, primary: str) -> dict[str, list[str]]:
+    """Name in `task.loss_set` -> losses, the primary first; `controlled` has the two planted controls in it."""
+    everything = [loss for loss in LOSSES[backbone] if loss not in CONTROL_LOSSES]
+    auxiliary = {"primary": [], "default": DEFAULT_LOSSES[backbone], "all": everything,
+                 "controlled": [*DEFAULT_LOSSES[backbone], *CONTROL_LOSSES]} | OWN_SETS[backbone]  # fmt: skip
+    return {name: [primary, *(loss for loss in losses if loss != primary)] for name, losses in auxiliary.items()}
 
 
 def leave_one_out(loss_set: list[str], primary: str) -> dict[str, list[str]]:

@@ -16,14 +16,14 @@ from typing import Any, Callable, Iterator, TextIO
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray.config import Config, ConfigError, check
+from meltr_ray.config import BACKBONES, BackboneConfig, Config, ConfigError, check
 from tune_spaces.arms import make_config
 
 CONF = Path(__file__).parent / "conf"
-GROUPS = ("data", "experiment")
+GROUPS = ("data", "backbone", "experiment")
 
 
 def main(command: Callable[[DictConfig, Config], int], description: str, arguments: list[str] | None = None) -> typing.NoReturn:
@@ -52,7 +52,7 @@ def configure(arguments: list[str]) -> tuple[DictConfig, Config]:
     given = dict(_split(argument) for argument in arguments)
     for key, value in given.items():
         _check_key(key, value)
-    ConfigStore.instance().store("schema", node=Config)
+    store_settings()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", overrides=arguments)
@@ -61,15 +61,29 @@ def configure(arguments: list[str]) -> tuple[DictConfig, Config]:
         raise ConfigError(_one_line(error, given)) from None
 
 
+def store_settings() -> None:
+    """Tell Hydra the settings' types and defaults: the group `backbone` has a class each, of which every run takes one."""
+    settings = OmegaConf.structured(Config)
+    settings.backbone = BackboneConfig
+    ConfigStore.instance().store("schema", node=settings)
+    for name, node in BACKBONES.items():
+        ConfigStore.instance().store(name, group="backbone", node=node)
+
+
 def fields(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
     """(dotted name, type, default, documentation) of every setting, read from the text under each field."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body
-    texts = {first.target.id: second.value.value for first, second in zip(body, body[1:])
-             if isinstance(first, ast.AnnAssign) and isinstance(second, ast.Expr)}  # fmt: skip
+    texts = {}
+    for base in reversed(cls.__mro__[:-1]):
+        body = ast.parse(inspect.getsource(base)).body[0].body
+        texts |= {first.target.id: second.value.value for first, second in zip(body, body[1:])
+                  if isinstance(first, ast.AnnAssign) and isinstance(second, ast.Expr)}  # fmt: skip
     hints = typing.get_type_hints(cls)
     for item in dataclasses.fields(cls):
         hint = hints[item.name]
-        if dataclasses.is_dataclass(hint):
+        if hint is BackboneConfig:
+            for backbone in BACKBONES.values():
+                yield from fields(backbone, f"{prefix}{item.name}.")
+        elif dataclasses.is_dataclass(hint):
             yield from fields(hint, f"{prefix}{item.name}.")
         else:
             default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
@@ -83,9 +97,9 @@ def help_text(description: str) -> str:
         lines.append(f"  {group}: {', '.join(_options(group))}")
     section = None
     for name, kind, default, text in fields():
-        if (head := name.rpartition(".")[0]) != section:
+        if (head := name.rpartition(".")[0]) != section or name == "backbone.name":
             section = head
-            lines += ["", f"{section or 'run'}"]
+            lines += ["", f"{section or 'run'}" + (f" ({default})" if name == "backbone.name" else "")]
         lines.append(f"  {name}  ({kind.removeprefix('Optional[').removesuffix(']')}, default {default})\n      {text}")
     return "\n".join(lines)
 
@@ -165,6 +179,8 @@ def _split(argument: str) -> tuple[str, str]:
 
 
 def _options(group: str) -> list[str]:
+    if group == "backbone":
+        return list(BACKBONES)
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -189,6 +205,8 @@ def _one_line(error: Exception, given: dict[str, str]) -> str:
             return str(cause)
         if getattr(cause, "full_key", None) is not None:
             key, first = cause.full_key, str(cause).splitlines()[0]
+            if " not in '" in first:  # known, or it would have been refused above: of another backbone
+                return f"{key}={given.get(key, '')}: no setting of backbone={given.get('backbone', 'univl')}; see --help for those of each"
             kind = {name: kind for name, kind, *_ in fields()}.get(key, "setting")
             return f"{key}={given.get(key, getattr(cause, 'value', ''))}: {first[0].lower() + first[1:]}; give a value of type {kind}"
         cause = cause.__cause__ or cause.__context__

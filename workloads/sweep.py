@@ -91,7 +91,7 @@ def resumed(config: Config) -> tuple[DictConfig, Config, Path]:
     others = [a for a in sys.argv[1:] if not a.startswith(("resume=", "sweep.max_concurrent=", "sweep.progress_every="))]
     if others:
         raise ConfigError(f"{others[0]}: a resumed sweep keeps its settings; leave it out or start a new sweep")
-    old = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(folder / "settings.yaml"))
+    old = config_file.load(folder / "settings.yaml")
     old.sweep.max_concurrent, old.sweep.progress_every = config.sweep.max_concurrent, config.sweep.progress_every
     return old, make_config(old, {}), folder
 

@@ -14,17 +14,13 @@ copy of the row of `itm_score` that it shares memory with there (on a CPU, so th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from meltr_ray import losses as loss_functions
 from meltr_ray.backbones.layers import Dropout, Embeddings, Pooler, WordPredictions, attention_bias, initialize
-from meltr_ray.config import check, check_at_least, check_choice
+from meltr_ray.config import AllInOneConfig
 
 HEADS = ("itm_score", "mlm_score", "projections", "rank_output", "vqa_classifier", "mc_vqa_classifier")
 """Heads by their names in checkpoints; `projections` are `txt_proj` and `vid_proj`."""
@@ -34,82 +30,6 @@ MAY_BE_MISSING = (*HEAD_ENTRIES, "text_embeddings.position_embeddings.")
 MAY_BE_UNEXPECTED = (*HEAD_ENTRIES, "text_embeddings.position_ids", "aux_model.", "vcop_classifier.", "mpp_score.",
                      "rank_output_2.", "nlvr2_classifier.")  # fmt: skip
 """Heads of other tasks, MELTR's own combiner (`aux_model`), and a counter 0, 1, .. that older libraries saved."""
-
-PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
-                    "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
-                    "answer": "vqa_loss"}  # fmt: skip
-"""Losses and what the published code calls them; its `irtr_loss` is `rank` with choice 0 the right one."""
-RETRIEVAL_TEMPERATURE = 0.05
-
-ALLINONE_SIZES = {
-    "tiny": dict(hidden_size=64, num_heads=4, feed_forward_size=128, num_layers=2, image_size=32, patch_size=8,
-                 retrieval_size=32, distilled=False, unaligned_tokens=1),
-    "Ti": dict(hidden_size=192, num_heads=3, feed_forward_size=768, num_layers=12, image_size=224, patch_size=16,
-               retrieval_size=512, distilled=False, unaligned_tokens=2),
-    "S": dict(hidden_size=384, num_heads=6, feed_forward_size=1536, num_layers=12, image_size=224, patch_size=16,
-              retrieval_size=512, distilled=True, unaligned_tokens=2),
-    "B": dict(hidden_size=768, num_heads=12, feed_forward_size=3072, num_layers=12, image_size=224, patch_size=16,
-              retrieval_size=512, distilled=False, unaligned_tokens=1),
-}  # fmt: skip
-
-
-@dataclass(kw_only=True)
-class AllInOneConfig:
-    """All-in-one (arXiv 2203.07303): one transformer over text and video."""
-
-    size: str = "tiny"
-    """Size that fills every field left empty below: `tiny`, or the authors' `Ti`, `S` and `B`."""
-    hidden_size: Optional[int] = None
-    """Width of the transformer; default: from `size`."""
-    num_heads: Optional[int] = None
-    """Attention heads; must divide `hidden_size`; default: from `size`."""
-    feed_forward_size: Optional[int] = None
-    """Width of the feed-forward layers; default: from `size`."""
-    num_layers: Optional[int] = None
-    """Layers of the transformer; default: from `size`."""
-    image_size: Optional[int] = None
-    """Height and width of a frame (pixels); default: from `size`."""
-    patch_size: Optional[int] = None
-    """Height and width of a patch (pixels); must divide `image_size`; default: from `size`."""
-    retrieval_size: Optional[int] = None
-    """Width of the embeddings that retrieval compares; default: from `size`."""
-    distilled: Optional[bool] = None
-    """A [distillation] token follows [class], and frames have no temporal embedding (published size S); default: from `size`."""
-    unaligned_tokens: Optional[int] = None
-    """Tokens of a frame that the alignment loss leaves out; 2 costs Ti its first patch, as published; default: from `size`."""
-    num_frames: int = 3
-    """Frames a clip (published: 3)."""
-    max_position_embeddings: int = 40
-    """Longest text (positions; published: 40, and 80 for DiDeMo and LSMDC)."""
-    dropout: float = 0.1
-    """Dropout probability of hidden states; attention has none, as published."""
-    drop_path: float = 0.1
-    """Probability that a half of the last layer is skipped for a frame; rises linearly from 0 at the first (published: 0.1)."""
-    shuffle_patches: bool = True
-    """Shuffle each frame's patches in front of the joint pass, as published, in evaluation too; false: keep their order."""
-    fused_attention: bool = True
-    """Use torch's fused attention kernels; false: plain matrix products, which admit a second derivative."""
-    activation_checkpointing: bool = False
-    """Compute each layer again in the backward pass instead of keeping its activations (memory for time)."""
-
-    def __post_init__(self):
-        check_choice("backbone.size", self.size, tuple(ALLINONE_SIZES))
-        for name, value in ALLINONE_SIZES[self.size].items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        for name in ("hidden_size", "num_heads", "feed_forward_size", "num_layers", "image_size", "patch_size",
-                     "retrieval_size", "unaligned_tokens", "num_frames", "max_position_embeddings"):  # fmt: skip
-            check_at_least(f"backbone.{name}", getattr(self, name), 1)
-        check(self.hidden_size % self.num_heads == 0, "backbone.num_heads", self.num_heads,
-              f"must divide backbone.hidden_size={self.hidden_size}; change one of the two")
-        check(self.image_size % self.patch_size == 0 and self.num_patches >= 7, "backbone.patch_size", self.patch_size,
-              f"must divide backbone.image_size={self.image_size} into at least 7 patches; change one of the two")
-        for name in ("dropout", "drop_path"):
-            check(0 <= getattr(self, name) < 1, f"backbone.{name}", getattr(self, name), "must lie in [0, 1); published: 0.1")
-
-    @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
 
 
 class SelfAttention(nn.Module):
@@ -255,9 +175,13 @@ class AllInOne(nn.Module):
         bias = attention_bias(torch.cat((mask, real), dim=1)).repeat_interleave(tokens.size(1), 0)
         return self._encode(torch.cat((text, tokens), dim=2), bias, num_kept, rolled_from=ids.size(1))
 
-    def project(self, text: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of the two single passes (B, 1, H) -> embeddings (B, R) of length 1; their products are similarities."""
-        return tuple(F.normalize(x[:, 0], dim=-1, eps=1e-8) for x in (self.txt_proj(text), self.vid_proj(video)))
+    def project_text(self, text: Tensor) -> Tensor:
+        """Output of the pass over text alone (B, 1, H) -> embeddings (B, R) of length 1; their products with videos' are similarities."""
+        return F.normalize(self.txt_proj(text[:, 0]), dim=-1, eps=1e-8)
+
+    def project_video(self, video: Tensor) -> Tensor:
+        """Output of the pass over frames alone (B, 1, H) -> embeddings (B, R) of length 1."""
+        return F.normalize(self.vid_proj(video[:, 0]), dim=-1, eps=1e-8)
 
     def predict_words(self, x: Tensor) -> Tensor:
         """Joint output at masked words (N, H) -> scores of all words (N, V)."""
@@ -342,105 +266,3 @@ def fit_positions(state: dict[str, Tensor], model: AllInOne) -> dict[str, Tensor
     if words in state and len(state[words]) != model.config.max_position_embeddings:
         del fitted[words]
     return fitted
-
-
-@dataclass
-class AllInOneBatch:
-    """One text of each clip, and what some losses need beside it; None where no loss asks for it."""
-
-    text_ids: Tensor
-    """(B, L) int64: [CLS], word pieces, [SEP], padding; a question for `answer`."""
-    text_mask: Tensor
-    """(B, L) bool."""
-    video: Tensor
-    """(B, T, 3, height, width) float32, normalised."""
-    masked_text_ids: Tensor | None = None
-    """(B, L) int64, for `masked_language`."""
-    masked_word_labels: Tensor | None = None
-    """(B, L) int64: the true id of a masked word, else negative."""
-    false_video: Tensor | None = None
-    """As `video`, of other clips, for `matching` and `alignment`."""
-    matched: Tensor | None = None
-    """(B,) bool: compare the text with `video`, else with `false_video`; published: half of the batch."""
-    choice_ids: Tensor | None = None
-    """(B, C, L) int64, for `rank` (the clip's text and false ones, or multiple choice) and `choice`."""
-    choice_mask: Tensor | None = None
-    """(B, C, L) bool."""
-    answer: Tensor | None = None
-    """(B,) int64: which choice is right, or which answer."""
-
-
-def compute_losses(model: AllInOne, batch: AllInOneBatch, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """The losses in `names`, at most three passes: all joint ones stacked, text alone, video alone; frames embedded once.
-
-    Differs from the published code in that: it runs one joint pass a loss and embeds the frames for each anew.
-    """
-    chosen, found = set(names), {}
-    matching, choices = chosen & {"matching", "alignment"}, chosen & {"rank", "choice"}
-    tokens = model.embed_video(batch.video) if chosen - matching else None
-    if "contrastive" in chosen:
-        text, video = model.project(model.encode_text(batch.text_ids, batch.text_mask), model.encode_video(tokens))
-        found["contrastive"] = 2 * loss_functions.contrastive(text @ video.T / RETRIEVAL_TEMPERATURE)
-    rows = {}
-    if matching:
-        mixed = torch.where(batch.matched[:, None, None, None, None], batch.video, batch.false_video)
-        rows["matching"] = (batch.text_ids, batch.text_mask, model.embed_video(mixed))
-    if "masked_language" in chosen:
-        rows["masked_language"] = (batch.masked_text_ids, batch.text_mask, tokens)
-    if "answer" in chosen:
-        rows["answer"] = (batch.text_ids, batch.text_mask, tokens)
-    if choices:
-        repeated = tokens.repeat_interleave(batch.choice_ids.size(1), 0)
-        rows["choices"] = (batch.choice_ids.flatten(0, 1), batch.choice_mask.flatten(0, 1), repeated)
-    if not rows:
-        return found
-    num_kept = None if "alignment" in chosen else batch.text_ids.size(1) if "masked_language" in chosen else 1
-    joint = model.encode_joint(*(torch.cat(parts) for parts in zip(*rows.values())), num_kept)
-    joint = dict(zip(rows, joint.split([len(part[0]) for part in rows.values()])))
-    if "matching" in chosen:
-        found["matching"] = F.cross_entropy(model.predict_match(joint["matching"]), batch.matched.long())
-    if "alignment" in chosen:
-        found["alignment"] = alignment(joint["matching"], batch.text_mask, batch.matched, model.config.unaligned_tokens)
-    if "masked_language" in chosen:
-        masked = batch.masked_word_labels >= 0
-        scores = model.predict_words(joint["masked_language"][:, : masked.size(1)][masked])
-        found["masked_language"] = loss_functions.word_cross_entropy(scores, batch.masked_word_labels[masked])
-    if "answer" in chosen:
-        found["answer"] = F.cross_entropy(model.predict_answer(joint["answer"]), batch.answer)
-    for name, predict in (("rank", model.predict_rank), ("choice", model.predict_choice)):
-        if name in chosen:
-            found[name] = F.cross_entropy(predict(joint["choices"]).view(len(batch.video), -1), batch.answer)
-    return found
-
-
-def alignment(joint: Tensor, text_mask: Tensor, matched: Tensor, unaligned_tokens: int) -> Tensor:
-    """A tenth of the transport distance between words and patches, mean over clips; unmatched pairs count negative.
-
-    joint (B, L+K+P, H), text_mask (B, L), matched (B,) bool. Source: the published `compute_itm_wpa`, after UNITER (arXiv
-    1909.11740, section 3.2): cost 1 - cosine, 50 steps of IPOT (arXiv 1802.04307, algorithm 1) with beta 0.5, without
-    gradients. [CLS], [SEP] and the first `unaligned_tokens` of the frames take no part.
-    """
-    joint = joint.to(torch.promote_types(joint.dtype, torch.float32))
-    text, patches = F.normalize(joint, dim=-1, eps=1e-5).tensor_split((text_mask.size(1),), dim=1)
-    patches = patches[:, unaligned_tokens:]
-    words = text_mask & text_mask.roll(-1, 1)  # without the last one, [SEP]
-    words[:, 0] = words[:, -1] = False
-    cost = (1 - text @ patches.transpose(1, 2)).masked_fill(~words[..., None], 0)
-    with torch.no_grad():
-        plan = transport_plan(cost, words)
-    distance = (cost * plan).sum((1, 2))
-    return 0.1 * torch.where(matched, distance, -distance).mean()
-
-
-def transport_plan(cost: Tensor, words: Tensor, num_steps: int = 50, beta: float = 0.5) -> Tensor:
-    """IPOT's plan (B, L, P) that moves equal shares of the `words` (B, L) to equal shares of the P patches at `cost`."""
-    num_words, num_patches = words.sum(1)[:, None, None], cost.size(2)
-    real = words[..., None].to(cost.dtype)  # (B, L, 1)
-    kernel = (-cost / beta).exp() * real
-    plan, word_scale = real.expand_as(cost), real / num_words.clamp(min=1)
-    for _ in range(num_steps):
-        step = kernel * plan
-        patch_scale = 1 / (num_patches * (step * word_scale).sum(1, keepdim=True))  # (B, 1, P)
-        word_scale = real / (num_words * (step * patch_scale).sum(2, keepdim=True) + 1 - real)
-        plan = step * patch_scale * word_scale
-    return plan.masked_fill(~words[..., None], 0)

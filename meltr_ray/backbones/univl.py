@@ -30,17 +30,17 @@ from meltr_ray.backbones.layers import (
     initialize,
     layer_norm,
 )
-from meltr_ray.config import BackboneConfig
+from meltr_ray.config import UniVLConfig
 
 
-def encoder_layers(config: BackboneConfig, num_layers: int) -> LayerStack:
+def encoder_layers(config: UniVLConfig, num_layers: int) -> LayerStack:
     return LayerStack([EncoderLayer(config) for _ in range(num_layers)], config.activation_checkpointing)
 
 
 class TextEncoder(nn.Module):
     """BERT: ids (B, L) int64 and mask (B, L) -> (B, L, H)."""
 
-    def __init__(self, config: BackboneConfig, vocabulary_size: int):
+    def __init__(self, config: UniVLConfig, vocabulary_size: int):
         super().__init__()
         words = nn.Embedding(vocabulary_size, config.hidden_size)
         positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -56,7 +56,7 @@ class TextEncoder(nn.Module):
 class VisualEncoder(nn.Module):
     """Normalised frame features (B, F, D) and mask (B, F) -> (B, F, H)."""
 
-    def __init__(self, config: BackboneConfig, video_size: int):
+    def __init__(self, config: UniVLConfig, video_size: int):
         super().__init__()
         positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.embeddings = Embeddings(config, nn.Linear(video_size, config.hidden_size), positions)
@@ -70,7 +70,7 @@ class VisualEncoder(nn.Module):
 class CrossEncoder(nn.Module):
     """Encoded text (B, L, H) and video (B, F, H) with their masks -> (B, L+F, H); pooled, (B, H) instead."""
 
-    def __init__(self, config: BackboneConfig):
+    def __init__(self, config: UniVLConfig):
         super().__init__()
         positions = nn.Embedding(config.max_cross_position_embeddings, config.hidden_size)
         self.embeddings = Embeddings(config, None, positions, num_types=2)
@@ -89,7 +89,7 @@ class CrossEncoder(nn.Module):
 class FramePredictions(nn.Module):
     """Predicted frame features, weights tied to the visual embeddings, transposed: (..., H) -> (..., D)."""
 
-    def __init__(self, config: BackboneConfig, weight: nn.Parameter):
+    def __init__(self, config: UniVLConfig, weight: nn.Parameter):
         super().__init__()
         self.transform = Transform(config)
         self.weight = weight
@@ -105,7 +105,7 @@ class Decoder(nn.Module):
     Scores are for the N positions at which `chosen` (B, C) is true, row by row.
     """
 
-    def __init__(self, config: BackboneConfig, words: nn.Parameter, positions: nn.Parameter):
+    def __init__(self, config: UniVLConfig, words: nn.Parameter, positions: nn.Parameter):
         super().__init__()
         self.embeddings = Embeddings(config, TiedEmbedding(words), TiedEmbedding(positions))
         layers = [DecoderLayer(config) for _ in range(config.decoder_layers)]
@@ -125,7 +125,7 @@ class UniVL(nn.Module):
     `config`: sizes and attention; `vocabulary_size`: V; `video_size`: D.
     """
 
-    def __init__(self, config: BackboneConfig, vocabulary_size: int, video_size: int):
+    def __init__(self, config: UniVLConfig, vocabulary_size: int, video_size: int):
         super().__init__()
         self.config = config
         self.bert = TextEncoder(config, vocabulary_size)

@@ -12,102 +12,17 @@ for; attention maps are not kept. Called base, the published Video Swin has the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Optional
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meltr_ray.backbones.layers import Dropout, Embeddings, EncoderLayer, LayerStack, Transform, attention_bias, initialize
 from meltr_ray.backbones.video_swin import VideoSwin
-from meltr_ray.config import check, check_at_least, check_choice
+from meltr_ray.config import VioletConfig, check_at_least, check_choice
 
 PIXEL_MEAN, PIXEL_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Red, green and blue of ImageNet, with which pixels in [0, 1] are normalised."""
 VIOLET_TASKS = ("retrieval", "multiple_choice", "open_ended")
-VIOLET_SIZES = {
-    "tiny": dict(hidden_size=64, num_heads=4, feed_forward_size=128, cross_layers=2, max_position_embeddings=64,
-                 max_frames=12, max_rows=8, swin_depths=(2, 2), swin_heads=(2, 4), swin_window=(2, 4, 4),
-                 num_visual_tokens=64),
-    "base": dict(hidden_size=768, num_heads=12, feed_forward_size=3072, cross_layers=12, max_position_embeddings=512,
-                 max_frames=6, max_rows=14, swin_depths=(2, 2, 18, 2), swin_heads=(3, 6, 12, 24), swin_window=(8, 7, 7),
-                 num_visual_tokens=8192),
-}  # fmt: skip
-
-
-@dataclass(kw_only=True)
-class VioletConfig:
-    """VIOLET (arXiv 2111.12681): Video Swin, a cross encoder and heads."""
-
-    size: str = "tiny"
-    """Size that fills every field left empty below: `tiny` or `base` (the authors')."""
-    hidden_size: Optional[int] = None
-    """Width of the cross encoder and of Video Swin's last stage; its first stage has this over 2^(stages - 1); default: from `size`."""
-    num_heads: Optional[int] = None
-    """Attention heads of the cross encoder; must divide `hidden_size`; default: from `size`."""
-    feed_forward_size: Optional[int] = None
-    """Width of the cross encoder's feed-forward layers; default: from `size`."""
-    cross_layers: Optional[int] = None
-    """Layers of the cross encoder; default: from `size`."""
-    max_position_embeddings: Optional[int] = None
-    """Longest text (word pieces); default: from `size`."""
-    max_frames: Optional[int] = None
-    """Most frames of a clip; default: from `size`."""
-    max_rows: Optional[int] = None
-    """A frame has at most this squared of patches, each 4 x 2^(stages - 1) pixels square; default: from `size`."""
-    swin_depths: Optional[tuple[int, ...]] = None
-    """Blocks of each stage of Video Swin; default: from `size`."""
-    swin_heads: Optional[tuple[int, ...]] = None
-    """Attention heads of each stage of Video Swin; default: from `size`."""
-    swin_window: Optional[tuple[int, int, int]] = None
-    """Frames, rows and columns of Video Swin's windows; default: from `size`."""
-    num_visual_tokens: Optional[int] = None
-    """Number of visual tokens that masked patches are told from (published: DALL-E's 8192); default: from `size`."""
-    dropout: float = 0.1
-    """Dropout probability of the cross encoder, the text embeddings and the heads."""
-    answer_dropout: float = 0.5
-    """Dropout probability of the open-ended head."""
-    drop_path: float = 0.2
-    """Probability that Video Swin's last block leaves a branch out for a clip; lower blocks rise to it from 0."""
-    matching_temperature: float = 0.05
-    """Divides the scores of video-text matching before its loss."""
-    published_options: bool = True
-    """Multiple choice: match as the published code does, which takes options of the first questions for the texts of all clips; false: match each clip with the right option of every question."""
-    fused_attention: bool = True
-    """Use torch's fused attention kernels; false: plain matrix products, which admit a second derivative. On a CPU with dropout there is no fused kernel and the plain form runs; nor is there one with a bias that is trained (Video Swin), where the plain form runs twice to keep no scores."""
-    activation_checkpointing: bool = False
-    """Compute each layer again in the backward pass instead of keeping its activations (memory for time)."""
-
-    def __post_init__(self):
-        check_choice("backbone.size", self.size, tuple(VIOLET_SIZES))
-        for name, value in VIOLET_SIZES[self.size].items():
-            given = getattr(self, name)
-            setattr(self, name, value if given is None else tuple(given) if isinstance(value, tuple) else given)
-            check_at_least(f"backbone.{name}", min(np.atleast_1d(getattr(self, name))), 1)
-        check(self.hidden_size % self.num_heads == 0, "backbone.num_heads", self.num_heads,
-              f"must divide backbone.hidden_size={self.hidden_size}; change one of the two")
-        check(self.hidden_size % 2 ** (len(self.swin_depths) - 1) == 0, "backbone.hidden_size", self.hidden_size,
-              f"must be a multiple of {2 ** (len(self.swin_depths) - 1)}, as widths double from stage to stage; change it")
-        check(len(self.swin_window) == 3, "backbone.swin_window", self.swin_window, "must have three numbers; give them")
-        widths = [self.swin_width * 2**index for index in range(len(self.swin_depths))]
-        check(len(self.swin_heads) == len(widths) and not any(width % heads for width, heads in zip(widths, self.swin_heads)),
-              "backbone.swin_heads", self.swin_heads, f"must divide the widths {widths} of the stages; give one number each")
-        for name in ("dropout", "answer_dropout", "drop_path"):
-            check(0 <= getattr(self, name) < 1, f"backbone.{name}", getattr(self, name), "must lie in [0, 1); lower it")
-        check(self.matching_temperature > 0, "backbone.matching_temperature", self.matching_temperature,
-              "must be positive; published: 0.05")
-
-    @property
-    def swin_width(self) -> int:
-        """Channels of Video Swin's first stage."""
-        return self.hidden_size // 2 ** (len(self.swin_depths) - 1)
-
-    @property
-    def patch_pixels(self) -> int:
-        """Side of a patch as the cross encoder sees it, in pixels (published: 32)."""
-        return 4 * 2 ** (len(self.swin_depths) - 1)
 
 
 class VideoEncoder(nn.Module):
@@ -224,94 +139,3 @@ class Violet(nn.Module):
     def predict_patches(self, x: Tensor) -> Tensor:
         """Cross encoder's output at masked patches (N, H) -> scores of all visual tokens (N, num_visual_tokens)."""
         return self.fc_mvm(x)
-
-
-@dataclass
-class VioletBatch:
-    """Clips with a text each; for multiple choice, with O texts each (question and option), (B, O, L) in place of (B, L)."""
-
-    frames: Tensor
-    """(B, T, 3, rows, columns) in [0, 1]; masked patches are black, for every loss (published)."""
-    text_ids: Tensor
-    """(B, L) int64: [CLS], word pieces, [SEP], padding."""
-    text_mask: Tensor
-    """(B, L) bool."""
-    masked_text_ids: Tensor
-    """(B, L) int64."""
-    word_labels: Tensor
-    """(B, L) int64: the true id of a masked word, else -1."""
-    patch_labels: Tensor
-    """(B, P) int64: the visual token of a masked patch, else -1."""
-    answers: Tensor
-    """(B,) int64: number of the right option or answer; all 0 for retrieval."""
-
-    def to(self, device: torch.device | str) -> VioletBatch:
-        return VioletBatch(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
-
-
-def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the N rows of scores (N, K) with targets (N,) int64, in float32 at least; of no row 0."""
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return F.cross_entropy(scores, targets, reduction="sum") / max(len(targets), 1)
-
-
-def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> Tensor:
-    """Losses (len(names),) float32 as published, out of `answer`, `matching`, `masked_language` and `masked_patch`.
-
-    matching: softmax over the texts for each video, from [CLS] of every pair. answer: the task's own; retrieval has none.
-    Shared: one encoding of the frames; one masked cross pass; and one pass over pairs, in which a pair that two losses need
-    comes once. Differs from the published code there, which has a pass for each loss, with dropout of its own.
-    """
-    video = model.encode_video(batch.frames)
-    found = pair_losses(model, batch, video, names) if {"answer", "matching"} & set(names) else {}
-    if {"masked_language", "masked_patch"} & set(names):
-        found |= masked_losses(model, batch, video)
-    return torch.stack([found[name] for name in names])
-
-
-def pair_numbers(config: VioletConfig, batch: VioletBatch) -> dict[str, Tensor]:
-    """Number video Q + text of each pair that a loss scores, Q texts in all: matching (B, B) and answer (B, O).
-
-    Multiple choice as published (`config.published_options`), a fault kept for its numbers: the loss of all pairs takes
-    clips and texts number 0 to B - 1 of the lists that repeat every clip for its options. So row i is clip i // O, and
-    column j is option j % O of question j // O.
-    """
-    clips = torch.arange(len(batch.frames), device=batch.frames.device)
-    num_options = batch.text_ids.size(1) if batch.text_ids.dim() == 3 else 1
-    num_texts = num_options * len(clips)
-    own_texts = torch.arange(num_texts, device=clips.device).view(len(clips), num_options)
-    rows, columns = clips, own_texts.gather(1, batch.answers[:, None])[:, 0] if num_options > 1 else clips
-    if config.published_options:
-        rows, columns = clips // num_options, clips
-    return {"matching": rows[:, None] * num_texts + columns, "answer": clips[:, None] * num_texts + own_texts}
-
-
-def pair_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """`answer` and `matching` as far as `names` has them; video (B, P, H)."""
-    numbers = {name: x for name, x in pair_numbers(model.config, batch).items() if name in names}
-    distinct, where = torch.cat([x.flatten() for x in numbers.values()]).unique(return_inverse=True)
-    ids, mask = (x.flatten(0, -2) for x in (batch.text_ids, batch.text_mask))  # (Q, L), options one after another
-    first = model.encode_pairs(model.embed_text(ids), mask, video, distinct % len(ids), distinct // len(ids))[where]
-    parts = dict(zip(numbers, first.split([x.numel() for x in numbers.values()])))
-    found = {}
-    if "matching" in parts:
-        scores = model.match(parts["matching"]).view(len(video), -1) / model.config.matching_temperature
-        found["matching"] = cross_entropy(scores, torch.arange(len(video), device=video.device))
-    if "answer" in parts:
-        found["answer"] = cross_entropy(model.choose_answer(parts["answer"].unflatten(0, (len(video), -1))), batch.answers)
-    return found
-
-
-def masked_losses(model: Violet, batch: VioletBatch, video: Tensor) -> dict[str, Tensor]:
-    """`masked_language` and `masked_patch`; video (B, P, H). Patches are told with the right option (multiple choice)."""
-    ids, mask, labels = (x.flatten(0, -2) for x in (batch.masked_text_ids, batch.text_mask, batch.word_labels))
-    num_options = len(ids) // len(video)
-    crossed = model.encode_cross(model.embed_text(ids), mask, video.repeat_interleave(num_options, 0))
-    words, patches = crossed.split((ids.size(1), video.size(1)), dim=1)
-    if num_options > 1:
-        patches = patches.unflatten(0, (-1, num_options))[torch.arange(len(video), device=video.device), batch.answers]
-    chosen, masked = labels >= 0, batch.patch_labels >= 0
-    return {
-        "masked_language": cross_entropy(model.predict_words(words[chosen]), labels[chosen]),
-        "masked_patch": cross_entropy(model.predict_patches(patches[masked]), batch.patch_labels[masked]),
-    }

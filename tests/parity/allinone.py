@@ -28,7 +28,9 @@ import numpy as np
 import torch
 
 from meltr_ray.backbones import allinone, official
-from meltr_ray.backbones.allinone import AllInOne, AllInOneConfig
+from meltr_ray.backbones.allinone import AllInOne
+from meltr_ray.config import AllInOneConfig
+from meltr_ray.tasks.allinone import PUBLISHED_LOSSES, AllInOneBatch, compute_losses
 from tests import test_allinone as ours
 
 TASKS = ("itm", "mlm", "ind_itc", "irtr", "multiple_choice", "mc_vqa", "openend_vqa")
@@ -95,7 +97,7 @@ class Authors:
             return self.build(AllInOneConfig(size=size), BUILDERS[size], 30522, 1501)
 
 
-def their_batch(batch: allinone.AllInOneBatch) -> dict:
+def their_batch(batch: AllInOneBatch) -> dict:
     """Our batch in their form."""
     ids, mask = batch.text_ids, batch.text_mask.long()
     theirs = {
@@ -113,7 +115,7 @@ def their_batch(batch: allinone.AllInOneBatch) -> dict:
 
 
 @contextlib.contextmanager
-def same_draws(batch: allinone.AllInOneBatch, order: torch.Tensor):
+def same_draws(batch: AllInOneBatch, order: torch.Tensor):
     """Patches in `order` (T, P) in both codes, matched pairs those of `batch`, and no float32 inside a float64 loss."""
     calls, to_float = [], torch.Tensor.float
     positions = torch.argsort(batch.matched, descending=True, stable=True).argsort()  # ones first, as they build the labels
@@ -131,23 +133,23 @@ def same_draws(batch: allinone.AllInOneBatch, order: torch.Tensor):
         yield
 
 
-def their_losses(authors: Authors, model: torch.nn.Module, batch: allinone.AllInOneBatch) -> dict[str, torch.Tensor]:
+def their_losses(authors: Authors, model: torch.nn.Module, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
     found, theirs = {}, their_batch(batch)
     for name, function in COMPUTE.items():
-        found[name] = getattr(authors.objectives, function)(model, theirs)[allinone.PUBLISHED_LOSSES[name]]
+        found[name] = getattr(authors.objectives, function)(model, theirs)[PUBLISHED_LOSSES[name]]
     model.hparams.config["draw_false_text"] -= 1  # there it counts the right text in one task and not in the other
     found["irtr_loss"] = authors.objectives.compute_irtr(model, theirs)["irtr_loss"]
     model.hparams.config["draw_false_text"] += 1
     return found
 
 
-def our_losses(model: AllInOne, batch: allinone.AllInOneBatch) -> dict[str, torch.Tensor]:
-    found = allinone.compute_losses(model, batch, ours.LOSSES)
+def our_losses(model: AllInOne, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
+    found = compute_losses(model, batch, ours.LOSSES)
     first = replace(batch, answer=torch.zeros_like(batch.answer))
-    return found | {"irtr_loss": allinone.compute_losses(model, first, ("rank",))["rank"]}
+    return found | {"irtr_loss": compute_losses(model, first, ("rank",))["rank"]}
 
 
-def their_passes(model: torch.nn.Module, batch: allinone.AllInOneBatch) -> dict[str, torch.Tensor]:
+def their_passes(model: torch.nn.Module, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
     theirs = their_batch(batch)
     joint = model.infer(theirs)
     tasks, model.current_tasks = model.current_tasks, []  # without projections, to compare the encodings
@@ -162,7 +164,7 @@ def their_passes(model: torch.nn.Module, batch: allinone.AllInOneBatch) -> dict[
     return passes | {"pooled": joint["cls_feats"], "word scores": words} | scores
 
 
-def our_passes(model: AllInOne, batch: allinone.AllInOneBatch) -> dict[str, torch.Tensor]:
+def our_passes(model: AllInOne, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
     tokens = model.embed_video(batch.video)
     joint = model.encode_joint(batch.text_ids, batch.text_mask, tokens, None)
     passes = {
@@ -269,7 +271,7 @@ def compare_base(authors: Authors) -> None:
     ids = torch.randint(5, 30522, (2, 40), generator=generator)
     labels = torch.where(torch.arange(40) % 5 == 2, ids, -1)
     video = torch.randn(2, 3, 3, 224, 224, generator=generator)
-    batch = allinone.AllInOneBatch(ids, torch.ones_like(ids, dtype=torch.bool), video, ids, labels, video.flip(0),
+    batch = AllInOneBatch(ids, torch.ones_like(ids, dtype=torch.bool), video, ids, labels, video.flip(0),
                                    torch.tensor([True, False]))  # fmt: skip
     order = torch.stack([torch.randperm(196, generator=generator) for _ in range(3)])
     loss = {"masked_language": "compute_mlm", "contrastive": "compute_ind_itc"}
@@ -279,8 +281,8 @@ def compare_base(authors: Authors) -> None:
     }  # fmt: skip
     with same_draws(batch, order):
         for name, function in loss.items():
-            want = getattr(authors.objectives, function)(theirs, form)[allinone.PUBLISHED_LOSSES[name]]
-            got = allinone.compute_losses(model, batch, (name,))[name]
+            want = getattr(authors.objectives, function)(theirs, form)[PUBLISHED_LOSSES[name]]
+            got = compute_losses(model, batch, (name,))[name]
             whole, worst = gradient_errors(gradients(got, model), gradients(want, theirs))
             print(f"{'B float32':18} {name:16} loss   {relative(got, want):8.1e}  gradient {whole:8.1e}  worst {worst:8.1e}")
 

@@ -27,8 +27,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from meltr_ray.backbones.violet import VIOLET_TASKS, Violet, VioletBatch, VioletConfig, pair_numbers, violet_losses
+from meltr_ray.backbones.violet import VIOLET_TASKS, Violet
+from meltr_ray.config import VioletConfig
 from meltr_ray.data import block_masking
+from meltr_ray.tasks.violet import VioletBatch, pair_numbers, violet_losses
 from tests import test_violet as toy
 
 FILES = ("lib", "utils", "meltr", "agent", "video_swin", "dataset", "model", "main_retrieval", "main_qamc", "main_qaoe")

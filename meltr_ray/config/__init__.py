@@ -1,0 +1,60 @@
+"""Every setting of the project: declared, documented, typed and checked here and nowhere else.
+
+The text under a field is its documentation: `--help` prints it. Units stand in it; a default that is derived says from
+what. Checks run when a configuration object is made, that is on the driver, before any worker starts.
+"""
+
+from meltr_ray.config.backbones import (
+    ALLINONE_LOSSES,
+    BACKBONES,
+    CONTROL_LOSSES,
+    DEFAULT_LOSSES,
+    EVERY_LOSS,
+    LOSSES,
+    PAIR_LOSSES,
+    PRIMARIES,
+    UNIVL_LOSSES,
+    VIOLET_LOSSES,
+    AllInOneConfig,
+    BackboneConfig,
+    UniVLConfig,
+    VioletConfig,
+)
+from meltr_ray.config.checks import ConfigError, check, check_at_least, check_choice
+from meltr_ray.config.outer_level import ADAM_USES, REGULARISERS, AidConfig, CombinerConfig
+from meltr_ray.config.run import ABOUT_THE_COMMAND, Config, SweepConfig, TaskConfig, to_flat
+from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig
+
+__all__ = [
+    "ABOUT_THE_COMMAND",
+    "ADAM_USES",
+    "ALLINONE_LOSSES",
+    "AidConfig",
+    "AllInOneConfig",
+    "BACKBONES",
+    "BackboneConfig",
+    "CONTROL_LOSSES",
+    "CombinerConfig",
+    "Config",
+    "ConfigError",
+    "DEFAULT_LOSSES",
+    "DataConfig",
+    "EVERY_LOSS",
+    "EngineConfig",
+    "LOSSES",
+    "OptimizerConfig",
+    "PAIR_LOSSES",
+    "PRIMARIES",
+    "REGULARISERS",
+    "SweepConfig",
+    "TaskConfig",
+    "TrainConfig",
+    "UNIVL_LOSSES",
+    "UniVLConfig",
+    "VIOLET_LOSSES",
+    "VioletConfig",
+    "check",
+    "check_at_least",
+    "check_choice",
+    "to_flat",
+]

@@ -1,0 +1,131 @@
+"""Settings of the outer level: the combiner g_phi, and how phi is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from meltr_ray.config.checks import check, check_at_least, check_choice
+
+SOLVERS = ("identity", "neumann", "cg", "nystrom", "loss_space")
+PRODUCTS = ("auto", "one_sided", "central", "forward", "double_backward")
+HESSIAN_PRODUCTS = ("auto", "one_sided", "central", "double_backward", "forward_over_reverse", "gauss_newton")
+ADAM_USES = ("ignore", "precondition", "fixed_point")
+REGULARISERS = ("phi_only", "full", "paper")
+META_BATCHES = ("recent", "next", "held_out")
+COMBINERS = ("meltr", "fixed")
+
+
+@dataclass(kw_only=True)
+class CombinerConfig:
+    """g_phi, which turns the vector of losses into one training loss."""
+
+    name: str = "meltr"
+    """Combiner: `meltr` (the meta loss transformer) or `fixed` weights."""
+    weights: Any = "uniform"
+    """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
+    mode: str = "near_sum"
+    """How MELTR starts: `near_sum` adds the transformer to the plain sum of losses, its last layer small; `paper` is the published form."""
+    embedding_size: int = 256
+    """Width of MELTR's transformer (published: 256); its 8 heads must divide it."""
+    loss_encoder_size: int = 128
+    """Hidden width of the layer that embeds a loss value (published: 128)."""
+    feed_forward_size: int = 512
+    """Width of MELTR's feed-forward layer (published: 512)."""
+    slopes: str = "any"
+    """`any`, or `non_negative`: a loss whose slope is negative is held constant for that step instead of being raised."""
+    average_losses: bool = False
+    """Average the losses over workers before they are combined, so that R batches of B act as one of R B; false: each worker combines its own, as published."""
+    dropout: Optional[float] = None
+    """Dropout inside MELTR; default: 0, and 0.1 with `mode=paper` (one mask a meta step)."""
+
+    def __post_init__(self):
+        check_choice("combiner.name", self.name, COMBINERS)
+        check_choice("combiner.mode", self.mode, ("near_sum", "paper"))
+        check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
+        if self.dropout is None:
+            self.dropout = 0.1 if self.mode == "paper" else 0.0
+        check(0 <= self.dropout < 1, "combiner.dropout", self.dropout, "must lie in [0, 1); published: 0.1")
+        check_at_least("combiner.loss_encoder_size", self.loss_encoder_size, 1)
+        check_at_least("combiner.feed_forward_size", self.feed_forward_size, 1)
+        check(self.embedding_size > 0 and self.embedding_size % 8 == 0, "combiner.embedding_size", self.embedding_size,
+              "must be a multiple of the 8 heads; published: 256")
+        if isinstance(self.weights, str):
+            check_choice("combiner.weights", self.weights, ("uniform", "primary"))
+        else:
+            check(isinstance(self.weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in self.weights),
+                  "combiner.weights", self.weights, "must be uniform, primary or a list of numbers; give one per loss")
+            check(any(self.weights), "combiner.weights", self.weights, "are all zero, so nothing would be trained; raise one")
+
+
+@dataclass(kw_only=True)
+class AidConfig:
+    """Approximate implicit differentiation: the outer level of the bi-level problem (MELTR, section 3.3)."""
+
+    solver: str = "identity"
+    """How v = (H + damping I)^-1 d_w F is approximated: `identity` (published), `neumann`, `cg`, `nystrom` (low rank) or `loss_space` (Gauss-Newton among the losses)."""
+    iterations: int = 5
+    """Terms of the Neumann series or iterations of conjugate gradient; each costs one Hessian-vector product."""
+    rank: int = 10
+    """Rank of `nystrom`; each costs one Hessian-vector product and twice the memory of the weights."""
+    neumann_step: float = 0.01
+    """Step length of the Neumann series; must stay below 2 over the largest eigenvalue of H + damping I."""
+    damping: float = 1.0
+    """Added to the diagonal of H by every solver but `identity`; H of a network is indefinite, and CG stops at negative curvature."""
+    cg_tolerance: float = 1e-3
+    """Relative residual at which conjugate gradient stops early."""
+    warm_start: bool = False
+    """Start conjugate gradient from the v of the last meta step (one more product, and memory of the weights once more)."""
+    adam: str = "ignore"
+    """What the solve makes of Adam's second moments: `ignore`, `precondition` (same answer, fewer iterations) or `fixed_point` (damping and truncation in Adam's own metric, as SAMA)."""
+    decay_in_hessian: bool = True
+    """Count AdamW's weight decay into H, as its fixed point has it (costs a gather of the second moments under ZeRO 1 and 2)."""
+    inner_steps: int = 3
+    """Optimiser steps on w between two meta steps on phi (published: 3 to 5)."""
+    learning_rate: float = 1e-3
+    """Learning rate of phi (Adam; published: 1e-3); 0 runs the meta steps and leaves phi as it is."""
+    weight_decay: float = 3e-5
+    """L2 weight decay of phi (published: 3e-5)."""
+    gamma: float = 0.1
+    """Weight of the outer regulariser |g_phi(l) - sum_t l_t| (published: 0.1); 0 switches it off."""
+    regulariser: str = "phi_only"
+    """What the regulariser differentiates: `phi_only` (direct term), `full` (and w: one more backward), `paper` (w alone, as published)."""
+    meta_batch: str = "next"
+    """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one) or `held_out` (the meta split)."""
+    num_meta_batches: int = 1
+    """Meta batches that the outer loss is the mean of; each costs one forward and one backward of the primary loss."""
+    product: str = "auto"
+    """How J v is taken: `one_sided` or `central` differences, `forward` mode or `double_backward`; `auto`: the cheapest that the model admits at `accuracy`."""
+    hessian_product: str = "auto"
+    """How H u is taken: `one_sided` or `central` differences of gradients, `double_backward`, `forward_over_reverse`; `gauss_newton` keeps only the combiner's curvature."""
+    accuracy: Optional[float] = None
+    """Relative error that `auto` may make; default: 0.01, and 0.1 in bfloat16."""
+    radius: Optional[float] = None
+    """Length |eps v| of a difference's move in weight space; default: 0.001 one-sided, 0.003 central (float32; why: hypergrad/products.py)."""
+    check_every: int = 0
+    """Meta steps between two self-checks of the products, whose relative errors go into the results table (several passes each); 0: never."""
+    clip: float = 10.0
+    """Largest norm of phi's gradient (published: 10 to 50); 0 switches clipping off."""
+
+    def __post_init__(self):
+        check_choice("aid.solver", self.solver, SOLVERS)
+        check_choice("aid.product", self.product, PRODUCTS)
+        check_choice("aid.hessian_product", self.hessian_product, HESSIAN_PRODUCTS)
+        check_choice("aid.adam", self.adam, ADAM_USES)
+        check_choice("aid.regulariser", self.regulariser, REGULARISERS)
+        check_choice("aid.meta_batch", self.meta_batch, META_BATCHES)
+        check(self.iterations >= 1, "aid.iterations", self.iterations,
+              "at least 1 is needed; for no iterations use aid.solver=identity")
+        for name, low in dict(inner_steps=1, rank=1, num_meta_batches=1, check_every=0).items():
+            check_at_least(f"aid.{name}", getattr(self, name), low)
+        for name in ("damping", "learning_rate", "weight_decay", "gamma", "clip"):
+            check(getattr(self, name) >= 0, f"aid.{name}", getattr(self, name), "must not be negative; raise it")
+        check(self.neumann_step > 0, "aid.neumann_step", self.neumann_step, "must be positive; raise it")
+        check(self.cg_tolerance >= 0, "aid.cg_tolerance", self.cg_tolerance, "must not be negative; raise it")
+        check(self.radius is None or self.radius > 0, "aid.radius", self.radius, "must be positive; leave it out for the default")
+        check(self.accuracy is None or self.accuracy > 0, "aid.accuracy", self.accuracy, "must be positive; leave it out for the default")
+        check(self.damping > 0 or self.solver not in ("nystrom", "loss_space"), "aid.damping", self.damping,
+              f"aid.solver={self.solver} needs it positive; raise it")
+        check(self.adam == "ignore" or self.solver in ("neumann", "cg") or (self.solver, self.adam) == ("identity", "fixed_point"),
+              "aid.adam", self.adam, f"aid.solver={self.solver} makes nothing of it; use aid.adam=ignore")
+        check(not self.warm_start or self.solver == "cg", "aid.warm_start", self.warm_start, "only aid.solver=cg starts warm; set it to false")

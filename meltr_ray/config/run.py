@@ -1,0 +1,155 @@
+"""Settings of a run as a whole and of a sweep: the configuration that every command makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from meltr_ray.config.backbones import (
+    DEFAULT_LOSSES,
+    LOSSES,
+    PAIR_LOSSES,
+    PRIMARIES,
+    BackboneConfig,
+    UniVLConfig,
+)
+from meltr_ray.config.checks import check, check_at_least, check_choice
+from meltr_ray.config.outer_level import AidConfig, CombinerConfig
+from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """The task and the losses that train for it."""
+
+    name: str = "retrieval"
+    """Task: `retrieval` (text-to-video)."""
+    primary: Optional[str] = None
+    """Primary loss, the one that the outer level lowers, and whose scores rank videos; default: the backbone's first (joint, matching, rank)."""
+    loss_set: Any = None
+    """Losses that are computed, the primary included, as a list or the name of one in tune_spaces/loss_sets.py; the order is that of the combiner's inputs; default: `default`."""
+    evaluate_captions: Optional[int] = None
+    """Captions of each clip that evaluation asks with; default: all, or 1 where each pair of caption and clip takes a pass of its own (align, matching, rank)."""
+
+    def resolve(self, backbone: BackboneConfig) -> None:
+        """Fill what depends on the backbone, and check it."""
+        check_choice("task.name", self.name, ("retrieval",))
+        self.primary = self.primary or PRIMARIES[backbone.name][0]
+        check_choice("task.primary", self.primary, PRIMARIES[backbone.name])
+        self.loss_set = list(DEFAULT_LOSSES[backbone.name]) if self.loss_set is None else self.loss_set
+        check(isinstance(self.loss_set, list), "task.loss_set", self.loss_set, f"unknown name; use a list such as [{self.primary},constant]")
+        for loss in self.loss_set:
+            check_choice("task.loss_set", loss, LOSSES[backbone.name])
+        check(len(set(self.loss_set)) == len(self.loss_set), "task.loss_set", self.loss_set, "names a loss twice; remove one")
+        check(self.primary in self.loss_set, "task.loss_set", self.loss_set,
+              f"lacks the primary loss; add {self.primary} or change task.primary")
+        if self.evaluate_captions is None and self.primary in PAIR_LOSSES:
+            self.evaluate_captions = 1
+        check(self.evaluate_captions is None or self.evaluate_captions > 0, "task.evaluate_captions", self.evaluate_captions,
+              "must be positive; leave it out for the default")
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """Which configurations are compared, and how often each is repeated."""
+
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Configurations: name -> dotted settings that differ from the rest of this configuration."""
+    ours: str = "meltr"
+    """Arm that the report is about, named before any result is seen."""
+    baselines: list[str] = field(default_factory=lambda: ["uniform", "primary_only"])
+    """Arms that `ours` is compared with, pair by pair over the same seeds; the first leads the report."""
+    seeds: int = 6
+    """Seeds of `ours` and of each baseline; 6 is the least with which a two-sided sign test can reach 0.05."""
+    other_seeds: int = 2
+    """Seeds of every other arm."""
+    learning_rates: list[float] = field(default_factory=list)
+    """Learning rates of w tried for `ours` and each baseline before the comparison, each the same way; empty: none."""
+    learning_rate_seeds: int = 1
+    """Seeds of the learning-rate search, apart from those of the comparison."""
+    leave_one_out: bool = True
+    """Add an arm for every auxiliary loss of `ours`, without it."""
+    add_one_in: bool = False
+    """Add an arm for every auxiliary loss of `ours`, with the primary loss and it alone."""
+    space: list[str] = field(default_factory=list)
+    """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
+    search: str = "random"
+    """How `space` is searched: `grid` (every combination) or `random`."""
+    samples: int = 8
+    """Configurations that a random search draws."""
+    max_concurrent: int = 2
+    """Trials that run at the same time."""
+    progress_every: float = 10.0
+    """Seconds between two progress lines where the output is not a terminal."""
+
+    def __post_init__(self):
+        for name, low in dict(seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
+            check_at_least(f"sweep.{name}", getattr(self, name), low)
+        check_choice("sweep.search", self.search, ("grid", "random"))
+        for arm in [self.ours, *self.baselines] if self.arms else []:
+            check(arm in self.arms, "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
+                  f"no such arm; use one of {', '.join(self.arms)}")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """One run of this project; a sweep makes one for each trial."""
+
+    name: Optional[str] = None
+    """Name of the output folder; default: the experiment's name, or that of the data set."""
+    output: str = "outputs"
+    """Folder under which runs and sweeps are written, relative to the working folder."""
+    resume: Optional[str] = None
+    """Folder of an interrupted run or sweep to go on with, with the settings that it was started with."""
+    source: Optional[str] = None
+    """Folder of the original distribution of a data set; used by prepare.py alone."""
+    checkpoint: Optional[str] = None
+    """Folder of a finished run or trial; used by evaluate.py alone."""
+    split: str = "validation"
+    """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
+    cluster: str = "local"
+    """Ray cluster: `local` starts one on this machine, `auto` joins the one found, else its address."""
+    seed: int = 0
+    """Seed of weights, data order, masks and dropout; the same seed pairs two configurations."""
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=UniVLConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    combiner: CombinerConfig = field(default_factory=CombinerConfig)
+    aid: AidConfig = field(default_factory=AidConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+    def __post_init__(self):
+        check_at_least("seed", self.seed, 0)
+        check_choice("split", self.split, ("train", "meta", "validation", "test"))
+        self.task.resolve(self.backbone)
+        if isinstance(self.combiner.weights, (list, tuple)):
+            check(len(self.combiner.weights) == len(self.task.loss_set), "combiner.weights", self.combiner.weights,
+                  f"must have one number per loss of task.loss_set; give {len(self.task.loss_set)}")
+        check(self.data.max_words <= self.backbone.max_position_embeddings, "data.max_words", self.data.max_words,
+              f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
+        if isinstance(self.backbone, UniVLConfig):
+            check(self.data.max_frames <= self.backbone.max_position_embeddings, "data.max_frames", self.data.max_frames,
+                  f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
+            total = self.data.max_words + self.data.max_frames
+            check(total <= self.backbone.max_cross_position_embeddings, "backbone.max_cross_position_embeddings",
+                  self.backbone.max_cross_position_embeddings, f"less than words plus frames; raise it to {total}")
+
+
+ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "split", "cluster")
+"""Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
+
+
+def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of every setting, e.g. `aid.solver` -> `cg`; the columns of the results table."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= to_flat(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat

@@ -1,0 +1,204 @@
+"""VIOLET's batch and losses, as the code of MELTR has them, and what retrieval asks of it.
+
+B: clips, T: frames, P: video positions, L: word pieces, O: options of a question, Q: texts, V: videos, H: hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meltr_ray.backbones.violet import Violet
+from meltr_ray.config import DataConfig, TaskConfig, VioletConfig
+from meltr_ray.data import block_masking, masking
+from meltr_ray.data.captions import draw_captions, is_special, pad_captions
+from meltr_ray.data.pixels import unit_range, violet_clip
+from meltr_ray.data.store import Clip
+from meltr_ray.data.visual_tokens import VisualTokens, token_grid
+from meltr_ray.data.vocabulary import Vocabulary
+from meltr_ray.tasks.batch import Batch
+
+PAIRS = ("matching", "shuffled", "answer")
+MASKED = ("masked_language", "masked_patch")
+"""Losses from the pass over pairs of text and video, and from the masked pass."""
+
+
+@dataclass
+class VioletBatch(Batch):
+    """Clips with a text each; for multiple choice, with O texts each (question and option), (B, O, L) in place of (B, L)."""
+
+    frames: Tensor
+    """(B, T, 3, rows, columns) in [0, 1]; masked patches are black, for every loss (published)."""
+    text_ids: Tensor
+    """(B, L) int64: [CLS], word pieces, [SEP], padding."""
+    text_mask: Tensor
+    """(B, L) bool."""
+    masked_text_ids: Tensor
+    """(B, L) int64."""
+    word_labels: Tensor
+    """(B, L) int64: the true id of a masked word, else -1."""
+    patch_labels: Tensor
+    """(B, P) int64: the visual token of a masked patch, else -1."""
+    answers: Tensor
+    """(B,) int64: number of the right option or answer; all 0 for retrieval."""
+    shuffled: Tensor | None = None
+    """(B,) int64: a permutation without fixed points."""
+
+
+@dataclass(frozen=True)
+class VioletInputs:
+    """Clips and captions as VIOLET reads them."""
+
+    vocabulary: Vocabulary
+    data: DataConfig
+    backbone: VioletConfig
+    tokens: VisualTokens
+    """Visual tokens of clips that come without any."""
+
+    def batch(self, clips: list[Clip], seed: int) -> VioletBatch:
+        """A training batch; captions, masks and the permutation come from `seed` alone, so equal arguments give equal batches."""
+        generator = np.random.default_rng(seed)
+        ids, mask = pad_captions(draw_captions(clips, generator), self.vocabulary, self.data.max_words)
+        frames = self._frames(clips)
+        visual = self._visual_tokens(clips, frames)
+        starts, sizes = block_masking.draw_blocks(len(clips), visual.shape[1:], generator)
+        masked = block_masking.cover(starts, sizes, visual.shape[1:])
+        masked_ids, word_labels = block_masking.hide_words(
+            ids, is_special(ids, mask, self.vocabulary), self.data.mask_probability, self.vocabulary.mask_id, generator
+        )
+        arrays = dict(
+            frames=unit_range(block_masking.hide_pixels(frames, masked)), text_ids=ids, text_mask=mask, masked_text_ids=masked_ids,
+            word_labels=word_labels, patch_labels=block_masking.label_patches(visual, masked),
+            answers=np.zeros(len(clips), np.int64), shuffled=masking.derange(len(clips), generator),
+        )  # fmt: skip
+        return VioletBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+    def texts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask, (Q, L) each."""
+        return tuple(map(torch.from_numpy, pad_captions(captions, self.vocabulary, self.data.max_words)))
+
+    def videos(self, clips: list[Clip]) -> tuple[Tensor]:
+        """Frames (V, T, 3, rows, columns) in [0, 1]."""
+        return (torch.from_numpy(unit_range(self._frames(clips))),)
+
+    def _frames(self, clips: list[Clip]) -> np.ndarray:
+        """(B, T, 3, rows, columns) uint8."""
+        return np.stack([violet_clip(clip.video, self.backbone.num_frames, self.backbone.image_size) for clip in clips])
+
+    def _visual_tokens(self, clips: list[Clip], frames: np.ndarray) -> np.ndarray:
+        """(B, T, h, w) int64: those that came with a clip, else the fitted ones."""
+        tokens = self.tokens(frames)
+        for row, clip in enumerate(clips):
+            if clip.vq_tokens is not None:
+                tokens[row] = token_grid(clip.vq_tokens, *tokens.shape[1:])
+        return tokens
+
+
+class VioletLosses(nn.Module):
+    """All losses of a task, the controls included; the module that the engine trains."""
+
+    def __init__(self, backbone: Violet, config: TaskConfig):
+        super().__init__()
+        self.backbone, self.config = backbone, config
+
+    def forward(self, batch: VioletBatch, names: tuple[str, ...] | None = None) -> Tensor:
+        """Losses (T,) float32 in the order of `names` (default: the loss set); passes that no name needs are left out."""
+        return violet_losses(self.backbone, batch, tuple(self.config.loss_set) if names is None else names)
+
+    def query(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Captions (Q, L) -> embedded (Q, L, H), and their mask."""
+        return self.backbone.embed_text(ids), mask
+
+    def candidate(self, frames: Tensor) -> tuple[Tensor]:
+        """Videos -> (V, P, H)."""
+        return (self.backbone.encode_video(frames),)
+
+    def similarity(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor]) -> Tensor:
+        """Matching scores (Q, V) of what `query` and `candidate` gave."""
+        return self.backbone.pair_similarity(*query, *candidate)
+
+
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the N rows of scores (N, K) with targets (N,) int64, in float32 at least; of no row 0."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return F.cross_entropy(scores, targets, reduction="sum") / max(len(targets), 1)
+
+
+def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> Tensor:
+    """Losses (len(names),) float32 as published, out of `answer`, `matching`, `masked_language`, `masked_patch` and the controls.
+
+    matching: softmax over the texts for each video, from [CLS] of every pair. answer: the task's own; retrieval has none.
+    Shared: one encoding of the frames; one masked cross pass; and one pass over pairs, in which a pair that two losses need
+    comes once. Differs from the published code there, which has a pass for each loss, with dropout of its own.
+    """
+    found = {"constant": torch.ones((), device=batch.frames.device)}
+    if not {*PAIRS, *MASKED}.isdisjoint(names):
+        video = model.encode_video(batch.frames)
+        found |= pair_losses(model, batch, video, names)
+        found |= masked_losses(model, batch, video, names)
+    return torch.stack([found[name] for name in names])
+
+
+def pair_numbers(config: VioletConfig, batch: VioletBatch) -> dict[str, Tensor]:
+    """Number video Q + text of each pair that a loss scores, Q texts in all: matching (B, B) and answer (B, O).
+
+    Multiple choice as published (`config.published_options`), a fault kept for its numbers: the loss of all pairs takes
+    clips and texts number 0 to B - 1 of the lists that repeat every clip for its options. So row i is clip i // O, and
+    column j is option j % O of question j // O.
+    """
+    clips = torch.arange(len(batch.frames), device=batch.frames.device)
+    num_options = batch.text_ids.size(1) if batch.text_ids.dim() == 3 else 1
+    num_texts = num_options * len(clips)
+    own_texts = torch.arange(num_texts, device=clips.device).view(len(clips), num_options)
+    rows, columns = clips, own_texts.gather(1, batch.answers[:, None])[:, 0] if num_options > 1 else clips
+    if config.published_options:
+        rows, columns = clips // num_options, clips
+    return {"matching": rows[:, None] * num_texts + columns, "answer": clips[:, None] * num_texts + own_texts}
+
+
+def pair_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """`answer`, `matching` and its control as far as `names` has them; video (B, P, H)."""
+    wanted = {"matching" if name == "shuffled" else name for name in names}
+    numbers = {name: x for name, x in pair_numbers(model.config, batch).items() if name in wanted}
+    if not numbers:
+        return {}
+    distinct, where = torch.cat([x.flatten() for x in numbers.values()]).unique(return_inverse=True)
+    ids, mask = (x.flatten(0, -2) for x in (batch.text_ids, batch.text_mask))  # (Q, L), options one after another
+    first = model.encode_pairs(model.embed_text(ids), mask, video, distinct % len(ids), distinct // len(ids))[where]
+    parts = dict(zip(numbers, first.split([x.numel() for x in numbers.values()])))
+    found = {}
+    if "matching" in parts:
+        scores = model.match(parts["matching"]).view(len(video), -1) / model.config.matching_temperature
+        found["matching"] = cross_entropy(scores, torch.arange(len(video), device=video.device))
+        if "shuffled" in names:  # the target of each video is another clip's text
+            found["shuffled"] = cross_entropy(scores, batch.shuffled)
+    if "answer" in parts:
+        found["answer"] = cross_entropy(model.choose_answer(parts["answer"].unflatten(0, (len(video), -1))), batch.answers)
+    return found
+
+
+def masked_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """`masked_language` and `masked_patch` as far as `names` has them; video (B, P, H).
+
+    Patches are told with the right option (multiple choice).
+    """
+    if set(MASKED).isdisjoint(names):
+        return {}
+    ids, mask, labels = (x.flatten(0, -2) for x in (batch.masked_text_ids, batch.text_mask, batch.word_labels))
+    num_options = len(ids) // len(video)
+    crossed = model.encode_cross(model.embed_text(ids), mask, video.repeat_interleave(num_options, 0))
+    words, patches = crossed.split((ids.size(1), video.size(1)), dim=1)
+    found = {}
+    if "masked_language" in names:
+        chosen = labels >= 0
+        found["masked_language"] = cross_entropy(model.predict_words(words[chosen]), labels[chosen])
+    if "masked_patch" in names:
+        if num_options > 1:
+            patches = patches.unflatten(0, (-1, num_options))[torch.arange(len(video), device=video.device), batch.answers]
+        masked = batch.patch_labels >= 0
+        found["masked_patch"] = cross_entropy(model.predict_patches(patches[masked]), batch.patch_labels[masked])
+    return found
