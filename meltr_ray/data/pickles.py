@@ -10,6 +10,9 @@ import numpy as np
 
 from meltr_ray.config import ConfigError, check
 
+ARRAY = "numpy.ndarray"
+"""Stands for the class, which a pickle need not call."""
+
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Pickles of protocol 2 and below write bytes as a call of `_codecs.encode` with this encoding."""
@@ -18,28 +21,49 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _array(kind: type, shape: tuple, code: bytes) -> np.ndarray:
+def _reconstruct(kind: str, shape: tuple, code: bytes) -> np.ndarray:
     """The empty array that a pickled one begins as."""
-    if kind is not np.ndarray:
+    if kind is not ARRAY:
         raise pickle.UnpicklingError("array of another class")
     return np.zeros(0).__reduce__()[0](np.ndarray, shape, code)
 
 
-ALLOWED = {f"builtins.{kind.__name__}": kind for kind in (set, frozenset, bytearray, complex, slice, range)}
-ALLOWED |= {f"numpy.{core}.multiarray._reconstruct": _array for core in ("core", "_core")}
-ALLOWED |= {f"numpy.{core}.multiarray.scalar": np.float64(0).__reduce__()[0] for core in ("core", "_core")}
-ALLOWED |= {"numpy.ndarray": np.ndarray, "numpy.dtype": np.dtype, "_codecs.encode": _latin1}
-"""What a pickle may name, under the paths of numpy 1 and 2."""
+def _frombuffer(buffer: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
+    """A whole array, as protocol 5 has it."""
+    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+
+
+def _dtype(code: str, align: bool = False, copy: bool = False) -> np.dtype:
+    """The type of numbers or text; a new one, since a pickle goes on to set its byte order."""
+    dtype = np.dtype(code, align, True)
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("array of objects")
+    return dtype
+
+
+ALLOWED = {f"builtins.{kind.__name__}": kind for kind in (set, frozenset, bytes, bytearray, complex, slice, range)}
+ALLOWED |= {"_codecs.encode": _latin1, "numpy.ndarray": ARRAY, "numpy.dtype": _dtype}
+ALLOWED |= {
+    f"numpy.{core}.{name}": function
+    for core in ("core", "_core")  # numpy 1 and 2
+    for name, function in {
+        "multiarray._reconstruct": _reconstruct,
+        "multiarray.scalar": np.float64(0).__reduce__()[0],
+        "numeric._frombuffer": _frombuffer,
+    }.items()
+}
+"""What a pickle may name, and what is called for it."""
 
 
 class _Reader(pickle.Unpickler):
     refused = ""
 
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in ALLOWED:
-            self.refused = f"{module}.{name}"
-            raise pickle.UnpicklingError(self.refused)
-        return ALLOWED[f"{module}.{name}"]
+        path = f"{module.replace('__builtin__', 'builtins')}.{name}"  # its name in Python 2, and up to protocol 2
+        if path not in ALLOWED:
+            self.refused = path
+            raise pickle.UnpicklingError(path)
+        return ALLOWED[path]
 
 
 def read_pickle(path: str | Path) -> Any:
@@ -54,7 +78,7 @@ def read_pickle(path: str | Path) -> Any:
         try:
             return reader.load()
         except Exception as error:  # a damaged file, or a hostile one, raises whatever its bytes lead to
-            rule = "can't be read as a pickle; fetch the file again"
+            rule = "can't be read as a pickle of builtins and numpy arrays; fetch the file again"
             if reader.refused:
                 rule = f"names {reader.refused}, which is no builtin or numpy array and may run code; use a file of plain data"
             raise ConfigError(f"pickle={path}: {rule}") from error
