@@ -137,7 +137,7 @@ def _environment(sweep: Sweep) -> list[str]:
     about, data = sweep.about, sweep.about.get("data") or {}
     rows = data.get("rows")
     rows = ", ".join(f"{split} {count}" for split, count in rows.items()) if isinstance(rows, dict) else rows
-    facts = {name: about.get(name) for name in ("command", "machine", "started", "ended")}
+    facts = {name: about.get(name) for name in ("command", "backbone", "machine", "started", "ended")}
     facts |= {"data": data.get("name"), "about the data": data.get("description"), "clips": rows}
     return [f"{name}: {value}" for name, value in facts.items() if value]
 
@@ -176,7 +176,7 @@ def write_report(folder: str | Path) -> Path:
     below = [text for text, clears in _floors(sweep).items() if not clears]
     page = jinja2.Environment(autoescape=True).from_string(template.PAGE).render(
         title=f"Sweep {folder.resolve().name}", css=template.CSS, facts=_facts(sweep), answer=answer(sweep),
-        care=[*below, *tables.missing(sweep)], sections=sections(sweep, pictures),
+        care=[*below, *sweep.about.get("caveats", []), *tables.missing(sweep)], sections=sections(sweep, pictures),
     )  # fmt: skip
     _replace(folder / "report.html", page.encode())
     return folder / "report.html"

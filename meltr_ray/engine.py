@@ -8,10 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from meltr_ray.bert_adam import BertAdam
 from meltr_ray.config import AidConfig, Config
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.products import Choice
+from meltr_ray.schedules import rate_factor
+from meltr_ray.tuning import parameter_groups
 from meltr_ray.zero import ShardedWeights, WholeWeights, fixed_point  # first: it tells DeepSpeed what machine this is
 
 import deepspeed  # isort: skip
@@ -21,7 +24,7 @@ from deepspeed.utils import (  # isort: skip
     safe_set_local_optimizer_state,
 )
 
-NO_DECAY = ("bias", "LayerNorm", "visual_norm2d")
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "bert_adam": BertAdam}
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 
 
@@ -38,8 +41,9 @@ class Engine:
     """Holds w: forward, backward and step through DeepSpeed, and what a meta step and a checkpoint need of it.
 
     Args:
-        model: forward(batch, names=None) -> losses (T,), all of its parameters used inside module forwards.
-        config: settings `optimizer`, `engine` and `train`.
+        model: forward(batch, names=None) -> losses (T,), all of its parameters used inside module forwards. w is those that
+            require a gradient (`tuning.py`); the others stay as they are.
+        config: settings `optimizer`, `tuning`, `engine` and `train`.
         device: where the model runs.
     """
 
@@ -48,9 +52,10 @@ class Engine:
         self.config, self.device, self.stage = config, device, config.engine.zero_stage
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.autocast = config.engine.precision == "bfloat16"
-        groups = _decay_groups(model, config.optimizer.weight_decay)
+        groups, settings = parameter_groups(model, config), config.optimizer
         self.decay = {p: group["weight_decay"] for group in groups for p in group["params"]}
-        optimizer = torch.optim.AdamW(groups, config.optimizer.learning_rate)
+        epsilon = {} if settings.epsilon is None else {"eps": settings.epsilon}
+        optimizer = OPTIMIZERS[settings.name](groups, settings.learning_rate, tuple(settings.betas), **epsilon)
         self.deepspeed, *_ = deepspeed.initialize(
             model=model.to(device),
             optimizer=optimizer,
@@ -58,7 +63,7 @@ class Engine:
             config={
                 "train_micro_batch_size_per_gpu": config.train.batch_size,
                 "gradient_accumulation_steps": config.engine.gradient_accumulation,
-                "gradient_clipping": config.optimizer.clip,
+                "gradient_clipping": settings.clip,
                 "zero_optimization": {"stage": self.stage},
                 "zero_allow_untested_optimizer": True,
             },
@@ -81,16 +86,12 @@ class Engine:
     def step(self, step: int) -> None:
         """Optimiser step at the end of the micro-batches of step number `step`, counted from 0."""
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = self.learning_rate(step) * group["rate"]
         self.deepspeed.step()
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then linear decay to 0 (BertAdam's `warmup_linear`); a pure function of the step."""
-        settings, total = self.config.optimizer, self.config.train.steps
-        warm = settings.warmup * total
-        done = step + 1
-        factor = done / warm if done < warm else max(0.0, (total - step) / (total - warm))
-        return settings.learning_rate * factor
+        """Of weights whose rate isn't scaled; a pure function of the step."""
+        return self.config.optimizer.learning_rate * rate_factor(self.config.optimizer, step, self.config.train.steps)
 
     def problem(self, batches: Sequence[Any], meta_batches: Sequence[Any], primary: str, aid: AidConfig) -> LossesProblem:
         """The bi-level problem of the optimiser step whose micro-batches are `batches`.
@@ -120,14 +121,15 @@ class Engine:
         return problem
 
     def fixed_point(self, aid: AidConfig) -> FixedPoint | None:
-        """What AdamW adds to the fixed point, if the solver makes anything of it."""
+        """What the optimiser adds to the fixed point, if the solver makes anything of it."""
         decays = aid.decay_in_hessian and aid.solver in ("neumann", "cg", "nystrom") and self.config.optimizer.weight_decay > 0
         if not decays and aid.adam == "ignore":
             return None
         self._link_moments()
         group = self._adam().param_groups[0]
         decay = [self.decay[p] if decays else 0.0 for p in self.w.parameters]
-        return fixed_point(self.w, decay, group["betas"][1], group["eps"])
+        beta = group["betas"][1] if self.config.optimizer.name == "adamw" else 0.0  # BertAdam corrects no bias
+        return fixed_point(self.w, decay, beta, group["eps"])
 
     # --- over ranks
 
@@ -169,7 +171,7 @@ class Engine:
         """Adam's moments, whole, by `moment/name`: the same for every stage and number of ranks (a collective)."""
         self._link_moments()
         state = {}
-        for name, p in self.module.named_parameters():
+        for name, p in zip(self.w.names, self.w.parameters):
             for key in ADAM_STATE:
                 value = self.deepspeed.optimizer.state[p][key] if self.stage == 0 else safe_get_full_optimizer_state(p, key)
                 state[f"{key}/{name}"] = value.detach().cpu().clone().view(p.ds_shape if self.stage == 3 else p.shape)
@@ -178,7 +180,7 @@ class Engine:
     def load_optimizer_state(self, state: dict[str, Tensor], step: int) -> None:
         """Put back what `optimizer_state` gave after `step` optimiser steps."""
         self._link_moments()
-        for name, p in self.module.named_parameters():
+        for name, p in zip(self.w.names, self.w.parameters):
             for key in ADAM_STATE:
                 value = state[f"{key}/{name}"].to(self.device)
                 if self.stage == 0:
@@ -222,11 +224,3 @@ class Engine:
 def _make_moments(adam: torch.optim.Optimizer, p: Tensor) -> None:
     if not adam.state[p]:
         adam.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-
-
-def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    exempt = [p for n, p in named if any(word in n for word in NO_DECAY)]
-    others = [p for n, p in named if not any(word in n for word in NO_DECAY)]
-    return [group for group in ({"params": others, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0})
-            if group["params"]]  # fmt: skip

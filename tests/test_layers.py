@@ -18,8 +18,8 @@ meltr_ray.run
 meltr_ray.loop meltr_ray.model
 meltr_ray.engine meltr_ray.meta meltr_ray.tasks
 meltr_ray.zero
-meltr_ray.hypergrad meltr_ray.combiners meltr_ray.backbones meltr_ray.data
-meltr_ray.vectors meltr_ray.generators meltr_ray.losses meltr_ray.results meltr_ray.checkpoint meltr_ray.memory meltr_ray.config_file
+meltr_ray.hypergrad meltr_ray.combiners meltr_ray.backbones meltr_ray.data meltr_ray.tuning meltr_ray.schedules
+meltr_ray.vectors meltr_ray.generators meltr_ray.bert_adam meltr_ray.losses meltr_ray.results meltr_ray.checkpoint meltr_ray.memory meltr_ray.config_file
 meltr_ray.config
 """
 RANK = {unit: -height for height, line in enumerate(ORDER.split("\n")) for unit in line.split()}

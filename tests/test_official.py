@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from meltr_ray.backbones import allinone, official
 from meltr_ray.backbones.allinone import AllInOne
@@ -156,6 +157,15 @@ def test_a_truncated_file_is_refused(share, saved_as, tmp_path):
     assert "can't be read as a checkpoint" in message_of(lambda: official.read(cut))
 
 
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_a_truncated_safetensors_file_is_refused(share, tmp_path):
+    save_file({"a": torch.zeros(4000), "b": torch.zeros(3)}, tmp_path / "whole")
+    check_equal(official.read(tmp_path / "whole"), {"a": torch.zeros(4000), "b": torch.zeros(3)})
+    content = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(content[: int(share * len(content))])
+    assert "can't be read as a checkpoint" in message_of(lambda: official.read(tmp_path / "cut"))
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "text.bin").write_text("<html>Google Drive: quota exceeded</html>")
     torch.save({"epoch": 3}, tmp_path / "empty.bin")
@@ -175,11 +185,11 @@ def test_a_checkpoint_of_another_backbone_size_or_vocabulary_is_refused():
     words = AllInOne(test_allinone.toy_config(), 40).state_dict()
     distilled = AllInOne(test_allinone.toy_config("distilled"), 31).state_dict()
     frames = AllInOne(test_allinone.toy_config(num_frames=2), 31).state_dict()
-    assert "none of it belongs to AllInOne" in message_of(lambda: official.match(univl, model, *lists))
+    assert "none of which belongs to AllInOne" in message_of(lambda: official.match(univl, model, *lists))
     assert "text_embeddings.LayerNorm.weight (32,) for (16,)" in message_of(lambda: official.match(wide, model, *lists))
     assert "unexpected transformer.blocks.3.norm1.weight" in message_of(lambda: official.match(deep, model, *lists))
     assert "transformer.dist_token" in message_of(lambda: official.match(distilled, model, *lists))
-    assert message_of(lambda: official.match(words, model, *lists)).startswith("checkpoint=40 words: ")
+    assert "holds 40 words and the model's vocabulary 31" in message_of(lambda: official.match(words, model, *lists))
     assert "temporal_embed (1, 2, 16) for (1, 3, 16)" in message_of(lambda: official.match(frames, model, *lists))
     official.match(allinone.fit_positions(frames, model), model, *lists)
 
@@ -195,7 +205,7 @@ def test_only_listed_entries_may_be_missing_or_unexpected():
         assert name in message
     del pretrained["transformer.norm.weight"]
     missing = message_of(lambda: official.match(pretrained, model, allinone.MAY_BE_MISSING, allinone.MAY_BE_UNEXPECTED))
-    assert missing.startswith("checkpoint=1 entries: don't fit AllInOne: missing transformer.norm.weight;")
+    assert missing.startswith("checkpoint=weights: 1 entries don't fit AllInOne: missing transformer.norm.weight;")
 
 
 def test_reading_peaks_at_less_than_a_third_above_the_file(tmp_path):

@@ -11,7 +11,7 @@ OWN_SETS: dict[str, dict[str, list[str]]] = {
         "generative": ["masked_language", "caption", "masked_caption"],
     },
     "violet": {"small": ["masked_language"]},
-    "allinone": {"small": ["masked_language"], "masked": ["masked_language"]},
+    "allinone": {"small": ["masked_language"]},
 }
 """Backbone -> name in `task.loss_set` -> auxiliary losses that join the primary one."""
 

@@ -11,7 +11,7 @@ import sys
 import typing
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, TextIO
+from typing import Any, Callable, Iterable, Iterator, TextIO
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -23,6 +23,7 @@ from meltr_ray.config import BACKBONES, BackboneConfig, Config, ConfigError, che
 from tune_spaces.arms import make_config
 
 CONF = Path(__file__).parent / "conf"
+PATHS = (("", "output"), ("data", "folder"), ("data", "vocabulary"), ("backbone", "weights"))
 GROUPS = ("data", "backbone", "experiment")
 
 
@@ -121,6 +122,15 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
     return folder.absolute()
 
 
+def make_paths_absolute(*settings: Any) -> None:
+    """In place, of a configuration or of settings: workers run in other folders."""
+    for each in settings:
+        for group, name in PATHS:
+            holder = getattr(each, group) if group else each
+            if (path := getattr(holder, name)) is not None:
+                setattr(holder, name, str(Path(path).absolute()))
+
+
 def check_machine(config: Config) -> None:
     """Refuse what this machine can't run.
 
@@ -149,6 +159,17 @@ def check_data(config: Config, rows: dict[str, int]) -> None:
     for split in needed:
         check(rows[split] >= wanted, "train.batch_size", config.train.batch_size,
               f"all workers together take {wanted} clips at once and the {split} split has {rows[split]}; lower it")  # fmt: skip
+
+
+def check_models(configs: Iterable[Config]) -> None:
+    """Refuse what the models of these configurations can't take, and make what they need; on prepared data."""
+    from meltr_ray.model import make_ready
+
+    seen = []
+    for config in configs:
+        if (key := (config.backbone, config.data, config.tuning)) not in seen:
+            make_ready(config)
+            seen.append(key)
 
 
 @contextmanager

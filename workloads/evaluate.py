@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from omegaconf import DictConfig  # noqa: E402
 
 from meltr_ray import config_file  # noqa: E402
-from meltr_ray.config import Config, ConfigError  # noqa: E402
+from meltr_ray.config import Config, ConfigError, check  # noqa: E402
 from workloads import cli  # noqa: E402
 
 
@@ -22,6 +22,7 @@ def evaluate(settings: DictConfig, config: Config) -> int:
     """Print the split's metrics as JSON. Returns the exit code."""
     if config.checkpoint is None:
         raise ConfigError("checkpoint=None: a run to score is needed; give its folder, such as outputs/sweeps/digits/best")
+    check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "one run is scored at a time; give its folder")
     folder = Path(config.checkpoint).absolute()
     if not (folder / "best.safetensors").exists():
         raise ConfigError(f"checkpoint={config.checkpoint}: holds no best.safetensors; give the folder of a run that was evaluated")

@@ -1,11 +1,15 @@
-"""Turn the original distribution of a data set into the project's Parquet.
+"""Turn what others distribute into the project's own forms: data sets into Parquet, checkpoints into safetensors, and back.
 
     python workloads/prepare.py data=digits
     python workloads/prepare.py data=msrvtt source=<folder with MSRVTT_data.json and a feature file>
+    python workloads/prepare.py backbone=violet checkpoint=<file>
+    python workloads/prepare.py backbone=violet checkpoint=[<BERT>,<Video Swin>]
+    python workloads/prepare.py checkpoint=<folder> export=<file>
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,15 +17,73 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig  # noqa: E402
 
-from meltr_ray.config import Config  # noqa: E402
+from meltr_ray.config import BackboneConfig, Config, ConfigError, check  # noqa: E402
 from meltr_ray.data.prepare import prepare as prepare_data  # noqa: E402
+from tune_spaces.arms import make_config  # noqa: E402
 from workloads import cli  # noqa: E402
+
+NAMES_SHOWN = 12
+COMMON_NAMES = ("model", "pytorch_model")
+"""Names that all of Hugging Face's files have, which their folders tell apart."""
 
 
 def prepare(settings: DictConfig, config: Config) -> int:
-    """Write `data.folder`. Returns the exit code."""
+    """Write `data.folder`, or the folder of an imported checkpoint, or the file `export`. Returns the exit code."""
+    if config.export:
+        check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "export needs a folder; give one")
+        return export_checkpoint(Path(config.checkpoint), Path(config.export))
+    if config.checkpoint is not None:
+        return import_checkpoint(settings, config)
     prepare_data(config.data.name, Path(config.source) if config.source else None, Path(config.data.folder), print)
     return 0
+
+
+def import_checkpoint(settings: DictConfig, config: Config) -> int:
+    """Write `<output>/checkpoints/<name>`, by default named after the backbone and the first file."""
+    from meltr_ray.backbones import imports
+    from meltr_ray.data.vocabulary import Vocabulary
+
+    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    files = config.checkpoint if isinstance(config.checkpoint, list) else [config.checkpoint]
+    check(len(files) > 0, "checkpoint", config.checkpoint, "names no file; give one or several")
+    paths = [Path(str(file)) for file in files]
+    if "name" not in given:
+        title = paths[0].parent.name if paths[0].stem in COMMON_NAMES else paths[0].stem
+        config.name = re.sub(r"[^\w.-]+", "-", f"{config.backbone.name}-{title}")
+    folder = Path(config.output) / "checkpoints" / config.name
+    if folder.exists() and "name" in given:
+        raise ConfigError(f"name={config.name}: {folder} exists; choose another name")
+    folder = cli.new_folder(config, "checkpoints", chosen=False)
+    vocabulary_size = len(Vocabulary(config.data.vocabulary)) if config.data.vocabulary else None
+
+    def with_size(size: str) -> BackboneConfig:
+        return make_config(settings, {"backbone.size": size}).backbone
+
+    any_size = None if "backbone.size" in given else with_size
+    facts = imports.import_checkpoint(paths, folder, config.backbone, any_size, vocabulary_size)
+    for key, title in {"missing": "left to be drawn", "not_used": "not used", "fitted": "changed to fit"}.items():
+        if facts[key]:
+            print(f"{title}: {listing(facts[key])}")
+    words = f"{facts['vocabulary_size']} words, " if facts["vocabulary_size"] else ""
+    print(f"{facts['backbone']} of size {facts['settings']['size']}, {words}{facts['entries']} entries -> {folder}")
+    return 0
+
+
+def export_checkpoint(folder: Path, path: Path) -> int:
+    """Write the weights in `folder` to the file `path`."""
+    from meltr_ray.backbones import exports
+
+    lacking = exports.export_checkpoint(folder, path)
+    if lacking:
+        print(f"not in {folder}: {listing(lacking)}")
+    print(f"{path.stat().st_size / 2**20:.1f} MiB -> {path}")
+    return 0
+
+
+def listing(names: list[str]) -> str:
+    """How many entries, and the first of them."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"{len(names)} entr{'y' if len(names) == 1 else 'ies'}: {', '.join(names[:NAMES_SHOWN])}{more}"
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ def sweep(settings: DictConfig, config: Config) -> int:
     manifest = ensure_prepared(config.data.name, Path(config.data.folder), print)
     for trial in [*search, *trials]:
         cli.check_data(trial.config, manifest["rows"])
+    cli.check_models(trial.config for trial in [*search, *trials])
     start(folder, settings, config)
     print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
 
@@ -74,8 +75,7 @@ def sweep(settings: DictConfig, config: Config) -> int:
 def planned(settings: DictConfig, config: Config) -> tuple[DictConfig, Config, Path]:
     """A new sweep: its settings with absolute folders, and where it will be written."""
     check(bool(config.sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms")
-    settings.data.folder = config.data.folder = str(Path(config.data.folder).absolute())
-    settings.output = config.output = str(Path(config.output).absolute())
+    cli.make_paths_absolute(settings, config)
     return settings, config, cli.new_folder(config, "sweeps", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
 
 
@@ -118,6 +118,8 @@ def best_learning_rates(folder: Path) -> dict[str, float]:
 
 def describe(folder: Path, config: Config, rates: dict[str, float], ended: str | None) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table."""
+    from meltr_ray.model import caveats
+
     path = folder / "sweep.json"
     manifest = load_manifest(Path(config.data.folder))
     known: dict[str, Any] = dataclasses.asdict(config.sweep) | {
@@ -129,6 +131,8 @@ def describe(folder: Path, config: Config, rates: dict[str, float], ended: str |
         "data": {key: manifest[key] for key in ("name", "description", "rows")},
         "loss_set": list(config.task.loss_set),
         "primary": config.task.primary,
+        "backbone": f"{config.backbone.name}, size {config.backbone.size}",
+        "caveats": caveats(config),
         "learning_rate_chosen": rates,
     }
     write_json(path, known)

@@ -32,7 +32,8 @@ def train(settings: DictConfig, config: Config) -> int:
         folder = cli.new_folder(config, "runs", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
     cli.check_machine(config)
     cli.check_data(config, ensure_prepared(config.data.name, Path(config.data.folder), print)["rows"])
-    config.data.folder = str(Path(config.data.folder).absolute())
+    cli.make_paths_absolute(config)
+    cli.check_models([config])
     config_file.write(folder / "config.yaml", config)
 
     trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False}

@@ -147,7 +147,7 @@ class AllInOne(nn.Module):
             self.mc_vqa_classifier = classifier(size, 256, 1, dropout=0.1)
         if "rank_output" in heads:
             self.rank_output = nn.Linear(size, 1)
-        self.apply(initialize)
+        initialize(self, config)
         if "rank_output" in heads and "itm_score" in heads:
             start_rank_from_match(self)
 

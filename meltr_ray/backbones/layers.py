@@ -233,9 +233,10 @@ class WordPredictions(nn.Module):
         return self.decoder(self.transform(x)) + self.bias
 
 
-def initialize(module: nn.Module) -> None:
-    """BERT's initialisation of one module: N(0, 0.02) weights, zero biases (for `nn.Module.apply`)."""
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
+def initialize(module: nn.Module, config: BackboneConfig) -> None:
+    """BERT's initialisation of all of `module`: N(0, `initializer_range`) weights, zero biases."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(part.weight, std=config.initializer_range)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)

@@ -1,8 +1,8 @@
-"""Checkpoint files of the backbones' authors: read without running code, checked against a module, written back.
+"""Checkpoint files of others: read without running code, checked against a module, written back.
 
-A pickle may name any function and have it called. Here only tensors, builtins and numpy arrays are made; what a Lightning
-checkpoint holds beside its weights (callbacks, settings) is read with stand-ins that ignore it, and any other name stops
-the import. No class of another library is imported or called.
+A safetensors file is names and numbers. A pickle may name any function and have it called. Here only tensors, builtins and
+numpy arrays are made of it; what a Lightning checkpoint holds beside its weights (callbacks, settings) is read with stand-ins
+that ignore it, and any other name stops the import. No class of another library is imported or called.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meltr_ray.config import ConfigError
@@ -57,23 +58,22 @@ def numpy_globals() -> list[Any]:
 
 
 def read(path: str | os.PathLike) -> dict[str, Tensor]:
-    """Weights by name out of a checkpoint that torch saved, in its present or its older format.
+    """Weights by name out of a checkpoint: safetensors, or a file that torch saved in its present or its older format.
 
-    Current files are mapped into memory, not copied: a tensor's pages are read when it is used. Entries that aren't
-    tensors or numpy arrays are left out; a `module.` in front of all names, DataParallel's, is cut off.
+    All but the older format are mapped into memory, not copied: a tensor's pages are read when it is used. Entries that
+    aren't tensors or numpy arrays are left out; a `module.` in front of all names, DataParallel's, is cut off.
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"checkpoint={path}: no such file; give the path of a checkpoint")
-    allowed = [*numpy_globals(), *((stand_in, name) for name, stand_in in STAND_INS.items())]
+        rule = "is a folder; give the file of weights in it" if path.is_dir() else "no such file; give the path of a checkpoint"
+        raise ConfigError(f"checkpoint={path}: {rule}")
     try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = load_file(path) if is_safetensors(path) else read_pickle(path)
     except Exception as error:  # a damaged file, or a hostile one, raises whatever its bytes lead to
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             rule = f"names {refused[1]}, which is no tensor, builtin or numpy array and may run code; use a file of weights alone"
         else:
-            rule = "can't be read as a checkpoint of torch; fetch it again and compare its size with the source's"
+            rule = "can't be read as a checkpoint; fetch it again and compare its size with the source's"
         raise ConfigError(f"checkpoint={path}: {rule}") from error
     state = content if isinstance(content, dict) else {}
     for wrapper in WRAPPERS:
@@ -88,36 +88,66 @@ def read(path: str | os.PathLike) -> dict[str, Tensor]:
     return state
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether the file begins as safetensors do: the length of a JSON object, then the object."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def read_pickle(path: Path) -> Any:
+    """What torch saved, with nothing but tensors, builtins, numpy arrays and stand-ins in it; raises whatever torch does."""
+    allowed = [*numpy_globals(), *((stand_in, name) for name, stand_in in STAND_INS.items())]
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def entries(module: nn.Module) -> dict[str, list[str]]:
+    """Names of `module`'s parameters and saved buffers: the first -> all, more than one where weights are tied."""
+    names: dict[int, list[str]] = {}
+    for name, x in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(x), []).append(name)
+    return {tied[0]: tied for tied in names.values()}
+
+
 def match(
     state: dict[str, Tensor],
     module: nn.Module,
     allowed_missing: tuple[str, ...] = (),
     allowed_unexpected: tuple[str, ...] = (),
-) -> None:
-    """Raise `ConfigError` unless `state` has the names and shapes of `module`'s entries.
+    origin: str = "checkpoint=weights",
+) -> tuple[list[str], list[str]]:
+    """Names that `state` lacks, and those that it has for nothing, both of them allowed.
 
-    `allowed_missing`, `allowed_unexpected`: beginnings of names that the one, or the other, may lack; the backbone's file
-    lists and explains them. An entry that both have must have the same shape always.
+    `allowed_missing`: beginnings of names that may be missing, each for all of its entries or none. `allowed_unexpected`:
+    beginnings that `module` may lack. A tied weight is there if one of its names is. `origin` begins the errors, `field=value`.
+
+    Raises:
+        ConfigError: `state` hasn't the names and shapes of `module`'s entries; one that both have must agree always.
     """
     own, kind = module.state_dict(), type(module).__name__
-    if not own.keys() & state.keys():
-        raise ConfigError(f"checkpoint={shown(list(state))}: none of it belongs to {kind}; choose the backbone that wrote it")
-    common = [(name, x.shape, state[name].shape) for name, x in own.items() if name in state]
-    other_shape = {name: (want, got) for name, want, got in common if want != got}
+    common = [name for name in own if name in state]
+    if not common:
+        held = shown(list(state))
+        raise ConfigError(f"{origin}: holds {held}, none of which belongs to {kind}; choose the backbone that wrote it")
+    missing = [first for first, tied in entries(module).items() if not any(name in state for name in tied)]
+    unexpected = [name for name in state if name not in own]
+    whole = tuple(part for part in allowed_missing if not any(name.startswith(part) for name in common))
+    other_shape = [name for name in common if own[name].shape != state[name].shape]
     problems = {
-        "missing": [name for name in own if name not in state and not name.startswith(allowed_missing)],
-        "unexpected": [name for name in state if name not in own and not name.startswith(allowed_unexpected)],
-        "of another shape": [f"{name} {tuple(got)} for {tuple(want)}" for name, (want, got) in other_shape.items()],
+        "missing": [name for name in missing if not name.startswith(whole)],
+        "unexpected": [name for name in unexpected if not name.startswith(allowed_unexpected)],
+        "of another shape": [f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}" for name in other_shape],
     }
     found = {problem: names for problem, names in problems.items() if names}
-    words = [shapes for name, shapes in other_shape.items() if name.endswith("word_embeddings.weight")]
-    if words and all(want[1:] == got[1:] for want, got in words):  # the width is right, so the size is
-        rule = f"the model's vocabulary has {words[0][0][0]}; use the vocabulary that the checkpoint was trained with"
-        raise ConfigError(f"checkpoint={words[0][1][0]} words: {rule}")
+    words = next((name for name in other_shape if name.endswith("word_embeddings.weight")), None)
+    if words and own[words].shape[1:] == state[words].shape[1:]:  # the width is right, so the size is
+        raise ConfigError(f"{origin}: holds {len(state[words])} words and the model's vocabulary {len(own[words])}; "
+                          "use the vocabulary that the checkpoint was trained with")  # fmt: skip
     if found:
         listing = ", ".join(f"{problem} {shown(names)}" for problem, names in found.items())
         count = sum(map(len, found.values()))
-        raise ConfigError(f"checkpoint={count} entries: don't fit {kind}: {listing}; choose the backbone and size that wrote it")
+        raise ConfigError(f"{origin}: {count} entries don't fit {kind}: {listing}; choose the backbone and size that wrote it")
+    return missing, unexpected
 
 
 def shown(names: list[str]) -> str:
@@ -127,11 +157,15 @@ def shown(names: list[str]) -> str:
 
 
 def export(module: nn.Module, path: str | os.PathLike, wrapper: str | None = None) -> None:
-    """Write `module`'s entries under the authors' names, whole or not at all.
+    """Write `module`'s entries under the authors' names; see `save`."""
+    save(OrderedDict((name, x.detach().cpu()) for name, x in module.state_dict().items()), path, wrapper)
+
+
+def save(state: dict[str, Tensor], path: str | os.PathLike, wrapper: str | None = None) -> None:
+    """Write `state` as the authors' code saves it, whole or not at all.
 
     `wrapper`: key that their code takes the entries from: `state_dict` for All-in-one, None where it takes the file itself.
     """
-    state = OrderedDict((name, x.detach().cpu()) for name, x in module.state_dict().items())
     partial = Path(f"{path}.partial")
     try:
         torch.save(state if wrapper is None else {wrapper: state}, partial)

@@ -138,7 +138,7 @@ class UniVL(nn.Module):
         self.cls_visual = nn.ModuleDict({"predictions": FramePredictions(config, frames)})
         self.similarity_dense = nn.Linear(config.hidden_size, 1)
         self.normalize_video = nn.Sequential(OrderedDict(visual_norm2d=layer_norm(video_size)))
-        self.apply(initialize)
+        initialize(self, config)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Word pieces (B, L) int64 -> (B, L, H)."""

@@ -96,7 +96,7 @@ class Violet(nn.Module):
             check_at_least("num_answers", num_answers, 1)
             self.fc_oe = make_head(config, num_answers, config.answer_dropout)
         for part in (self.enc_txt, self.trsfr, self.fc_mtm):  # BERT's; the others keep torch's initialisation, as published
-            part.apply(initialize)
+            initialize(part, config)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """Pixels in [0, 1] (B, T, 3, rows, columns) -> (B, P, H)."""
@@ -126,7 +126,8 @@ class Violet(nn.Module):
 
     def match(self, x: Tensor) -> Tensor:
         """[CLS] of pairs (..., H) -> how well text and video belong together (...)."""
-        return (self.fc if self.task == "retrieval" else self.fc_vtm)(x)[..., 0]
+        with torch.autocast(x.device.type, enabled=False):  # over a small temperature, bfloat16's rounding would drown the score
+            return (self.fc if self.task == "retrieval" else self.fc_vtm)(x.to(torch.promote_types(x.dtype, torch.float32)))[..., 0]
 
     def choose_answer(self, x: Tensor) -> Tensor:
         """[CLS] of each question with its clip, scores: (B, O, H) -> (B, O) of options, or (B, 1, H) -> (B, num_answers)."""

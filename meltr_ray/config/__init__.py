@@ -23,7 +23,7 @@ from meltr_ray.config.backbones import (
 from meltr_ray.config.checks import ConfigError, check, check_at_least, check_choice
 from meltr_ray.config.outer_level import ADAM_USES, REGULARISERS, AidConfig, CombinerConfig
 from meltr_ray.config.run import ABOUT_THE_COMMAND, Config, SweepConfig, TaskConfig, to_flat
-from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig
+from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 
 __all__ = [
     "ABOUT_THE_COMMAND",
@@ -49,6 +49,7 @@ __all__ = [
     "SweepConfig",
     "TaskConfig",
     "TrainConfig",
+    "TuningConfig",
     "UNIVL_LOSSES",
     "UniVLConfig",
     "VIOLET_LOSSES",

@@ -22,7 +22,7 @@ UNIVL_LOSSES = (
     "masked_caption",
 )
 VIOLET_LOSSES = ("matching", "masked_language", "masked_patch")
-ALLINONE_LOSSES = ("rank", "matching", "alignment", "masked_language", "contrastive")
+ALLINONE_LOSSES = ("contrastive", "rank", "matching", "alignment", "masked_language")
 CONTROL_LOSSES = ("constant", "shuffled")
 """Planted losses that should be demoted: one that depends on nothing, one that pulls captions to wrong videos."""
 
@@ -47,6 +47,8 @@ class BackboneConfig:
     """Longest text (positions); default: from `size`."""
     dropout: float = 0.1
     """Dropout probability of hidden states and, but for All-in-one, of attention."""
+    initializer_range: Optional[float] = None
+    """Standard deviation of weights that are drawn anew (published: 0.02, too little for narrow models); default: from `size`."""
     fused_attention: bool = True
     """Use torch's fused attention kernels; false: plain matrix products, which admit a second derivative. On a CPU with dropout there is no fused kernel and the plain form runs; nor is there one with a bias that is trained (Video Swin), where the plain form runs twice to keep no scores."""
     activation_checkpointing: bool = False
@@ -63,7 +65,7 @@ class BackboneConfig:
         for name, value in sizes[self.size].items():
             given = getattr(self, name)
             setattr(self, name, value if given is None else given)
-            if not isinstance(value, bool):
+            if isinstance(value, (int, list)) and not isinstance(value, bool):
                 numbers = getattr(self, name) if isinstance(value, list) else [getattr(self, name)]
                 check(min(numbers) > 0, f"backbone.{name}", getattr(self, name), "must be positive; raise it")
         check(self.hidden_size % self.num_heads == 0, "backbone.num_heads", self.num_heads,
@@ -78,13 +80,13 @@ class BackboneConfig:
 UNIVL_SIZES = {
     "tiny": dict(hidden_size=64, num_heads=4, feed_forward_size=128, text_layers=2, visual_layers=1, cross_layers=1,
                  decoder_layers=1, max_position_embeddings=64, max_cross_position_embeddings=128,
-                 similarity_temperature=0.1, normalize_embeddings=True),
+                 similarity_temperature=0.1, normalize_embeddings=True, initializer_range=0.02),
     "small": dict(hidden_size=128, num_heads=4, feed_forward_size=256, text_layers=1, visual_layers=1, cross_layers=1,
                   decoder_layers=1, max_position_embeddings=128, max_cross_position_embeddings=256,
-                  similarity_temperature=0.07, normalize_embeddings=True),
+                  similarity_temperature=0.07, normalize_embeddings=True, initializer_range=0.02),
     "base": dict(hidden_size=768, num_heads=12, feed_forward_size=3072, text_layers=12, visual_layers=6, cross_layers=2,
                  decoder_layers=3, max_position_embeddings=512, max_cross_position_embeddings=1024,
-                 similarity_temperature=1.0, normalize_embeddings=False),
+                 similarity_temperature=1.0, normalize_embeddings=False, initializer_range=0.02),
 }  # fmt: skip
 
 
@@ -119,10 +121,12 @@ class UniVLConfig(BackboneConfig):
 VIOLET_SIZES = {
     "tiny": dict(hidden_size=64, num_heads=4, feed_forward_size=128, cross_layers=2, max_position_embeddings=64,
                  num_frames=4, max_frames=6, image_size=32, max_rows=8, swin_depths=[2, 2], swin_heads=[2, 4],
-                 swin_window=[2, 4, 4], num_visual_tokens=64),
+                 swin_window=[2, 4, 4], num_visual_tokens=64, initializer_range=0.1,
+                 matching_loss="both_ways", drop_path=0.0),
     "base": dict(hidden_size=768, num_heads=12, feed_forward_size=3072, cross_layers=12, max_position_embeddings=512,
                  num_frames=5, max_frames=6, image_size=224, max_rows=14, swin_depths=[2, 2, 18, 2], swin_heads=[3, 6, 12, 24],
-                 swin_window=[8, 7, 7], num_visual_tokens=8192),
+                 swin_window=[8, 7, 7], num_visual_tokens=8192, initializer_range=0.02,
+                 matching_loss="texts", drop_path=0.2),
 }  # fmt: skip
 
 
@@ -155,10 +159,12 @@ class VioletConfig(BackboneConfig):
     """Number of visual tokens that masked patches are told from (published: DALL-E's 8192); default: from `size`."""
     answer_dropout: float = 0.5
     """Dropout probability of the open-ended head."""
-    drop_path: float = 0.2
-    """Probability that Video Swin's last block leaves a branch out for a clip; lower blocks rise to it from 0."""
+    drop_path: Optional[float] = None
+    """Probability that Video Swin's last block leaves a branch out for a clip (published: 0.2); lower blocks rise to it from 0; default: from `size`."""
     matching_temperature: float = 0.05
     """Divides the scores of video-text matching before its loss."""
+    matching_loss: Optional[str] = None
+    """`texts`: softmax over the texts for each video (published), which leaves open how one video's scores compare with another's; `both_ways`: also over the videos for each text; default: from `size`."""
     published_options: bool = True
     """Multiple choice: match as the published code does, which takes options of the first questions for the texts of all clips; false: match each clip with the right option of every question."""
 
@@ -176,6 +182,7 @@ class VioletConfig(BackboneConfig):
         check(self.image_size % self.patch_pixels == 0 and self.image_size <= self.patch_pixels * self.max_rows,
               "backbone.image_size", self.image_size,
               f"must be a multiple of a patch, {self.patch_pixels}, and at most {self.patch_pixels * self.max_rows}; change it")
+        check_choice("backbone.matching_loss", self.matching_loss, ("texts", "both_ways"))
         check(self.matching_temperature > 0, "backbone.matching_temperature", self.matching_temperature,
               "must be positive; published: 0.05")
 
@@ -192,13 +199,13 @@ class VioletConfig(BackboneConfig):
 
 ALLINONE_SIZES = {
     "tiny": dict(hidden_size=64, num_heads=4, feed_forward_size=128, num_layers=2, image_size=32, patch_size=8,
-                 retrieval_size=32, distilled=False, unaligned_tokens=1),
+                 retrieval_size=32, distilled=False, unaligned_tokens=1, initializer_range=0.1, drop_path=0.0),
     "Ti": dict(hidden_size=192, num_heads=3, feed_forward_size=768, num_layers=12, image_size=224, patch_size=16,
-               retrieval_size=512, distilled=False, unaligned_tokens=2),
+               retrieval_size=512, distilled=False, unaligned_tokens=2, initializer_range=0.02, drop_path=0.1),
     "S": dict(hidden_size=384, num_heads=6, feed_forward_size=1536, num_layers=12, image_size=224, patch_size=16,
-              retrieval_size=512, distilled=True, unaligned_tokens=2),
+              retrieval_size=512, distilled=True, unaligned_tokens=2, initializer_range=0.02, drop_path=0.1),
     "B": dict(hidden_size=768, num_heads=12, feed_forward_size=3072, num_layers=12, image_size=224, patch_size=16,
-              retrieval_size=512, distilled=False, unaligned_tokens=1),
+              retrieval_size=512, distilled=False, unaligned_tokens=1, initializer_range=0.02, drop_path=0.1),
 }  # fmt: skip
 
 
@@ -224,8 +231,8 @@ class AllInOneConfig(BackboneConfig):
     """A [distillation] token follows [class], and frames have no temporal embedding (published size S); default: from `size`."""
     unaligned_tokens: Optional[int] = None
     """Tokens of a frame that the alignment loss leaves out; 2 costs Ti its first patch, as published; default: from `size`."""
-    drop_path: float = 0.1
-    """Probability that a half of the last layer is skipped for a frame; rises linearly from 0 at the first (published: 0.1)."""
+    drop_path: Optional[float] = None
+    """Probability that a half of the last layer is skipped for a frame (published: 0.1); rises linearly from 0 at the first; default: from `size`."""
     shuffle_patches: bool = True
     """Shuffle each frame's patches in front of the joint pass, as published, in evaluation too; false: keep their order."""
     num_false_texts: int = 15
@@ -248,13 +255,13 @@ BACKBONES = {"univl": UniVLConfig, "violet": VioletConfig, "allinone": AllInOneC
 LOSSES = {"univl": UNIVL_LOSSES + CONTROL_LOSSES, "violet": VIOLET_LOSSES + CONTROL_LOSSES, "allinone": ALLINONE_LOSSES + CONTROL_LOSSES}
 """Losses of retrieval by backbone."""
 EVERY_LOSS = tuple(dict.fromkeys(loss for losses in LOSSES.values() for loss in losses))
-PRIMARIES = {"univl": ("joint", "align"), "violet": ("matching",), "allinone": ("rank", "contrastive")}
+PRIMARIES = {"univl": ("joint", "align"), "violet": ("matching",), "allinone": ("contrastive", "rank")}
 """Losses whose scores rank videos; the first is the default, that of the published code."""
 DEFAULT_LOSSES = {
     "univl": ["joint", "masked_joint", "masked_language", "masked_frame", "caption"],
     "violet": ["matching", "masked_language", "masked_patch"],
-    "allinone": ["rank", "matching", "masked_language"],
+    "allinone": ["contrastive", "matching", "masked_language"],
 }
-"""Loss sets of the published code (UniVL: without the losses over all pairs)."""
+"""Loss sets of the paper: the task's own loss and pre-training's (UniVL: without those over all pairs; the released code of All-in-one leaves matching out, too)."""
 PAIR_LOSSES = ("align", "matching", "rank")
 """Primary losses that score each text with each video in a pass of its own."""

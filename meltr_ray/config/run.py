@@ -16,7 +16,7 @@ from meltr_ray.config.backbones import (
 )
 from meltr_ray.config.checks import check, check_at_least, check_choice
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
-from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig
+from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 
 
 @dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class TaskConfig:
     name: str = "retrieval"
     """Task: `retrieval` (text-to-video)."""
     primary: Optional[str] = None
-    """Primary loss, the one that the outer level lowers, and whose scores rank videos; default: the backbone's first (joint, matching, rank)."""
+    """Primary loss, the one that the outer level lowers, and whose scores rank videos; default: the backbone's own (joint, matching, contrastive)."""
     loss_set: Any = None
     """Losses that are computed, the primary included, as a list or the name of one in tune_spaces/loss_sets.py; the order is that of the combiner's inputs; default: `default`."""
     evaluate_captions: Optional[int] = None
@@ -104,8 +104,10 @@ class Config:
     """Folder of an interrupted run or sweep to go on with, with the settings that it was started with."""
     source: Optional[str] = None
     """Folder of the original distribution of a data set; used by prepare.py alone."""
-    checkpoint: Optional[str] = None
-    """Folder of a finished run or trial; used by evaluate.py alone."""
+    checkpoint: Any = None
+    """evaluate.py: folder of a finished run or trial. prepare.py: checkpoint file to import, or a list, `[bert.bin,swin.pth]`, of files that each cover a part of the backbone; with `export`, folder of a run or of an imported checkpoint."""
+    export: Optional[str] = None
+    """File that prepare.py writes the weights of `checkpoint` to, under the names and in the form of the backbone's authors."""
     split: str = "validation"
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
     cluster: str = "local"
@@ -118,6 +120,7 @@ class Config:
     combiner: CombinerConfig = field(default_factory=CombinerConfig)
     aid: AidConfig = field(default_factory=AidConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -139,7 +142,7 @@ class Config:
                   self.backbone.max_cross_position_embeddings, f"less than words plus frames; raise it to {total}")
 
 
-ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "split", "cluster")
+ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export", "split", "cluster")
 """Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 

@@ -1,13 +1,15 @@
-"""Settings of the inner level: data, optimiser, DeepSpeed and the run."""
+"""Settings of the inner level: data, optimiser, what trains, DeepSpeed and the run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, field
+from typing import Any, Optional
 
 from meltr_ray.config.checks import check, check_at_least, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "bert_adam")
+SCHEDULES = ("linear", "constant", "cosine", "polynomial", "warmup_linear", "warmup_cosine", "warmup_constant", "warmup_linear_down")
 
 
 @dataclass(kw_only=True)
@@ -36,22 +38,88 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW on w."""
+    """The optimiser of w and the course of its learning rate."""
 
+    name: str = "adamw"
+    """Optimiser: `adamw`, or `bert_adam` (UniVL's: Adam without correction of the moments' bias)."""
     learning_rate: float = 1e-3
-    """Peak learning rate of w."""
+    """Peak learning rate of w; `tuning.rates` and `tuning.layer_decay` scale it for some weights."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """Decay rates of the two moments (VIOLET and All-in-one: [0.9, 0.98])."""
+    epsilon: Optional[float] = None
+    """Added to the root of the second moment; default: 1e-8 of `adamw`, 1e-6 of `bert_adam`."""
     weight_decay: float = 0.01
-    """Decoupled weight decay; biases and LayerNorm are left out."""
+    """Decoupled weight decay."""
+    no_decay: list[str] = field(default_factory=lambda: ["bias", "LayerNorm", "visual_norm2d"])
+    """Weights whose name has one of these in it aren't decayed (VIOLET: [], All-in-one: [bias, LayerNorm, norm.weight, norm1, norm2])."""
+    schedule: str = "linear"
+    """Learning rate after its warm-up: `linear` to 0, `constant`; `cosine` or `polynomial` to `end` (All-in-one's: rate 0 at the first step); `warmup_linear`, `warmup_cosine`, `warmup_constant` or `warmup_linear_down` (UniVL's, which start again after `period`)."""
     warmup: float = 0.1
-    """Share of the steps in which the learning rate rises linearly from 0; it falls linearly to 0 after."""
+    """Share of the steps in which the learning rate rises linearly from 0 (VIOLET: 0)."""
+    end: float = 0.0
+    """Share of the peak learning rate that `cosine` and `polynomial` end at."""
+    power: float = 1.0
+    """Exponent of `polynomial`; 1 is linear decay."""
+    period: Optional[int] = None
+    """Optimiser steps of a `warmup_` schedule, which then starts again (UniVL with MELTR: those of 4 epochs); default: train.steps."""
     clip: float = 1.0
     """Largest norm of the gradient of w; 0 switches clipping off."""
 
     def __post_init__(self):
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        check_choice("optimizer.schedule", self.schedule, SCHEDULES)
         check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "must be positive; raise it")
+        check(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "optimizer.betas", self.betas,
+              "must be two numbers in [0, 1); usual: [0.9, 0.999]")
+        check(self.epsilon is None or self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be positive; leave it out for the default")
         check(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must not be negative; raise it")
         check(0 <= self.warmup < 1, "optimizer.warmup", self.warmup, "must lie in [0, 1); published: 0.1")
+        check(0 <= self.end <= 1, "optimizer.end", self.end, "must lie in [0, 1], a share of the peak; published: 0")
+        check(self.power > 0, "optimizer.power", self.power, "must be positive; published: 1")
+        check(self.period is None or self.schedule.startswith("warmup_"), "optimizer.period", self.period,
+              f"optimizer.schedule={self.schedule} doesn't start again; use a `warmup_` schedule or leave it out")
+        check_at_least("optimizer.period", 1 if self.period is None else self.period, 1)
         check(self.clip >= 0, "optimizer.clip", self.clip, "must not be negative; 0 switches clipping off")
+
+
+@dataclass(kw_only=True)
+class TuningConfig:
+    """What of the backbone trains, and how fast; everything at one rate by default.
+
+    Names are those of modules and weights as the backbone's checkpoint has them, and stand for all that is below them; where
+    two fit, the longer counts. A weight that two modules share belongs to the first of them (UniVL's word embeddings to `bert`).
+    """
+
+    frozen: list[str] = field(default_factory=list)
+    """Modules that don't train and get no LoRA, such as [bert,visual]."""
+    lora: list[str] = field(default_factory=list)
+    """Linear layers that train by LoRA (arXiv 2106.09685), by the ends of their names, such as [query,value]; all else of the backbone is frozen but for `trained`. A layer that trains as a whole gets none."""
+    trained: Optional[list[str]] = None
+    """Modules that train as a whole beside LoRA, or inside a frozen one; default: with LoRA the heads, that is all but the encoders."""
+    lora_rank: int = 8
+    """Rank of LoRA's update."""
+    lora_alpha: float = 16.0
+    """LoRA's update is scaled by this over the rank."""
+    lora_dropout: float = 0.0
+    """Dropout probability of LoRA's input."""
+    layer_decay: float = 1.0
+    """Learning rate of the last layer of each encoder over that of its heads, of the layer before over that of the last, and so on down to the embeddings (BEiT, arXiv 2106.08254); 1: all alike."""
+    rates: Any = None
+    """Modules and the factors of their learning rates, such as {bert: 0.1} (UniVL) or {vqa_classifier: 10} (All-in-one); default: none."""
+
+    def __post_init__(self):
+        for name in self.frozen:
+            check(name not in (self.trained or []), "tuning.frozen", name, "stands in tuning.trained, too; remove it from one")
+        check(not self.trained or self.lora or self.frozen, "tuning.trained", self.trained,
+              "everything trains anyway; say with tuning.frozen what doesn't, or give tuning.lora")
+        check_at_least("tuning.lora_rank", self.lora_rank, 1)
+        check(self.lora_alpha > 0, "tuning.lora_alpha", self.lora_alpha, "must be positive; usual: twice the rank")
+        check(0 <= self.lora_dropout < 1, "tuning.lora_dropout", self.lora_dropout, "must lie in [0, 1); lower it")
+        check(0 < self.layer_decay <= 1, "tuning.layer_decay", self.layer_decay, "must lie in (0, 1]; usual: 0.65 to 0.95")
+        check(isinstance(self.rates or {}, dict), "tuning.rates", self.rates, "must map modules to factors; give such as {bert: 0.1}")
+        for name, factor in (self.rates or {}).items():
+            check(isinstance(factor, (int, float)) and factor > 0, f"tuning.rates.{name}", factor,
+                  "must be a positive number; to train nothing there use tuning.frozen")
 
 
 @dataclass(kw_only=True)

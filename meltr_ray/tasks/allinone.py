@@ -56,6 +56,8 @@ class AllInOneBatch(Batch):
     """(B, C, L) bool."""
     answer: Tensor | None = None
     """(B,) int64: which choice is right, or which answer."""
+    shuffled: Tensor | None = None
+    """(B,) int64: a permutation without fixed points, for the control."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class AllInOneInputs:
             text_ids=ids, text_mask=mask, video=video, masked_text_ids=masked_ids, masked_word_labels=labels,
             false_video=video[masking.derange(len(clips), generator)], matched=matched,
             choice_ids=ids[choices], choice_mask=mask[choices], answer=np.zeros(len(clips), np.int64),
+            shuffled=masking.derange(len(clips), generator),
         )  # fmt: skip
         return AllInOneBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
 
@@ -152,12 +155,14 @@ def compute_losses(model: AllInOne, batch: AllInOneBatch, names: tuple[str, ...]
     """
     found = {"constant": torch.ones((), device=batch.video.device)}
     chosen = set(names) - {"constant"}
-    matching, choices = chosen & {"matching", "alignment"}, chosen & {"rank", "choice", "shuffled"}
+    matching, choices = chosen & {"matching", "alignment"}, chosen & {"rank", "choice"}
     tokens = model.embed_video(batch.video) if chosen - matching else None
-    if "contrastive" in chosen:
+    if chosen & {"contrastive", "shuffled"}:
         text = model.project_text(model.encode_text(batch.text_ids, batch.text_mask))
-        video = model.project_video(model.encode_video(tokens))
-        found["contrastive"] = 2 * loss_functions.contrastive(text @ video.T / RETRIEVAL_TEMPERATURE)
+        similarity = text @ model.project_video(model.encode_video(tokens)).T / RETRIEVAL_TEMPERATURE
+        found["contrastive"] = 2 * loss_functions.contrastive(similarity)
+        if "shuffled" in chosen:  # row i is the text of another clip, its target still clip i
+            found["shuffled"] = 2 * loss_functions.contrastive(similarity[batch.shuffled])
     rows = {}
     if matching:
         mixed = torch.where(batch.matched[:, None, None, None, None], batch.video, batch.false_video)
@@ -184,11 +189,8 @@ def compute_losses(model: AllInOne, batch: AllInOneBatch, names: tuple[str, ...]
         found["masked_language"] = loss_functions.word_cross_entropy(scores, batch.masked_word_labels[masked])
     if "answer" in chosen:
         found["answer"] = F.cross_entropy(model.predict_answer(joint["answer"]), batch.answer)
-    if chosen & {"rank", "shuffled"}:
-        scores = model.predict_rank(joint["choices"]).view(len(batch.video), -1)
-        found["rank"] = F.cross_entropy(scores, batch.answer)
-        if "shuffled" in chosen:  # the target is the text after the right one
-            found["shuffled"] = F.cross_entropy(scores, (batch.answer + 1) % scores.size(1))
+    if "rank" in chosen:
+        found["rank"] = F.cross_entropy(model.predict_rank(joint["choices"]).view(len(batch.video), -1), batch.answer)
     if "choice" in chosen:
         found["choice"] = F.cross_entropy(model.predict_choice(joint["choices"]).view(len(batch.video), -1), batch.answer)
     return found

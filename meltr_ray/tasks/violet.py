@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from meltr_ray import losses as loss_functions
 from meltr_ray.backbones.violet import Violet
 from meltr_ray.config import DataConfig, TaskConfig, VioletConfig
 from meltr_ray.data import block_masking, masking
@@ -160,6 +161,13 @@ def pair_numbers(config: VioletConfig, batch: VioletBatch) -> dict[str, Tensor]:
     return {"matching": rows[:, None] * num_texts + columns, "answer": clips[:, None] * num_texts + own_texts}
 
 
+def matching(scores: Tensor, config: VioletConfig) -> Tensor:
+    """Cross entropy of scores (B, B), row i a video, column i its text."""
+    if config.matching_loss == "both_ways":
+        return loss_functions.contrastive(scores)
+    return cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
 def pair_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
     """`answer`, `matching` and its control as far as `names` has them; video (B, P, H)."""
     wanted = {"matching" if name == "shuffled" else name for name in names}
@@ -173,9 +181,9 @@ def pair_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[s
     found = {}
     if "matching" in parts:
         scores = model.match(parts["matching"]).view(len(video), -1) / model.config.matching_temperature
-        found["matching"] = cross_entropy(scores, torch.arange(len(video), device=video.device))
-        if "shuffled" in names:  # the target of each video is another clip's text
-            found["shuffled"] = cross_entropy(scores, batch.shuffled)
+        found["matching"] = matching(scores, model.config)
+        if "shuffled" in names:  # the text of each video is another clip's
+            found["shuffled"] = matching(scores[:, batch.shuffled], model.config)
     if "answer" in parts:
         found["answer"] = cross_entropy(model.choose_answer(parts["answer"].unflatten(0, (len(video), -1))), batch.answers)
     return found
