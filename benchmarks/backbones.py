@@ -19,7 +19,6 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -37,7 +36,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from meltr_ray import memory
-from meltr_ray.backbones import official
 from meltr_ray.backbones.allinone import AllInOne
 from meltr_ray.backbones.univl import UniVL
 from meltr_ray.backbones.violet import Violet

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import typing
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray.config import BACKBONES, Config, ConfigError, check_choice
+from meltr_ray.config import BACKBONES, BackboneConfig, Config, ConfigError, check_choice
 
 
 def schema(backbone: str) -> DictConfig:
@@ -20,7 +22,9 @@ def schema(backbone: str) -> DictConfig:
     """
     check_choice("backbone.name", backbone, tuple(BACKBONES))
     settings = OmegaConf.structured(Config)
-    settings.backbone = BACKBONES[backbone]
+    for name, kind in typing.get_type_hints(Config).items():
+        if dataclasses.is_dataclass(kind):  # from the class: an instance has filled in defaults that depend on other settings
+            settings[name] = BACKBONES[backbone] if kind is BackboneConfig else kind
     return settings
 
 

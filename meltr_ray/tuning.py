@@ -45,8 +45,8 @@ def check_tuning(config: Config, model: nn.Module) -> None:
               "names only layers that are frozen or train as a whole; see tuning.frozen and tuning.trained")
     for name in lora_layers(backbone, config):
         twins = [other for other, p in backbone.named_parameters(remove_duplicate=False) if p is linear[name].weight]
-        check(len(twins) == 1, "tuning.lora", name, f"shares its weight with {twins[-1].removesuffix('.weight')}, which an update would miss; "
-              "leave it out")  # fmt: skip
+        check(len(twins) == 1, "tuning.lora", name,
+              f"shares its weight with {twins[-1].removesuffix('.weight')}, which an update would miss; leave it out")
     trains = settings.lora or any(_trains(name, config) for name, _ in backbone.named_parameters())
     check(trains, "tuning.frozen", settings.frozen, "leaves nothing to train; remove one")
 
@@ -170,7 +170,8 @@ def _trains(name: str, config: Config) -> bool:
 def _check_known(field: str, name: str, known: list[str], problem: str) -> None:
     if name not in known:
         known = list(dict.fromkeys(known))
-        nearest = difflib.get_close_matches(name, known, NAMES_SHOWN // 2) or sorted(known, key=lambda x: x.count("."))[:NAMES_SHOWN]
+        outermost = sorted(known, key=lambda other: other.count("."))
+        nearest = difflib.get_close_matches(name, known, NAMES_SHOWN // 2) or outermost[:NAMES_SHOWN]
         raise ConfigError(f"{field}={name}: {problem}; use a name such as {', '.join(nearest)}")
 
 

@@ -155,6 +155,19 @@ def test_losses_do_not_depend_on_what_they_are_computed_with(same_order):
         torch.testing.assert_close(compute_losses(model, batch, (name,))[name], together[name])
 
 
+def test_padding_of_text_is_not_computed(same_order):
+    model, batch = toy_model().double(), toy_batch()
+    longest, before = int(batch.choice_mask.sum(-1).max()), compute_losses(model, batch, LOSSES)
+    for name, filler in (("text_ids", 0), ("text_mask", False), ("masked_text_ids", 0), ("masked_word_labels", -1),
+                         ("choice_ids", 0), ("choice_mask", False)):  # fmt: skip
+        setattr(batch, name, torch.nn.functional.pad(getattr(batch, name), (0, 2), value=filler))
+    lengths = []
+    model.transformer.blocks[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].size(1)))
+    after = compute_losses(model, batch, LOSSES)
+    assert all(torch.equal(after[name], before[name]) for name in LOSSES)
+    assert sorted(lengths) == sorted([longest, 17, longest + 17])  # text alone, frames alone, both
+
+
 def test_rolling_moves_an_eighth_each_way_and_comes_back_after_as_many_layers_as_frames():
     x = torch.arange(2 * FRAMES * (LENGTH + 17)).view(2, FRAMES, LENGTH + 17, 1)
     rolled = allinone.roll(x, LENGTH)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meltr_ray import results
@@ -36,10 +37,14 @@ from tests.reference import relative_error
 
 SMALL = dict(hidden_size=16, num_heads=2, feed_forward_size=32, dropout=0.0, drop_path=0.0)
 BACKBONES = {
-    "violet": lambda **settings: VioletConfig(**SMALL | dict(num_visual_tokens=16, num_frames=3, cross_layers=1) | settings),
+    "violet": lambda **settings: VioletConfig(
+        **SMALL | dict(num_visual_tokens=16, num_frames=3, cross_layers=1, matching_temperature=TEMPERATURE) | settings
+    ),
     "allinone": lambda **settings: AllInOneConfig(**SMALL | dict(num_frames=2, shuffle_patches=False) | settings),
 }
 CLIPS = 5
+TEMPERATURE = 1.0
+"""Of VIOLET's matching. At the published 0.05 bfloat16 rounds its scores so much that this toy's hypergradient errs by 0.7."""
 
 
 def make_case(name: str, folder: str, **settings) -> tuple[Config, nn.Module, list]:
@@ -87,11 +92,15 @@ def on_a_rank(name: str, folder: str, stage: int, precision: str, settings: dict
     (0, 1, "float32", {}, dict(product="double_backward"), 1e-4),
     (0, 1, "float32", {}, dict(), 1e-2),
     (2, 2, "float32", {}, dict(), 1e-2),
-    (3, 2, "float32", dict(activation_checkpointing=True), dict(product="central"), 1e-2),
-    (0, 1, "bfloat16", {}, dict(), 0.5),  # measured 0.31 and 0.04: VIOLET divides its scores by 0.05, and with them the rounding
+    (3, 2, "float32", dict(activation_checkpointing=True), dict(product="central", radius=1e-4), 5e-2),
+    (0, 1, "bfloat16", {}, dict(radius=1e-4), 0.35),
 ], ids=["exact", "auto", "zero2", "zero3-checkpointing", "bfloat16"])  # fmt: skip
 def test_the_meta_step_is_double_backward_through_the_whole_model(name, stage, ranks, precision, settings, aid, tolerance, digits_folder):
-    """Against float64 and explicit attention, mean over ranks, with every loss of the backbone."""
+    """Against float64 and explicit attention, mean over ranks, with every loss of the backbone.
+
+    In bfloat16 gradients err by 2 to 5 %, the hypergradient, a product of nearly orthogonal ones, by up to 0.3 here.
+    Differences are short: a move of 3e-4 takes one of the 32 ReLU units of VIOLET's matching head over its kink.
+    """
     if aid.get("product") == "double_backward":
         settings = settings | {"fused_attention": False}
     config, model, batches = make_case(name, str(digits_folder), fused_attention=False)
@@ -174,3 +183,30 @@ def test_a_data_set_without_videos_is_refused(digits_folder, tmp_path):
     code, output = commands.run("train", "backbone=violet", f"data.folder={folder}", "train.batch_size=4", "name=run", cwd=tmp_path)
     assert code == 2 and output.startswith("error: data.folder=") and "video" in output and "Traceback" not in output
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("name, setting, rule", [
+    ("univl", "tuning.lora=[nope]", "no linear layer of this name"), ("violet", "tuning.frozen=[enc_im]", "enc_img"),
+    ("allinone", "backbone.weights=nowhere", "backbone.weights="),
+])  # fmt: skip
+def test_what_the_model_does_not_have_is_refused_before_anything_is_written(name, setting, rule, digits_folder, tmp_path):
+    code, output = commands.run("train", f"backbone={name}", f"data.folder={digits_folder}", setting, "name=run", cwd=tmp_path)
+    assert code == 2 and output.startswith("error: ") and output.count("\n") == 1 and rule in output, output
+    assert [path.name for path in tmp_path.iterdir()] == ["train.out"]
+
+
+def test_a_run_is_exported_imported_and_gone_on_with(digits_folder, tmp_path):
+    """Export -> import -> a run that starts there with a learning rate of nothing ends with the first run's weights."""
+    small = ["backbone=violet", f"data.folder={digits_folder}", "backbone.num_frames=2", "train.batch_size=4", "train.steps=2",
+             "train.evaluate_every=2", "combiner.name=fixed", "task.loss_set=default"]  # fmt: skip
+    steps = [
+        ("train", *small, "name=first"),
+        ("prepare", "checkpoint=outputs/runs/first", "export=first.pt"),
+        ("prepare", "backbone=violet", "checkpoint=first.pt", "name=first"),
+        ("train", *small, "backbone.weights=outputs/checkpoints/first", "optimizer.learning_rate=1e-30", "name=second"),
+    ]
+    for command, *settings in steps:
+        code, output = commands.run(command, *settings, cwd=tmp_path)
+        assert code == 0, output
+    first, second = (load_file(tmp_path / f"outputs/runs/{name}/best.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -6,7 +6,7 @@ import pytest
 
 from meltr_ray.config import Config, ConfigError, to_flat
 from tests.commands import run
-from tune_spaces.arms import all_arms, comparison, learning_rate_search
+from tune_spaces.arms import all_arms, comparison, learning_rate_search, make_config
 from tune_spaces.search import draw
 from workloads import cli
 
@@ -29,6 +29,12 @@ WRONG = [
     ("aid.warm_start=true", "only aid.solver=cg starts warm"),
     ("combiner.weights=[0,0,0,0,0]", "all zero"),
     ("optimizer.learning_rate=-1", "must be positive"),
+    ("backbone=bert", "use one of univl, violet, allinone"),
+    ("backbone=allinone backbone.swin_depths=[2,2]", "no setting of backbone=allinone"),
+    ("backbone=violet backbone.image_size=30", "must be a multiple of a patch, 8"),
+    ("backbone=violet backbone.num_frames=7", "more than backbone.max_frames=6"),
+    ("backbone=allinone data.max_words=41", "longer than backbone.max_position_embeddings=40"),
+    ("backbone=violet task.primary=joint", "use one of matching"),
     ("just-a-word", "write key=value"),
     ("sweep.arms.meltr.seed=1", "workloads/conf/experiment/"),
 ]
@@ -51,6 +57,15 @@ def test_a_command_ends_with_code_2_and_writes_nothing(command, argument, tmp_pa
     code, output = run(command, *argument.split(), cwd=tmp_path)
     assert code == 2 and output.startswith("error: ") and output.count("\n") == 1, output
     assert [path.name for path in tmp_path.iterdir()] == [f"{command}.out"]
+
+
+def test_defaults_follow_the_settings_that_they_derive_from():
+    """Made from the settings as given, by a command and by an arm: nothing is derived too early."""
+    settings, config = cli.configure(["combiner.mode=paper", "backbone=violet"])
+    assert config.combiner.dropout == 0.1 and config.backbone.hidden_size == 64 and config.task.primary == "matching"
+    changed = make_config(settings, {"backbone.size": "base", "combiner.mode": "near_sum", "task.loss_set": "controlled"})
+    assert changed.combiner.dropout == 0 and changed.backbone.hidden_size == 768
+    assert changed.task.loss_set == ["matching", "masked_language", "masked_patch", "constant", "shuffled"]
 
 
 def test_help_documents_every_setting(capsys):

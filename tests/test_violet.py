@@ -193,6 +193,19 @@ def test_padding_of_text_changes_nothing():
     assert torch.equal(violet_losses(model, batch, LOSSES["retrieval"]), before)
 
 
+@pytest.mark.parametrize("task", ["retrieval", "open_ended"])
+def test_padding_of_text_is_not_computed(task):
+    """The stored numbers of the authors' classes are those of padded texts."""
+    model, batch = toy_violet(task).double(), toy_batch(task)
+    longest, before = int(batch.text_mask.sum(-1).max()), violet_losses(model, batch, LOSSES[task])
+    for name, filler in (("text_ids", 0), ("text_mask", False), ("masked_text_ids", 0), ("word_labels", -1)):
+        setattr(batch, name, torch.nn.functional.pad(getattr(batch, name), (0, 4), value=filler))
+    lengths = []
+    model.trsfr.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].size(1)))
+    assert torch.equal(violet_losses(model, batch, LOSSES[task]), before)
+    assert set(lengths) == {longest + FRAMES * (1 + ROWS * COLUMNS)}
+
+
 def test_nothing_masked_is_a_loss_of_zero():
     model, batch = toy_violet("retrieval").double(), toy_batch("retrieval")
     batch.word_labels, batch.patch_labels = torch.full_like(batch.word_labels, -1), torch.full_like(batch.patch_labels, -1)

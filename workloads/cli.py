@@ -16,9 +16,10 @@ from typing import Any, Callable, Iterable, Iterator, TextIO
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from meltr_ray import config_file
 from meltr_ray.config import BACKBONES, BackboneConfig, Config, ConfigError, check
 from tune_spaces.arms import make_config
 
@@ -64,7 +65,7 @@ def configure(arguments: list[str]) -> tuple[DictConfig, Config]:
 
 def store_settings() -> None:
     """Tell Hydra the settings' types and defaults: the group `backbone` has a class each, of which every run takes one."""
-    settings = OmegaConf.structured(Config)
+    settings = config_file.schema("univl")
     settings.backbone = BackboneConfig
     ConfigStore.instance().store("schema", node=settings)
     for name, node in BACKBONES.items():

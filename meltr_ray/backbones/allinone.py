@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from meltr_ray.backbones.layers import Dropout, Embeddings, Pooler, WordPredictions, attention_bias, initialize
+from meltr_ray.backbones.layers import Dropout, Embeddings, Linear, Pooler, WordPredictions, attention_bias, initialize
 from meltr_ray.config import AllInOneConfig
 
 HEADS = ("itm_score", "mlm_score", "projections", "rank_output", "vqa_classifier", "mc_vqa_classifier")
@@ -38,8 +38,8 @@ class SelfAttention(nn.Module):
     def __init__(self, config: AllInOneConfig):
         super().__init__()
         self.num_heads, self.fused = config.num_heads, config.fused_attention
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor | None, num_queries: int | None) -> Tensor:
@@ -59,8 +59,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: AllInOneConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.feed_forward_size)
-        self.fc2 = nn.Linear(config.feed_forward_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.feed_forward_size)
+        self.fc2 = Linear(config.feed_forward_size, config.hidden_size)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ class AllInOne(nn.Module):
         if "itm_score" in heads:
             self.itm_score = nn.ModuleDict({"fc": nn.Linear(size, 2)})
         if "projections" in heads:
-            self.txt_proj = nn.Linear(size, config.retrieval_size)
-            self.vid_proj = nn.Linear(size, config.retrieval_size)
+            self.txt_proj = Linear(size, config.retrieval_size)
+            self.vid_proj = Linear(size, config.retrieval_size)
         if "vqa_classifier" in heads:
             self.vqa_classifier = classifier(size, size // 2, num_answers, dropout=0.5)
         if "mc_vqa_classifier" in heads:
@@ -242,7 +242,7 @@ def random_order(patches: Tensor) -> Tensor:
 
 def classifier(size: int, inner_size: int, num_scores: int, dropout: float) -> nn.Sequential:
     """Dropout, dense layer, LayerNorm, gelu, dense layer: (B, H) -> (B, num_scores)."""
-    layers = (nn.Linear(size, inner_size), nn.LayerNorm(inner_size), nn.GELU(), nn.Linear(inner_size, num_scores))
+    layers = (Linear(size, inner_size), nn.LayerNorm(inner_size), nn.GELU(), Linear(inner_size, num_scores))
     return nn.Sequential(Dropout(dropout), *layers)
 
 

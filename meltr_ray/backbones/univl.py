@@ -22,6 +22,7 @@ from meltr_ray.backbones.layers import (
     Embeddings,
     EncoderLayer,
     LayerStack,
+    Linear,
     Pooler,
     TiedEmbedding,
     Transform,
@@ -29,6 +30,7 @@ from meltr_ray.backbones.layers import (
     attention_bias,
     initialize,
     layer_norm,
+    linear,
 )
 from meltr_ray.config import UniVLConfig
 
@@ -59,7 +61,7 @@ class VisualEncoder(nn.Module):
     def __init__(self, config: UniVLConfig, video_size: int):
         super().__init__()
         positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.embeddings = Embeddings(config, nn.Linear(video_size, config.hidden_size), positions)
+        self.embeddings = Embeddings(config, Linear(video_size, config.hidden_size), positions)
         self.encoder = encoder_layers(config, config.visual_layers)
         self.pooler = Pooler(config)
 
@@ -96,7 +98,7 @@ class FramePredictions(nn.Module):
         self.bias = nn.Parameter(torch.zeros(weight.size(1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.transform(x), self.weight.T, self.bias)
+        return linear(self.transform(x), self.weight.T, self.bias)
 
 
 class Decoder(nn.Module):

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from meltr_ray.backbones.layers import Linear, blocked_attention, plain_attention
+
 PATCH = (2, 4, 4)
 """Frames, rows and columns of a patch; patches overlap in time, one starts at each frame."""
 MASKED_SCORE = -100.0
@@ -57,11 +59,6 @@ def shift_mask(grid: Size, window: Size, shift: Size, device: torch.device) -> T
     return torch.where(region[:, :, None] == region[:, None, :], 0.0, MASKED_SCORE)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    """Softmax attention: three (..., heads, N, size) and a bias (1, heads, N, N) -> (..., heads, N, size)."""
-    return (query * query.size(-1) ** -0.5 @ key.transpose(-1, -2) + bias).softmax(-1) @ value
-
-
 class DropPath(nn.Module):
     """Leaves a residual branch out for a whole clip with `probability` while training; kept branches are scaled up."""
 
@@ -83,7 +80,7 @@ class WindowAttention(nn.Module):
     time is cut, the slowest axis. Where height or width is cut, biases belong to other displacements; as published.
 
     `fused=False` is plain matrix products and a softmax, which admit a second derivative. A CPU has no fused kernel with a
-    gradient for the bias: there, plain products are computed again in the backward pass, so that no scores are kept either.
+    gradient for the bias: there, scores of large batches are formed in blocks, and again in the backward pass.
     """
 
     def __init__(self, channels: int, window: Size, num_heads: int, fused: bool):
@@ -96,8 +93,8 @@ class WindowAttention(nn.Module):
         t, h, w = (places[:, None] - places[None, :] + torch.tensor(window) - 1).unbind(-1)
         # a buffer because it is in the published checkpoints
         self.register_buffer("relative_position_index", (t * reach[1] + h) * reach[2] + w)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask` (W, N, N): what `shift_mask` gives, or None for an unshifted grid."""
@@ -107,18 +104,22 @@ class WindowAttention(nn.Module):
         if mask is not None:
             bias = bias + mask[:, None].to(bias.dtype)
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        # kernels take (batch, heads, N, size): windows go to the batch if they share a bias and to the heads if each has
-        # its own, so that the bias is never repeated for every clip
-        joined = (0, 1) if mask is None else (1, 2)
-        query, key, value = (part.flatten(*joined) for part in (query, key, value))
-        bias = bias.flatten(0, 1)[None].to(query.dtype)
+        # kernels take (rows, heads, N, size): a row is a window if windows share a bias, and a window's head, with the clips
+        # for heads, if each has its own, so that the bias is never repeated for every clip
+        if mask is None:
+            query, key, value = (part.flatten(0, 1) for part in (query, key, value))
+        else:
+            query, key, value = (part.flatten(1, 2).transpose(0, 1) for part in (query, key, value))
+            bias = bias.flatten(0, 1)[:, None]
+        bias = bias.to(query.dtype)
         if not self.fused:
             context = plain_attention(query, key, value, bias)
         elif query.device.type == "cpu" and bias.requires_grad:
-            context = checkpoint(plain_attention, query, key, value, bias, use_reentrant=False, preserve_rng_state=False)
+            context = blocked_attention(query, key, value, bias)
         else:
             context = F.scaled_dot_product_attention(query, key, value, bias)
-        context = context.view(len(x), num_windows, self.num_heads, positions, -1)
+        context = context if mask is None else context.transpose(0, 1)
+        context = context.reshape(len(x), num_windows, self.num_heads, positions, -1)
         return self.proj(context.transpose(2, 3).flatten(3))
 
 
@@ -132,7 +133,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, window, num_heads, fused)
         self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(channels, 4 * channels), "fc2": nn.Linear(4 * channels, channels)})
+        self.mlp = nn.ModuleDict({"fc1": Linear(channels, 4 * channels), "fc2": Linear(4 * channels, channels)})
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.drop_path(self._attend(self.norm1(x), mask))
@@ -158,7 +159,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.reduction = Linear(4 * channels, 2 * channels, bias=False)
         self.norm = nn.LayerNorm(4 * channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meltr_ray.backbones.layers import Dropout, Embeddings, EncoderLayer, LayerStack, Transform, attention_bias, initialize
+from meltr_ray.backbones.layers import (
+    Dropout,
+    Embeddings,
+    EncoderLayer,
+    LayerStack,
+    Linear,
+    Transform,
+    attention_bias,
+    initialize,
+)
 from meltr_ray.backbones.video_swin import VideoSwin
 from meltr_ray.config import VioletConfig, check_at_least, check_choice
 
@@ -55,7 +64,7 @@ class WordPredictions(nn.Module):
     def __init__(self, config: VioletConfig, vocabulary_size: int):
         super().__init__()
         self.transform = Transform(config)
-        self.decoder = nn.Linear(config.hidden_size, vocabulary_size)
+        self.decoder = Linear(config.hidden_size, vocabulary_size)
         self.bias = self.decoder.bias  # one parameter with two names in the published checkpoint
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +74,7 @@ class WordPredictions(nn.Module):
 def make_head(config: VioletConfig, size: int, dropout: float) -> nn.Sequential:
     """Two dense layers on the cross encoder's output: (..., H) -> (..., size)."""
     hidden = config.hidden_size
-    return nn.Sequential(Dropout(dropout), nn.Linear(hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, size))
+    return nn.Sequential(Dropout(dropout), Linear(hidden, 2 * hidden), nn.ReLU(), Linear(2 * hidden, size))
 
 
 class Violet(nn.Module):

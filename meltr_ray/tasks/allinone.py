@@ -6,7 +6,7 @@ from, Q: texts, V: videos, H: hidden size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from meltr_ray import losses as loss_functions
 from meltr_ray.backbones.allinone import AllInOne
+from meltr_ray.backbones.layers import used_length
 from meltr_ray.config import AllInOneConfig, DataConfig, TaskConfig
 from meltr_ray.data import masking
 from meltr_ray.data.captions import draw_captions, is_special, pad_captions
@@ -148,12 +149,20 @@ class AllInOneLosses(nn.Module):
         return torch.cat(scores).view(len(ids), len(tokens))
 
 
+def cut_padding(batch: AllInOneBatch) -> AllInOneBatch:
+    """Texts up to the longest of the batch: no pass attends to padding, so the losses are the same."""
+    length = max(used_length(mask) for mask in (batch.text_mask, batch.choice_mask) if mask is not None)
+    names = ("text_ids", "text_mask", "masked_text_ids", "masked_word_labels", "choice_ids", "choice_mask")
+    given = {name: getattr(batch, name) for name in names}
+    return replace(batch, **{name: x[..., :length] for name, x in given.items() if x is not None})
+
+
 def compute_losses(model: AllInOne, batch: AllInOneBatch, names: tuple[str, ...]) -> dict[str, Tensor]:
     """The losses in `names`, at most three passes: all joint ones stacked, text alone, video alone; frames embedded once.
 
     Differs from the published code in that: it runs one joint pass a loss and embeds the frames for each anew.
     """
-    found = {"constant": torch.ones((), device=batch.video.device)}
+    found, batch = {"constant": torch.ones((), device=batch.video.device)}, cut_padding(batch)
     chosen = set(names) - {"constant"}
     matching, choices = chosen & {"matching", "alignment"}, chosen & {"rank", "choice"}
     tokens = model.embed_video(batch.video) if chosen - matching else None

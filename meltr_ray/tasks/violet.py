@@ -5,7 +5,7 @@ B: clips, T: frames, P: video positions, L: word pieces, O: options of a questio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meltr_ray import losses as loss_functions
+from meltr_ray.backbones.layers import used_length
 from meltr_ray.backbones.violet import Violet
 from meltr_ray.config import DataConfig, TaskConfig, VioletConfig
 from meltr_ray.data import block_masking, masking
@@ -129,6 +130,16 @@ def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(scores, targets, reduction="sum") / max(len(targets), 1)
 
 
+def cut_padding(batch: VioletBatch) -> VioletBatch:
+    """Texts up to the longest of the batch: no pass attends to padding, so the losses are the same.
+
+    Not beyond a labelled position: the published masking of options labels padding, too.
+    """
+    length = used_length(batch.text_mask | (batch.word_labels >= 0))
+    names = ("text_ids", "text_mask", "masked_text_ids", "word_labels")
+    return replace(batch, **{name: getattr(batch, name)[..., :length] for name in names})
+
+
 def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> Tensor:
     """Losses (len(names),) float32 as published, out of `answer`, `matching`, `masked_language`, `masked_patch` and the controls.
 
@@ -138,6 +149,7 @@ def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> 
     """
     found = {"constant": torch.ones((), device=batch.frames.device)}
     if not {*PAIRS, *MASKED}.isdisjoint(names):
+        batch = cut_padding(batch)
         video = model.encode_video(batch.frames)
         found |= pair_losses(model, batch, video, names)
         found |= masked_losses(model, batch, video, names)
