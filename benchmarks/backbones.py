@@ -6,11 +6,11 @@
 An inner step is forward and backward of all losses, training mode, dropout as published, float32; without the optimiser, which
 is the same for both. Each code runs in a process of its own, one step in turn. Memory is the peak of a step above what
 the process held before its model was made: weights, gradients, activations. Arithmetic is that of matrix products, counted by torch.
-Captions and clips have the lengths that MSR-VTT's have (`WORDS`, `SECONDS`), padded by each code as it pads; `--full`: all
-have the greatest length. Also: memory that reading a published checkpoint into a model takes, over the file's size.
+Captions and clips have the lengths that MSR-VTT's have (`WORDS`, `SECONDS`), padded by each code as it pads; in a row of
+their own, all have the greatest length. Also: memory that it takes to make a model from a base checkpoint, over the file's size.
 
-`--stand-ins`: for a backbone, folders with packages that its code imports and that aren't installed (tests/parity has lists).
-Writes backbones.json to --out, prints the table, and ends with 1 where a target is missed. VIOLET takes 12 GB.
+`--stand-ins`: for a backbone, folders (a:b) with packages that the authors' code imports and that aren't installed; tests/parity
+says which. Writes backbones.json to --out, prints a table, and ends with 1 where a target is missed. Takes 20 GB of memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import importlib
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -37,9 +38,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from meltr_ray import memory
 from meltr_ray.backbones.allinone import AllInOne
+from meltr_ray.backbones.imports import import_checkpoint
+from meltr_ray.backbones.start import load_start
 from meltr_ray.backbones.univl import UniVL
 from meltr_ray.backbones.violet import Violet
-from meltr_ray.config import ALLINONE_LOSSES, UNIVL_LOSSES, VIOLET_LOSSES, AllInOneConfig, TaskConfig, UniVLConfig, VioletConfig
+from meltr_ray.config import (
+    ALLINONE_LOSSES,
+    UNIVL_LOSSES,
+    VIOLET_LOSSES,
+    AllInOneConfig,
+    BackboneConfig,
+    TaskConfig,
+    UniVLConfig,
+    VioletConfig,
+)
 from meltr_ray.data import block_masking
 from meltr_ray.tasks.allinone import AllInOneBatch, AllInOneLosses
 from meltr_ray.tasks.univl import UniVLBatch, UniVLLosses
@@ -50,6 +62,8 @@ WORDS = (12, 9, 15, 11, 10, 13, 8, 17)
 """Word pieces of a caption with [CLS] and [SEP]: the middle and the quartiles of MSR-VTT's."""
 SECONDS = (15, 11, 22, 13, 10, 17, 12, 28)
 """Seconds of a clip, a frame feature each: likewise."""
+CPU = torch.device("cpu")
+FULL = ", greatest lengths"
 TARGETS = {"time": 0.80, "memory": 0.80, "loading": 1.3}
 
 
@@ -70,13 +84,14 @@ class Case:
 
 CASES = {
     "UniVL base": Case("univl", "base", "retrieval", 4, words=20, frames=100),
-    "VIOLET base, retrieval": Case("violet", "base", "retrieval", 4, words=25),
-    "VIOLET base, open-ended": Case("violet", "base", "open_ended", 4, words=25),
+    "VIOLET base, retrieval": Case("violet", "base", "retrieval", 3, words=25),
+    "VIOLET base, open-ended": Case("violet", "base", "open_ended", 3, words=25),
     "All-in-one Ti": Case("allinone", "Ti", "retrieval", 4, words=40),
     "All-in-one B": Case("allinone", "B", "retrieval", 2, words=40),
 }
-"""Words and frames as in the authors' settings, the batch as large as both codes fit into 20 GB."""
-GPU_BATCHES = {"UniVL base": 64, "VIOLET base, retrieval": 8, "VIOLET base, open-ended": 8, "All-in-one Ti": 32, "All-in-one B": 16}
+"""Words and frames as in the authors' settings; as many clips as let both codes fit into 20 GB."""
+BASES = ("UniVL base", "VIOLET base, retrieval", "All-in-one B")
+GPU_CLIPS = {"UniVL base": 64, "VIOLET base, retrieval": 8, "VIOLET base, open-ended": 8, "All-in-one Ti": 32, "All-in-one B": 16}
 
 
 def make_texts(case: Case, generator: torch.Generator, *shape: int) -> tuple[Tensor, Tensor]:
@@ -141,14 +156,24 @@ def make_batch(case: Case) -> Any:
     return make(case, torch.Generator().manual_seed(0))
 
 
-def our_backbone(case: Case) -> nn.Module:
+def our_config(case: Case) -> BackboneConfig:
     match case.backbone:
-        case "univl":
-            return UniVL(UniVLConfig(size=case.size, joint_loss="margin", normalize_embeddings=True), VOCABULARY, VIDEO_SIZE)
+        case "univl":  # joint similarities and their loss as MELTR's code has them
+            return UniVLConfig(size=case.size, joint_loss="margin", normalize_embeddings=True)
         case "violet":
-            return Violet(VioletConfig(size=case.size), VOCABULARY, case.task, ANSWERS)
+            return VioletConfig(size=case.size)
         case "allinone":
-            return AllInOne(AllInOneConfig(size=case.size), VOCABULARY, num_answers=ANSWERS)
+            return AllInOneConfig(size=case.size)
+
+
+def our_backbone(case: Case) -> nn.Module:
+    match config := our_config(case):
+        case UniVLConfig():
+            return UniVL(config, VOCABULARY, VIDEO_SIZE)
+        case VioletConfig():
+            return Violet(config, VOCABULARY, case.task, ANSWERS)
+        case AllInOneConfig():
+            return AllInOne(config, VOCABULARY, num_answers=ANSWERS)
 
 
 def ours(case: Case, batch: Any) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -172,7 +197,7 @@ def theirs(case: Case, batch: Any, checkout: Path) -> tuple[nn.Module, Callable[
 
 def their_univl(case: Case, batch: UniVLBatch, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:
     parity = importlib.import_module("tests.parity.univl")
-    model = parity.Authors(checkout / "univl").univl(our_backbone(case).config, VOCABULARY, VIDEO_SIZE, case.batch_size).train()
+    model = parity.Authors(checkout / "univl").univl(our_config(case), VOCABULARY, VIDEO_SIZE, case.batch_size).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.1
@@ -188,7 +213,7 @@ def their_univl(case: Case, batch: UniVLBatch, checkout: Path) -> tuple[nn.Modul
 
 def their_violet(case: Case, batch: VioletBatch, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:
     parity = importlib.import_module("tests.parity.violet")
-    config = our_backbone(case).config
+    config = our_config(case)
     modules = parity.load_published(checkout / "violet", config)
     model = parity.make_published(modules, config, case.task, VOCABULARY, ANSWERS).train()
     with parity.without_files(config, VOCABULARY):
@@ -276,9 +301,8 @@ class Server:
         self.process.wait()
 
 
-def compare(case: Case, checkout: Path, stand_ins: list[str], threads: int, repeats: int) -> dict[str, Any]:
-    """Both codes' medians over rounds in which they alternate, the largest peak, the count, and ours over theirs."""
-    servers = {side: Server(side, case, checkout, stand_ins, threads) for side in ("ours", "theirs")}
+def compare(case: Case, servers: dict[str, Server], repeats: int) -> dict[str, Any]:
+    """Both codes' medians over rounds in which they alternate, the largest peaks, the counts, and ours over theirs."""
     rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in servers}
     for round_ in range(repeats + 1):
         for side, server in servers.items():
@@ -288,12 +312,85 @@ def compare(case: Case, checkout: Path, stand_ins: list[str], threads: int, repe
     found: dict[str, Any] = {"case": asdict(case)}
     for side, answers in rounds.items():
         found[side] = {"seconds": statistics.median(a["seconds"] for a in answers), "bytes": max(a["bytes"] for a in answers),
-                       "losses": answers[-1]["losses"], "all_seconds": [a["seconds"] for a in answers],
-                       "flops": servers[side]("count")["flops"]}  # fmt: skip
-        servers[side].close()
+                       "every_second": [a["seconds"] for a in answers], "flops": servers[side]("count")["flops"],
+                       "losses": answers[-1]["losses"]}  # fmt: skip
     for name, quantity in (("time", "seconds"), ("memory", "bytes"), ("arithmetic", "flops")):
         found[name] = found["ours"][quantity] / found["theirs"][quantity]
     return found
+
+
+def measure_loading(what: str, case: Case, folder: Path) -> dict[str, float]:
+    """Peak over the file's size: of `import`, the authors' file to an imported checkpoint, or `load`, that to a new model."""
+    file, imported = folder / "base.pt", folder / "imported"
+    if what == "save":
+        torch.save(our_backbone(case).state_dict(), file)
+        return {}
+    memory.reset_peak(CPU)
+    before = memory.peak_bytes(CPU)
+    if what == "import":
+        import_checkpoint([file], imported, our_config(case))
+    else:
+        load_start(our_backbone(case), replace(our_config(case), weights=str(imported)), VOCABULARY)
+    peak, size = memory.peak_bytes(CPU) - before, file.stat().st_size
+    return {"bytes": peak, "file": size, "ratio": peak / size}
+
+
+def loading(case: Case) -> dict[str, dict[str, float]]:
+    """Each measurement in a process of its own."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("save", "import", "load"):
+            command = [sys.executable, "-m", "benchmarks.backbones", "--loading", json.dumps([what, asdict(case), folder])]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{what}, {case.backbone}: {done.stderr.strip()[-2000:]}")
+            found[what] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def machine(threads: int, device: str) -> str:
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown; arithmetic in 10^12 operations, memory in 10^9 bytes."""
+    lines = ["| inner step | clips | lengths | arithmetic | time | memory | seconds | GB | 10^12 operations |", "|---|" + 8 * "---|"]
+    for name, found in results["steps"].items():
+        ours, theirs, case = found["ours"], found["theirs"], found["case"]
+        pairs = ((ours[key] / unit, theirs[key] / unit) for key, unit in (("seconds", 1), ("bytes", 1e9), ("flops", 1e12)))
+        ratios = " | ".join(f"{found[key]:.2f}" for key in ("arithmetic", "time", "memory"))
+        lines.append(f"| {name.removesuffix(FULL)} | {case['batch_size']} | {'greatest' if case['full'] else 'usual'} | {ratios} | "
+                     + " | ".join(f"{a:.2f} / {b:.2f}" for a, b in pairs) + " |")  # fmt: skip
+    lines += ["", "| base checkpoint | file (GB) | import: peak / file | load into a new model: peak / file |", "|---|---|---|---|"]
+    for name, found in results["loading"].items():
+        lines.append(f"| {name} | {found['load']['file'] / 1e9:.2f} | {found['import']['ratio']:.2f} | {found['load']['ratio']:.2f} |")
+    return "\n".join([*lines, "", f"Ours over theirs, and ours / theirs. {results['machine']}."])
+
+
+def missed(results: dict[str, Any]) -> list[str]:
+    """One line for each target that isn't met, at the usual lengths."""
+    have = {f"{name}, {what}": (found[what], TARGETS[what]) for name, found in results["steps"].items()
+            if not found["case"]["full"] for what in ("time", "memory")}  # fmt: skip
+    have |= {f"{name}, loading": (found["load"]["ratio"], TARGETS["loading"]) for name, found in results["loading"].items()}
+    return [f"MISSED {name}: {value:.2f} (at most {most:.2f})" for name, (value, most) in have.items() if value > most]
+
+
+def measure_gpu(names: list[str], device: str, repeats: int) -> dict[str, Any]:
+    """Ours in bfloat16: samples a second and peak memory of an inner step."""
+    found = {}
+    for name in names:
+        case = replace(CASES[name], batch_size=GPU_CLIPS[name] if device == "cuda" else 2, dtype="bfloat16", device=device)
+        server = Server("ours", case, None, [], torch.get_num_threads())
+        answers = [server() for _ in range(repeats + 2)][2:]
+        server.close()
+        seconds = statistics.median(answer["seconds"] for answer in answers)
+        found[name] = {"case": asdict(case), "samples_per_second": case.batch_size / seconds, "bytes": max(a["bytes"] for a in answers)}
+        print(f"{name}, {case.batch_size} clips: {case.batch_size / seconds:.1f} samples/s, {found[name]['bytes'] / 1e9:.1f} GB", flush=True)
+    return {"machine": machine(torch.get_num_threads(), device), "bfloat16": found}
 
 
 def main() -> int:
@@ -303,21 +400,47 @@ def main() -> int:
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--gpu", action="store_true", help="ours alone, in bfloat16 on a GPU")
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help="for --gpu; cpu: two clips, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    for task in ("--serve", "--loading"):
+        parser.add_argument(task, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         side, case, checkout = json.loads(arguments.serve)
         serve(side, Case(**case), checkout)
         return 0
+    if arguments.loading:
+        what, case, folder = json.loads(arguments.loading)
+        print(json.dumps(measure_loading(what, Case(**case), Path(folder))))
+        return 0
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.gpu:
+        if arguments.device == "cuda" and not torch.cuda.is_available():
+            print("gpu: this machine has none, so nothing was measured; run it where there is one")
+            return 2
+        results = measure_gpu(arguments.cases, arguments.device, arguments.repeats)
+        (arguments.out / "backbones_gpu.json").write_text(json.dumps(results, indent=1))
+        return 0
+    if arguments.authors is None:
+        parser.error("--authors: needs a checkout of github.com/mlvlab/MELTR; or use --gpu")
     stand_ins = dict(text.split("=", 1) for text in arguments.stand_ins)
+    results: dict[str, Any] = {"machine": machine(arguments.threads, "cpu"), "steps": {}, "loading": {}}
     for name in arguments.cases:
-        case = replace(CASES[name], full=arguments.full)
-        found = compare(case, arguments.authors, stand_ins.get(case.backbone, "").split(os.pathsep), arguments.threads, arguments.repeats)
-        print(name, json.dumps(found), flush=True)
-    return 0
+        for full in (False, True):
+            case = replace(CASES[name], full=full)
+            folders = [folder for folder in stand_ins.get(case.backbone, "").split(os.pathsep) if folder]
+            servers = {side: Server(side, case, arguments.authors, folders, arguments.threads) for side in ("ours", "theirs")}
+            results["steps"][name + FULL * full] = found = compare(case, servers, arguments.repeats)
+            for server in servers.values():
+                server.close()
+            print(name + FULL * full, {key: round(found[key], 3) for key in ("arithmetic", "time", "memory")}, flush=True)
+        if name in BASES:
+            results["loading"][name.split(",")[0]] = loading(CASES[name])
+        (arguments.out / "backbones.json").write_text(json.dumps(results, indent=1))
+    lines = missed(results)
+    print("", table(results), "", *lines, sep="\n")
+    return int(bool(lines))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Meta:
         gradient = problem.average(result.total())
         norm = _norm(gradient)
         if norm.isfinite():
-            scale = min(1.0, self.aid.clip / (float(norm) + 1e-12)) if self.aid.clip else 1.0
+            scale = min(1.0, self.aid.clip / (float(norm) + 1e-6)) if self.aid.clip else 1.0  # as torch clips
             for p, g in zip(self.phi, gradient):
                 p.grad = scale * g
             self.optimizer.step()

@@ -57,7 +57,7 @@ class BackboneConfig:
     @property
     def reads_pixels(self) -> bool:
         """Whether clips are read as pixels, else as extracted features."""
-        return self.name != "univl"
+        return True
 
     def _fill(self, sizes: dict[str, dict[str, Any]]) -> None:
         """Fill empty fields from the size, and check what all backbones share."""
@@ -116,6 +116,10 @@ class UniVLConfig(BackboneConfig):
     def __post_init__(self):
         self._fill(UNIVL_SIZES)
         check_choice("backbone.joint_loss", self.joint_loss, ("contrastive", "margin"))
+
+    @property
+    def reads_pixels(self) -> bool:
+        return False
 
 
 VIOLET_SIZES = {
