@@ -184,10 +184,13 @@ def ours(case: Case, batch: Any) -> tuple[nn.Module, Callable[[], Tensor]]:
         "allinone": (AllInOneLosses, ALLINONE_LOSSES, "rank"),
     }[case.backbone]
     model = kind(our_backbone(case), TaskConfig(primary=primary, loss_set=list(names)))
-    model = model.to(case.device, getattr(torch, case.dtype)).train()
-    floats = {name: x.to(getattr(torch, case.dtype)) for name, x in vars(batch).items() if x is not None and x.is_floating_point()}
-    batch = replace(batch, **floats).to(case.device)
-    return model, lambda: model(batch, tuple(names))
+    model, batch = model.to(case.device).train(), batch.to(case.device)
+
+    def losses() -> Tensor:
+        with torch.autocast(case.device, torch.bfloat16, enabled=case.dtype == "bfloat16"):  # as the engine has it
+            return model(batch, tuple(names))
+
+    return model, losses
 
 
 def theirs(case: Case, batch: Any, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:

@@ -103,7 +103,7 @@ def ensure_visual_tokens(
     They belong to the data, not to a run, so their seed is fixed. Two processes may do this at once: both write the same.
     Raises ConfigError where the folder has no videos or too few patches.
     """
-    path = Path(folder) / f"visual_tokens-{size}-{patch_pixels}-{num_tokens}.npz"
+    path = Path(folder) / f"visual_tokens-{num_frames}x{size}-{patch_pixels}-{num_tokens}.npz"
     store = ClipStore(folder, "train", videos=True)
     made_from = f"{store.checksum} {num_frames} frames of {clips} clips"
     if (tokens := VisualTokens.load(path, made_from)) is None:

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from meltr_ray import losses as loss_functions
 from meltr_ray.backbones.allinone import AllInOne
 from meltr_ray.backbones.layers import used_length
-from meltr_ray.config import AllInOneConfig, DataConfig, TaskConfig
+from meltr_ray.config import AllInOneConfig, TaskConfig
 from meltr_ray.data import masking
 from meltr_ray.data.captions import draw_captions, is_special, pad_captions
 from meltr_ray.data.pixels import allinone_clip, normalised
 from meltr_ray.data.store import Clip
-from meltr_ray.data.vocabulary import Vocabulary
-from meltr_ray.tasks.batch import Batch
+from meltr_ray.tasks.batch import Batch, TextInputs
 
 PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
                     "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
@@ -62,11 +61,9 @@ class AllInOneBatch(Batch):
 
 
 @dataclass(frozen=True)
-class AllInOneInputs:
+class AllInOneInputs(TextInputs):
     """Clips and captions as All-in-one reads them."""
 
-    vocabulary: Vocabulary
-    data: DataConfig
     backbone: AllInOneConfig
 
     def batch(self, clips: list[Clip], seed: int) -> AllInOneBatch:
@@ -91,10 +88,6 @@ class AllInOneInputs:
             shuffled=masking.derange(len(clips), generator),
         )  # fmt: skip
         return AllInOneBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
-
-    def texts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Ids and mask, (Q, L) each."""
-        return tuple(map(torch.from_numpy, pad_captions(captions, self.vocabulary, self.data.max_words)))
 
     def videos(self, clips: list[Clip]) -> tuple[Tensor]:
         """Normalised frames (V, T, 3, height, width)."""

@@ -6,6 +6,11 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
+from torch import Tensor
+
+from meltr_ray.config import DataConfig
+from meltr_ray.data.captions import pad_captions
+from meltr_ray.data.vocabulary import Vocabulary
 
 
 @dataclass
@@ -15,3 +20,16 @@ class Batch:
     def to(self, device: torch.device | str) -> Self:
         held = {item.name: getattr(self, item.name) for item in fields(self)}
         return type(self)(**{name: x if x is None else x.to(device) for name, x in held.items()})
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """Captions as every backbone reads them; each adds its clips and its batches."""
+
+    vocabulary: Vocabulary
+    data: DataConfig
+
+    def texts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Ids int64 and mask bool, (Q, L) each."""
+        ids, mask = pad_captions(captions, self.vocabulary, self.data.max_words)
+        return torch.from_numpy(ids), torch.from_numpy(mask)

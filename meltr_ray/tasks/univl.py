@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from meltr_ray import losses as loss_functions
 from meltr_ray.backbones.univl import UniVL
-from meltr_ray.config import DataConfig, TaskConfig
+from meltr_ray.config import TaskConfig
 from meltr_ray.data import masking
 from meltr_ray.data.captions import draw_captions, is_special, pad_captions
 from meltr_ray.data.store import Clip
-from meltr_ray.data.vocabulary import Vocabulary
-from meltr_ray.tasks.batch import Batch
+from meltr_ray.tasks.batch import Batch, TextInputs
 
 JOINT = {"clean": ("joint", "shuffled"), "masked": ("masked_joint",)}
 ALIGN = {"clean": ("align",), "masked": ("masked_align",)}
@@ -65,11 +64,8 @@ class UniVLBatch(Batch):
 
 
 @dataclass(frozen=True)
-class UniVLInputs:
+class UniVLInputs(TextInputs):
     """Clips and captions as UniVL reads them."""
-
-    vocabulary: Vocabulary
-    data: DataConfig
 
     def batch(self, clips: list[Clip], seed: int) -> UniVLBatch:
         """A training batch; captions, masks and the permutation come from `seed` alone, so equal arguments give equal batches."""
@@ -90,10 +86,6 @@ class UniVLInputs:
             shuffled=masking.derange(len(clips), generator),
         )  # fmt: skip
         return UniVLBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
-
-    def texts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Ids and mask, (Q, L) each."""
-        return tuple(map(torch.from_numpy, pad_captions(captions, self.vocabulary, self.data.max_words)))
 
     def videos(self, clips: list[Clip]) -> tuple[Tensor, Tensor]:
         """Features (V, F, D) and mask (V, F), padded to `data.max_frames`, so that parts of a split can be joined."""

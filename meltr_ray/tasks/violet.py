@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from meltr_ray import losses as loss_functions
 from meltr_ray.backbones.layers import used_length
 from meltr_ray.backbones.violet import Violet
-from meltr_ray.config import DataConfig, TaskConfig, VioletConfig
+from meltr_ray.config import TaskConfig, VioletConfig
 from meltr_ray.data import block_masking, masking
 from meltr_ray.data.captions import draw_captions, is_special, pad_captions
 from meltr_ray.data.pixels import unit_range, violet_clip
 from meltr_ray.data.store import Clip
 from meltr_ray.data.visual_tokens import VisualTokens, token_grid
-from meltr_ray.data.vocabulary import Vocabulary
-from meltr_ray.tasks.batch import Batch
+from meltr_ray.tasks.batch import Batch, TextInputs
 
 PAIRS = ("matching", "shuffled", "answer")
 MASKED = ("masked_language", "masked_patch")
@@ -52,11 +51,9 @@ class VioletBatch(Batch):
 
 
 @dataclass(frozen=True)
-class VioletInputs:
+class VioletInputs(TextInputs):
     """Clips and captions as VIOLET reads them."""
 
-    vocabulary: Vocabulary
-    data: DataConfig
     backbone: VioletConfig
     tokens: VisualTokens
     """Visual tokens of clips that come without any."""
@@ -78,10 +75,6 @@ class VioletInputs:
             answers=np.zeros(len(clips), np.int64), shuffled=masking.derange(len(clips), generator),
         )  # fmt: skip
         return VioletBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
-
-    def texts(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Ids and mask, (Q, L) each."""
-        return tuple(map(torch.from_numpy, pad_captions(captions, self.vocabulary, self.data.max_words)))
 
     def videos(self, clips: list[Clip]) -> tuple[Tensor]:
         """Frames (V, T, 3, rows, columns) in [0, 1]."""
