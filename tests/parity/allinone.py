@@ -1,13 +1,14 @@
 """Compares meltr_ray's All-in-one with a checkout of the authors' code, and prints a table of errors.
 
-    python -m tests.parity.allinone <checkout of github.com/mlvlab/MELTR>/allinone [--stand-ins FOLDER] [--base] [--write]
+    python -m tests.parity.allinone <checkout of github.com/mlvlab/MELTR>/allinone [--stand-ins FOLDER] [--base [SIZE ...]] [--write]
 
 Their code imports packages that no longer install together: pytorch_lightning 1.3, timm 0.4, torchvision, ipdb,
 scikit-learn. Where one is missing, `--stand-ins` is a folder with modules of those names; what runs of them here is
 `LightningModule` (`save_hyperparameters`, a silent `log`), `Metric` (`add_state`, a call is `update` and `compute`), timm's
 `to_2tuple`, `trunc_normal_`, `DropPath` and `register_model`. BERT's embeddings come from `transformers`, as theirs do.
 
-`--base`: also one forward and backward pass of size B (4 GB). `--write`: stores the numbers that tests/test_allinone.py checks.
+`--base`: also the published sizes, in float64 and float32, two clips of three frames (see `compare_precisions`; size B takes
+MEMORY). `--write`: stores the numbers that tests/test_allinone.py checks.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import importlib
 import io
 import json
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -33,12 +37,17 @@ from meltr_ray.config import AllInOneConfig
 from meltr_ray.tasks.allinone import PUBLISHED_LOSSES, AllInOneBatch, compute_losses
 from tests import test_allinone as ours
 
+Quantities = Iterator[tuple[str, torch.Tensor | list[torch.Tensor]]]
+"""Outputs and losses by name; gradients of a loss, one a parameter, under a name that starts with `gradient`."""
+RUNS = (("theirs", torch.float64, ()), ("ours", torch.float64, (torch.float64,)), ("theirs", torch.float32, (torch.float64,)),
+        ("ours", torch.float32, (torch.float32, torch.float64)))  # fmt: skip
+"""Models in the order they run: whose, its precision, and the precisions of theirs that it is compared with."""
 TASKS = ("itm", "mlm", "ind_itc", "irtr", "multiple_choice", "mc_vqa", "openend_vqa")
 NAMES = ("itm", "itc", "mlm", "mpp", "ind_itc", "vcop", "vqa", "openend_vqa", "mc_vqa", "nlvr2", "irtr", "multiple_choice",
          "vcr_q2a", "zs_classify")  # fmt: skip
 COMPUTE = {"matching": "compute_itm_wpa", "alignment": "compute_itm_wpa", "masked_language": "compute_mlm",
            "contrastive": "compute_ind_itc", "rank": "compute_multiple_choice", "choice": "compute_mc_vqa_q2a",
-           "answer": "compute_openend_vqa"}  # fmt: skip
+           "answer": "compute_openend_vqa", "irtr_loss": "compute_irtr"}  # fmt: skip
 BUILDERS = {"Ti": "vit_deit_tiny_patch16_224", "S": "vit_deit_small_distilled_patch16_224", "B": "vit_base_patch16_224"}
 
 
@@ -107,7 +116,7 @@ def their_batch(batch: AllInOneBatch) -> dict:
         "answer": batch.answer.tolist(), "vqa_labels": batch.answer.tolist(),
     }  # fmt: skip
     for kind in ("false_text", "options_text"):
-        for i in range(ours.CHOICES - 1):
+        for i in range(batch.choice_ids.size(1) - 1):
             theirs[f"{kind}_{i}_ids"] = batch.choice_ids[:, i + 1]
             theirs[f"{kind}_{i}_masks"] = batch.choice_mask[:, i + 1].long()
             theirs[f"{kind}_{i}_labels"] = torch.full_like(ids, -100)
@@ -133,64 +142,121 @@ def same_draws(batch: AllInOneBatch, order: torch.Tensor):
         yield
 
 
-def their_losses(authors: Authors, model: torch.nn.Module, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
-    found, theirs = {}, their_batch(batch)
-    for name, function in COMPUTE.items():
-        found[name] = getattr(authors.objectives, function)(model, theirs)[PUBLISHED_LOSSES[name]]
-    model.hparams.config["draw_false_text"] -= 1  # there it counts the right text in one task and not in the other
-    found["irtr_loss"] = authors.objectives.compute_irtr(model, theirs)["irtr_loss"]
-    model.hparams.config["draw_false_text"] += 1
-    return found
+def their_loss(authors: Authors, model: torch.nn.Module, batch: AllInOneBatch, name: str) -> torch.Tensor:
+    """A loss by our name, or `irtr_loss`."""
+    num_choices, settings = batch.choice_ids.size(1), model.hparams.config
+    # there the number of false texts counts the right text in one task and not in the other
+    num_false = num_choices - (name == "irtr_loss")
+    with mock.patch.dict(settings, draw_false_text=num_false, draw_options_text=num_choices):
+        found = getattr(authors.objectives, COMPUTE[name])(model, their_batch(batch))
+    return found[PUBLISHED_LOSSES.get(name, name)]
 
 
-def our_losses(model: AllInOne, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
-    found = compute_losses(model, batch, ours.LOSSES)
-    first = replace(batch, answer=torch.zeros_like(batch.answer))
-    return found | {"irtr_loss": compute_losses(model, first, ("rank",))["rank"]}
+def our_loss(model: AllInOne, batch: AllInOneBatch, name: str) -> torch.Tensor:
+    if name == "irtr_loss":
+        batch, name = replace(batch, answer=torch.zeros_like(batch.answer)), "rank"
+    return compute_losses(model, batch, (name,))[name]
 
 
 def their_passes(model: torch.nn.Module, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
     theirs = their_batch(batch)
+    tokens = model.transformer.visual_embed(batch.video.flatten(0, 1), max_image_len=-1, mask_it=False)[0]
     joint = model.infer(theirs)
+    passes = {"projected text": model.infer(theirs, input_text_only=True)["text_feats"][:, 0]}
+    passes["projected video"] = model.infer(theirs, input_image_only=True)["image_feats"][:, 0]
     tasks, model.current_tasks = model.current_tasks, []  # without projections, to compare the encodings
-    passes = {
+    passes |= {
+        "tokens": tokens + model.token_type_embeddings.weight[1],
         "joint": torch.cat((joint["text_feats"], joint["image_feats"]), dim=1),
         "text": model.infer(theirs, input_text_only=True)["text_feats"][:, :1],
         "video": model.infer(theirs, input_image_only=True)["image_feats"][:, :1],
     }
     model.current_tasks = tasks
-    words = model.mlm_score(joint["text_feats"])
-    scores = {"match scores": model.itm_score(joint["cls_feats"]), "answer scores": model.vqa_classifier(joint["cls_feats"])}
-    return passes | {"pooled": joint["cls_feats"], "word scores": words} | scores
+    pooled = joint["cls_feats"]
+    return passes | {
+        "pooled": pooled, "word scores": model.mlm_score(joint["text_feats"]), "match scores": model.itm_score(pooled),
+        "rank scores": model.rank_output(pooled)[:, 0], "choice scores": model.mc_vqa_classifier(pooled)[:, 0],
+        "answer scores": model.vqa_classifier(pooled),
+    }  # fmt: skip
 
 
-def our_passes(model: AllInOne, batch: AllInOneBatch) -> dict[str, torch.Tensor]:
+def our_passes(model: AllInOne, batch: AllInOneBatch, order: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same of our methods."""
     tokens = model.embed_video(batch.video)
     joint = model.encode_joint(batch.text_ids, batch.text_mask, tokens, None)
-    passes = {
-        "joint": joint,
-        "text": model.encode_text(batch.text_ids, batch.text_mask),
-        "video": model.encode_video(tokens),  # patches keep their order here: attention doesn't see it, and nothing rolls
-    }
-    words = model.predict_words(joint[:, : batch.text_ids.size(1)])
-    scores = {"match scores": model.predict_match(joint), "answer scores": model.predict_answer(joint)}
-    return passes | {"pooled": model.pooler(joint), "word scores": words} | scores
+    text, video = model.encode_text(batch.text_ids, batch.text_mask), model.encode_video(tokens)
+    num_first = tokens.size(2) - order.size(1)
+    places = torch.cat((torch.arange(num_first).expand(len(order), -1), num_first + order), dim=1)  # (T, K+P)
+    shuffled = torch.stack([tokens[:, t, place] for t, place in enumerate(places)], dim=1)
+    return {
+        "tokens": shuffled.flatten(0, 1), "joint": joint, "text": text,
+        "video": video,  # patches keep their order here: attention doesn't see it, and nothing rolls
+        "projected text": model.txt_proj(text[:, 0]), "projected video": model.vid_proj(video[:, 0]),
+        "pooled": model.pooler(joint), "word scores": model.predict_words(joint[:, : batch.text_ids.size(1)]),
+        "match scores": model.predict_match(joint), "rank scores": model.predict_rank(joint),
+        "choice scores": model.predict_choice(joint), "answer scores": model.predict_answer(joint),
+    }  # fmt: skip
 
 
 def gradients(loss: torch.Tensor, model: torch.nn.Module) -> list[torch.Tensor]:
+    """One a parameter, by sorted name."""
     parameters = [p for _, p in sorted(model.named_parameters())]
-    return torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return list(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True))
 
 
 def relative(got: torch.Tensor, want: torch.Tensor) -> float:
-    return ((got - want).norm() / want.norm().clamp(min=1e-30)).item()
+    """Largest difference over the largest absolute value."""
+    return ((got - want).abs().max() / want.abs().max().clamp(min=1e-30)).item()
 
 
 def gradient_errors(got: list[torch.Tensor], want: list[torch.Tensor]) -> tuple[float, float]:
-    """Relative error of all gradients together, and of the worst parameter; ones of rounding size alone count as 0."""
-    whole = torch.cat([x.flatten() for x in want])
-    counted = [(a, b) for a, b in zip(got, want, strict=True) if b.norm() > 1e-5 * whole.norm()]
-    return relative(torch.cat([x.flatten() for x in got]), whole), max(relative(a, b) for a, b in counted)
+    """Norm of the difference over the norm, of all gradients together and of the worst parameter.
+
+    The latter without parameters whose gradient is below 1e-5 of the whole: ones of rounding size alone, as a key's bias has.
+    """
+    differences = torch.stack([(a - b).norm().double() for a, b in zip(got, want, strict=True)])
+    sizes = torch.stack([b.norm().double() for b in want])
+    counted = sizes > 1e-5 * sizes.norm()
+    return (differences.norm() / sizes.norm()).item(), (differences[counted] / sizes[counted]).max().item()
+
+
+def compare_precisions(quantities: Callable[[str, torch.dtype], Quantities]) -> dict[str, list[float]]:
+    """Quantity -> errors in the order of `RUNS`: float64 of both; float32 of theirs against their float64; float32 of both;
+    float32 of ours against their float64. So where the two float32 differ, the second and the last say whose rounding it is.
+
+    `quantities(owner, dtype)` gives those of "ours" or "theirs", and its model is freed before the next one; theirs wait in files.
+    """
+    rows = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        for owner, dtype, references in RUNS:
+            for name, value in quantities(owner, dtype):
+                for reference in references:
+                    for row, error in errors(name, value, torch.load(Path(folder) / f"{name} {reference}")).items():
+                        rows[row].append(error)
+                if owner == "theirs":
+                    torch.save(value, Path(folder) / f"{name} {dtype}")
+                del value  # before the next gradients are there
+    return rows
+
+
+def errors(name: str, got: torch.Tensor | list[torch.Tensor], want: torch.Tensor | list[torch.Tensor]) -> dict[str, float]:
+    if isinstance(got, torch.Tensor):
+        return {name: relative(got, want)}
+    return dict(zip((name, f"{name}, worst"), gradient_errors(got, want)))
+
+
+def print_precisions(title: str, rows: dict[str, list[float]]) -> None:
+    print(f"{title:16}{'quantity':34}{'float64':>10}{'float32':>10}{'theirs':>10}{'ours':>10}   theirs, ours: float32 against float64")
+    for name, (exact, theirs, single, ours_) in rows.items():
+        print(f"{title:16}{name:34}{exact:10.1e}{single:10.1e}{theirs:10.1e}{ours_:10.1e}")
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Noise on every parameter, so that none is 0 or 1 throughout, as a constructor leaves biases and scales."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, p in sorted(model.named_parameters()):
+            p.add_(torch.randn(p.shape, generator=generator), alpha=0.02)
 
 
 def compare(title: str, authors: Authors, theirs: torch.nn.Module, model: AllInOne, batch, order) -> dict[str, np.ndarray]:
@@ -198,16 +264,16 @@ def compare(title: str, authors: Authors, theirs: torch.nn.Module, model: AllInO
     stored = {}
     with same_draws(batch, order):
         with torch.no_grad():
-            got, want = our_passes(model, batch), their_passes(theirs, batch)
+            got, want = our_passes(model, batch, order), their_passes(theirs, batch)
         for name, value in want.items():
             print(f"{title:18} {name:16} output {relative(got[name], value):8.1e}")
         stored |= {name: want[name].numpy() for name in ("joint", "text", "video")}
-        got, want = our_losses(model, batch), their_losses(authors, theirs, batch)
+        want = {name: their_loss(authors, theirs, batch, name) for name in COMPUTE}
         directions, rows = ours.probes(model), []
         for name, loss in want.items():
-            expected = gradients(loss, theirs)
-            whole, worst = gradient_errors(gradients(got[name], model), expected)
-            print(f"{title:18} {name:16} loss   {relative(got[name], loss):8.1e}  gradient {whole:8.1e}  worst {worst:8.1e}")
+            expected, got = gradients(loss, theirs), our_loss(model, batch, name)
+            whole, worst = gradient_errors(gradients(got, model), expected)
+            print(f"{title:18} {name:16} loss   {relative(got, loss):8.1e}  gradient {whole:8.1e}  worst {worst:8.1e}")
             rows.append([(g * d.to(g.dtype)).sum().item() for g, d in zip(expected, directions.values())])
     stored["losses"] = np.array([want[name].item() for name in ours.LOSSES])
     stored["gradients"] = np.array([row for name, row in zip(want, rows) if name in ours.LOSSES])
@@ -237,7 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout")
     parser.add_argument("--stand-ins")
-    parser.add_argument("--base", action="store_true")
+    parser.add_argument("--base", nargs="*", metavar="SIZE", help="sizes; none given: Ti, S and B")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     authors, stored = Authors(options.checkout, options.stand_ins), {}
@@ -256,35 +322,46 @@ def main() -> None:
             found = compare(title, authors, theirs.to(dtype), model.to(dtype), ours.toy_batch(dtype), ours.patch_order())
             if dtype == torch.float64:
                 stored |= {f"{name}_{variant}": value for name, value in found.items()}
-    if options.base:
-        compare_base(authors)
+    for size in () if options.base is None else options.base or BUILDERS:
+        print_precisions(size, compare_precisions(functools.partial(base_quantities, authors, size)))
     if options.write:
         np.savez_compressed(ours.REFERENCE, **stored)
 
 
-def compare_base(authors: Authors) -> None:
-    """Size B, float32, two clips, weights as their constructor draws them: a joint pass and its loss."""
-    torch.manual_seed(0)
-    theirs, model = authors.named("B"), AllInOne(AllInOneConfig(size="B"), 30522).eval()
-    model.load_state_dict(theirs.state_dict())
+def base_batch(dtype: torch.dtype) -> AllInOneBatch:
+    """Two clips at 224 pixels, texts of 40 and 17 pieces, a false text each."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(5, 30522, (2, 40), generator=generator)
-    labels = torch.where(torch.arange(40) % 5 == 2, ids, -1)
-    video = torch.randn(2, 3, 3, 224, 224, generator=generator)
-    batch = AllInOneBatch(ids, torch.ones_like(ids, dtype=torch.bool), video, ids, labels, video.flip(0),
-                                   torch.tensor([True, False]))  # fmt: skip
+    mask = torch.arange(40) < torch.tensor([[40], [17]])
+    ids = torch.where(mask, torch.randint(1000, 30522, mask.shape, generator=generator), 0)
+    ids[:, 0], ids[[0, 1], [39, 16]] = 101, 102
+    masked = (ids >= 1000) & (torch.rand(mask.shape, generator=generator) < 0.15)
+    video, false_video = torch.randn(2, 2, 3, 3, 224, 224, generator=generator).to(dtype)
+    return AllInOneBatch(
+        ids, mask, video, torch.where(masked, 103, ids), torch.where(masked, ids, -1), false_video,
+        matched=torch.tensor([False, True]), choice_ids=torch.stack((ids, ids.flip(0)), dim=1),
+        choice_mask=torch.stack((mask, mask.flip(0)), dim=1), answer=torch.tensor([0, 1]),
+    )  # fmt: skip
+
+
+def base_quantities(authors: Authors, size: str, owner: str, dtype: torch.dtype) -> Quantities:
+    """Those of a published size, in evaluation mode; weights as their constructor draws them, and noise."""
+    torch.manual_seed(0)
+    model = authors.named(size)
+    shake(model)
+    if owner == "ours":
+        state, model = model.state_dict(), AllInOne(AllInOneConfig(size=size), 30522).eval()
+        model.load_state_dict(state)
+        del state
+    model, batch, generator = model.to(dtype), base_batch(dtype), torch.Generator().manual_seed(0)
     order = torch.stack([torch.randperm(196, generator=generator) for _ in range(3)])
-    loss = {"masked_language": "compute_mlm", "contrastive": "compute_ind_itc"}
-    form = {
-        "image": [video], "text_ids": ids, "text_masks": torch.ones_like(ids), "text_labels": labels, "text_ids_mlm": ids,
-        "text_labels_mlm": labels.where(labels >= 0, torch.tensor(-100)),
-    }  # fmt: skip
     with same_draws(batch, order):
-        for name, function in loss.items():
-            want = getattr(authors.objectives, function)(theirs, form)[PUBLISHED_LOSSES[name]]
-            got = compute_losses(model, batch, (name,))[name]
-            whole, worst = gradient_errors(gradients(got, model), gradients(want, theirs))
-            print(f"{'B float32':18} {name:16} loss   {relative(got, want):8.1e}  gradient {whole:8.1e}  worst {worst:8.1e}")
+        with torch.no_grad():
+            passes = our_passes(model, batch, order) if owner == "ours" else their_passes(model, batch)
+        yield from passes.items()
+        for name in COMPUTE:
+            loss = our_loss(model, batch, name) if owner == "ours" else their_loss(authors, model, batch, name)
+            yield f"loss {name}", loss.detach()
+            yield f"gradient {name}", gradients(loss, model)
 
 
 if __name__ == "__main__":
