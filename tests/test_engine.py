@@ -311,7 +311,7 @@ def test_inner_steps_are_those_of_torch(stage):
         model(toy_batch(step)).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         warm = 0.1 * config.train.steps
-        factor = (step + 1) / warm if step + 1 < warm else (config.train.steps - step) / (config.train.steps - warm)
+        factor = min(1.0, (step + 1) / warm if step + 1 < warm else (config.train.steps - step) / (config.train.steps - warm))
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * factor
         optimizer.step()
