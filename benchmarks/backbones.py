@@ -3,11 +3,12 @@
     python -m benchmarks.backbones --authors <checkout of github.com/mlvlab/MELTR> --stand-ins violet=<folder> allinone=<folder>
     python -m benchmarks.backbones --gpu    # our three in bfloat16, samples a second; needs no checkout
 
-An inner step is forward and backward of all losses, training mode, dropout as published, float32; without the optimiser, which
-is the same for both. Each code runs in a process of its own, one step in turn. Memory is the peak of a step above what
-the process held before its model was made: weights, gradients, activations. Arithmetic is that of matrix products, counted by torch.
-Captions and clips have the lengths that MSR-VTT's have (`WORDS`, `SECONDS`), padded by each code as it pads; in a row of
-their own, all have the greatest length. Also: memory that it takes to make a model from a base checkpoint, over the file's size.
+An inner step is forward and backward of all losses, training mode, dropout as published, float32; without the optimiser,
+which is the same for both. Each code runs in a process of its own, one step in turn. Memory is the peak of a step above what
+the process held before its model was made: weights, gradients, activations. Arithmetic is that of matrix products, counted
+by torch. CPU time is that of the process; it stands a machine shared with others. Captions and clips have the lengths that
+MSR-VTT's have (`WORDS`, `SECONDS`), padded by each code as it pads; in a row of its own, all have the greatest length. Also:
+memory that it takes to make a model from a base checkpoint, over the file's size.
 
 `--stand-ins`: for a backbone, folders (a:b) with packages that the authors' code imports and that aren't installed; tests/parity
 says which. Writes backbones.json to --out, prints a table, and ends with 1 where a target is missed. Takes 20 GB of memory.
@@ -64,6 +65,7 @@ SECONDS = (15, 11, 22, 13, 10, 17, 12, 28)
 """Seconds of a clip, a frame feature each: likewise."""
 CPU = torch.device("cpu")
 FULL = ", greatest lengths"
+RATIOS = {"arithmetic": "arithmetic", "time": "time", "cpu_time": "CPU time", "memory": "memory"}
 TARGETS = {"time": 0.80, "memory": 0.80, "loading": 1.3}
 
 
@@ -271,9 +273,11 @@ def serve(side: str, case: Case, checkout: str) -> None:
             answer = {"flops": counter.get_total_flops()}
         else:
             memory.reset_peak(device)
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             values = step()
-            answer = {"seconds": time.perf_counter() - start, "bytes": memory.peak_bytes(device) - before, "losses": values}
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+            peak = memory.peak_bytes(device) - before
+            answer = {"seconds": seconds, "cpu_seconds": cpu_seconds, "bytes": peak, "losses": values}
         print(json.dumps(answer), file=say, flush=True)
 
 
@@ -283,11 +287,12 @@ class Server:
     def __init__(self, side: str, case: Case, checkout: Path | None, stand_ins: list[str], threads: int):
         self.name = f"{side}, {case.backbone}"
         spec = json.dumps([side, asdict(case), str(checkout)])
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *(stand_ins if side == "theirs" else [])])
+        folders = [str(Path(__file__).parents[1]), *(stand_ins if side == "theirs" else [])]
+        settings = {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.backbones", "--serve", spec], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.errors, text=True, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)},
+            stderr=self.errors, text=True, env=os.environ | settings,
         )  # fmt: skip
 
     def __call__(self, command: str = "step") -> dict[str, Any]:
@@ -314,10 +319,10 @@ def compare(case: Case, servers: dict[str, Server], repeats: int) -> dict[str, A
                 rounds[side].append(answer)
     found: dict[str, Any] = {"case": asdict(case)}
     for side, answers in rounds.items():
-        found[side] = {"seconds": statistics.median(a["seconds"] for a in answers), "bytes": max(a["bytes"] for a in answers),
-                       "every_second": [a["seconds"] for a in answers], "flops": servers[side]("count")["flops"],
-                       "losses": answers[-1]["losses"]}  # fmt: skip
-    for name, quantity in (("time", "seconds"), ("memory", "bytes"), ("arithmetic", "flops")):
+        times = {key: statistics.median(answer[key] for answer in answers) for key in ("seconds", "cpu_seconds")}
+        found[side] = times | {"bytes": max(answer["bytes"] for answer in answers), "flops": servers[side]("count")["flops"],
+                               "rounds": [answer["seconds"] for answer in answers], "losses": answers[-1]["losses"]}  # fmt: skip
+    for name, quantity in zip(RATIOS, ("flops", "seconds", "cpu_seconds", "bytes")):
         found[name] = found["ours"][quantity] / found["theirs"][quantity]
     return found
 
@@ -356,22 +361,25 @@ def machine(threads: int, device: str) -> str:
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return f"{model}, {vectors}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown; arithmetic in 10^12 operations, memory in 10^9 bytes."""
-    lines = ["| inner step | clips | lengths | arithmetic | time | memory | seconds | GB | 10^12 operations |", "|---|" + 8 * "---|"]
+    """Markdown; the last three columns are ours / theirs."""
+    titles = ("inner step", "clips", "lengths", *RATIOS.values(), "seconds", "GB", "10^12 operations")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name, found in results["steps"].items():
-        ours, theirs, case = found["ours"], found["theirs"], found["case"]
-        pairs = ((ours[key] / unit, theirs[key] / unit) for key, unit in (("seconds", 1), ("bytes", 1e9), ("flops", 1e12)))
-        ratios = " | ".join(f"{found[key]:.2f}" for key in ("arithmetic", "time", "memory"))
-        lines.append(f"| {name.removesuffix(FULL)} | {case['batch_size']} | {'greatest' if case['full'] else 'usual'} | {ratios} | "
-                     + " | ".join(f"{a:.2f} / {b:.2f}" for a, b in pairs) + " |")  # fmt: skip
-    lines += ["", "| base checkpoint | file (GB) | import: peak / file | load into a new model: peak / file |", "|---|---|---|---|"]
+        case, units = found["case"], {"seconds": 1, "bytes": 1e9, "flops": 1e12}
+        cells = [name.removesuffix(FULL), str(case["batch_size"]), "greatest" if case["full"] else "usual"]
+        cells += [f"{found[key]:.2f}" for key in RATIOS]
+        cells += [f"{found['ours'][key] / unit:.2f} / {found['theirs'][key] / unit:.2f}" for key, unit in units.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| base checkpoint | file (GB) | import, peak / file | load into a new model, peak / file |", "|---" * 4 + "|"]
     for name, found in results["loading"].items():
-        lines.append(f"| {name} | {found['load']['file'] / 1e9:.2f} | {found['import']['ratio']:.2f} | {found['load']['ratio']:.2f} |")
-    return "\n".join([*lines, "", f"Ours over theirs, and ours / theirs. {results['machine']}."])
+        size, peaks = found["load"]["file"] / 1e9, (found[what]["ratio"] for what in ("import", "load"))
+        lines.append(f"| {name} | {size:.2f} | " + " | ".join(f"{peak:.2f}" for peak in peaks) + " |")
+    return "\n".join([*lines, "", f"Machine: {results['machine']}."])
 
 
 def missed(results: dict[str, Any]) -> list[str]:
@@ -382,17 +390,18 @@ def missed(results: dict[str, Any]) -> list[str]:
     return [f"MISSED {name}: {value:.2f} (at most {most:.2f})" for name, (value, most) in have.items() if value > most]
 
 
-def measure_gpu(names: list[str], device: str, repeats: int) -> dict[str, Any]:
+def measure_gpu(names: list[str], device: str, clips: int | None, repeats: int) -> dict[str, Any]:
     """Ours in bfloat16: samples a second and peak memory of an inner step."""
     found = {}
     for name in names:
-        case = replace(CASES[name], batch_size=GPU_CLIPS[name] if device == "cuda" else 2, dtype="bfloat16", device=device)
+        case = replace(CASES[name], batch_size=clips or GPU_CLIPS[name], dtype="bfloat16", device=device)
         server = Server("ours", case, None, [], torch.get_num_threads())
         answers = [server() for _ in range(repeats + 2)][2:]
         server.close()
         seconds = statistics.median(answer["seconds"] for answer in answers)
-        found[name] = {"case": asdict(case), "samples_per_second": case.batch_size / seconds, "bytes": max(a["bytes"] for a in answers)}
-        print(f"{name}, {case.batch_size} clips: {case.batch_size / seconds:.1f} samples/s, {found[name]['bytes'] / 1e9:.1f} GB", flush=True)
+        speed, peak = case.batch_size / seconds, max(answer["bytes"] for answer in answers)
+        found[name] = {"case": asdict(case), "samples_per_second": speed, "bytes": peak}
+        print(f"{name}, {case.batch_size} clips: {speed:.2f} samples/s, {peak / 1e9:.1f} GB", flush=True)
     return {"machine": machine(torch.get_num_threads(), device), "bfloat16": found}
 
 
@@ -401,10 +410,11 @@ def main() -> int:
     parser.add_argument("--authors", type=Path)
     parser.add_argument("--stand-ins", nargs="*", default=[], metavar="BACKBONE=FOLDER")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--clips", type=int, help="clips of every step; default: what fits into 20 GB")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--gpu", action="store_true", help="ours alone, in bfloat16 on a GPU")
-    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help="for --gpu; cpu: two clips, to see that it runs")
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help="with --gpu; cpu: to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     for task in ("--serve", "--loading"):
         parser.add_argument(task, help=argparse.SUPPRESS)
@@ -422,7 +432,7 @@ def main() -> int:
         if arguments.device == "cuda" and not torch.cuda.is_available():
             print("gpu: this machine has none, so nothing was measured; run it where there is one")
             return 2
-        results = measure_gpu(arguments.cases, arguments.device, arguments.repeats)
+        results = measure_gpu(arguments.cases, arguments.device, arguments.clips, arguments.repeats)
         (arguments.out / "backbones_gpu.json").write_text(json.dumps(results, indent=1))
         return 0
     if arguments.authors is None:
@@ -431,13 +441,13 @@ def main() -> int:
     results: dict[str, Any] = {"machine": machine(arguments.threads, "cpu"), "steps": {}, "loading": {}}
     for name in arguments.cases:
         for full in (False, True):
-            case = replace(CASES[name], full=full)
+            case = replace(CASES[name], full=full, batch_size=arguments.clips or CASES[name].batch_size)
             folders = [folder for folder in stand_ins.get(case.backbone, "").split(os.pathsep) if folder]
             servers = {side: Server(side, case, arguments.authors, folders, arguments.threads) for side in ("ours", "theirs")}
             results["steps"][name + FULL * full] = found = compare(case, servers, arguments.repeats)
             for server in servers.values():
                 server.close()
-            print(name + FULL * full, {key: round(found[key], 3) for key in ("arithmetic", "time", "memory")}, flush=True)
+            print(name + FULL * full, {key: round(found[key], 3) for key in RATIOS}, flush=True)
         if name in BASES:
             results["loading"][name.split(",")[0]] = loading(CASES[name])
         (arguments.out / "backbones.json").write_text(json.dumps(results, indent=1))

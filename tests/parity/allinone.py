@@ -1,14 +1,15 @@
 """Compares meltr_ray's All-in-one with a checkout of the authors' code, and prints a table of errors.
 
-    python -m tests.parity.allinone <checkout of github.com/mlvlab/MELTR>/allinone [--stand-ins FOLDER] [--base [SIZE ...]] [--write]
+    python -m tests.parity.allinone <checkout>/allinone [--stand-ins FOLDER] [--base [SIZE ...]] [--write]
 
-Their code imports packages that no longer install together: pytorch_lightning 1.3, timm 0.4, torchvision, ipdb,
-scikit-learn. Where one is missing, `--stand-ins` is a folder with modules of those names; what runs of them here is
-`LightningModule` (`save_hyperparameters`, a silent `log`), `Metric` (`add_state`, a call is `update` and `compute`), timm's
-`to_2tuple`, `trunc_normal_`, `DropPath` and `register_model`. BERT's embeddings come from `transformers`, as theirs do.
+<checkout> is one of github.com/mlvlab/MELTR. Their code imports packages that no longer install together: pytorch_lightning
+1.3, timm 0.4, torchvision, ipdb, scikit-learn. Where one is missing, `--stand-ins` is a folder with modules of those names;
+what runs of them here is `LightningModule` (`save_hyperparameters`, a silent `log`), `Metric` (`add_state`, a call is `update`
+and `compute`), timm's `to_2tuple`, `trunc_normal_`, `DropPath` and `register_model`. BERT's embeddings come from
+`transformers`, as theirs do.
 
-`--base`: also the published sizes, in float64 and float32, two clips of three frames (see `compare_precisions`; size B takes
-MEMORY). `--write`: stores the numbers that tests/test_allinone.py checks.
+`--base`: also the published sizes, in float64 and float32, two clips of three frames (see `compare_precisions`; size S takes
+4 GB, size B 9 GB). `--write`: stores the numbers that tests/test_allinone.py checks.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def compare_precisions(quantities: Callable[[str, torch.dtype], Quantities]) -> 
     """Quantity -> errors in the order of `RUNS`: float64 of both; float32 of theirs against their float64; float32 of both;
     float32 of ours against their float64. So where the two float32 differ, the second and the last say whose rounding it is.
 
-    `quantities(owner, dtype)` gives those of "ours" or "theirs", and its model is freed before the next one; theirs wait in files.
+    `quantities(owner, dtype)` gives those of "ours" or "theirs", and frees its model at the end; theirs wait in files.
     """
     rows = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
@@ -246,7 +247,8 @@ def errors(name: str, got: torch.Tensor | list[torch.Tensor], want: torch.Tensor
 
 
 def print_precisions(title: str, rows: dict[str, list[float]]) -> None:
-    print(f"{title:16}{'quantity':34}{'float64':>10}{'float32':>10}{'theirs':>10}{'ours':>10}   theirs, ours: float32 against float64")
+    """Columns: ours and theirs, both in float64, both in float32; then each in float32 against theirs in float64."""
+    print(f"{title:16}{'quantity':34}{'float64':>10}{'float32':>10}{'theirs':>10}{'ours':>10}")
     for name, (exact, theirs, single, ours_) in rows.items():
         print(f"{title:16}{name:34}{exact:10.1e}{single:10.1e}{theirs:10.1e}{ours_:10.1e}")
 
@@ -329,17 +331,19 @@ def main() -> None:
 
 
 def base_batch(dtype: torch.dtype) -> AllInOneBatch:
-    """Two clips at 224 pixels, texts of 40 and 17 pieces, a false text each."""
+    """Two clips at 224 pixels, texts of 40 and 17 pieces, a false text of 30 and of 40 pieces."""
     generator = torch.Generator().manual_seed(0)
-    mask = torch.arange(40) < torch.tensor([[40], [17]])
-    ids = torch.where(mask, torch.randint(1000, 30522, mask.shape, generator=generator), 0)
-    ids[:, 0], ids[[0, 1], [39, 16]] = 101, 102
+    lengths = torch.tensor([[40, 30], [17, 40]])[..., None]
+    choice_mask = torch.arange(40) < lengths
+    choice_ids = torch.where(choice_mask, torch.randint(1000, 30522, choice_mask.shape, generator=generator), 0)
+    choice_ids = choice_ids.scatter(2, lengths - 1, 102)
+    choice_ids[..., 0] = 101
+    ids, mask = choice_ids[:, 0], choice_mask[:, 0]
     masked = (ids >= 1000) & (torch.rand(mask.shape, generator=generator) < 0.15)
     video, false_video = torch.randn(2, 2, 3, 3, 224, 224, generator=generator).to(dtype)
     return AllInOneBatch(
         ids, mask, video, torch.where(masked, 103, ids), torch.where(masked, ids, -1), false_video,
-        matched=torch.tensor([False, True]), choice_ids=torch.stack((ids, ids.flip(0)), dim=1),
-        choice_mask=torch.stack((mask, mask.flip(0)), dim=1), answer=torch.tensor([0, 1]),
+        matched=torch.tensor([False, True]), choice_ids=choice_ids, choice_mask=choice_mask, answer=torch.tensor([0, 1]),
     )  # fmt: skip
 
 
@@ -358,10 +362,12 @@ def base_quantities(authors: Authors, size: str, owner: str, dtype: torch.dtype)
         with torch.no_grad():
             passes = our_passes(model, batch, order) if owner == "ours" else their_passes(model, batch)
         yield from passes.items()
+        del passes
         for name in COMPUTE:
             loss = our_loss(model, batch, name) if owner == "ours" else their_loss(authors, model, batch, name)
             yield f"loss {name}", loss.detach()
             yield f"gradient {name}", gradients(loss, model)
+            del loss  # and its graph, before the next one's
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Compare VIOLET with the authors' classes: python -m tests.parity.violet <checkout>/violet [--base] [--store]
+"""Compare VIOLET with the authors' classes: python -m tests.parity.violet <checkout>/violet [--base [TASK ...]] [--store]
 
 Run from the root of this repository; <checkout> is one of github.com/mlvlab/MELTR. Their files import transformers (4.30 was
 used), torchvision, cv2, pandas and tqdm; where a package can't be installed, a stand-in on PYTHONPATH does, since all they
 take here of torchvision is transforms.Normalize, and of cv2 nothing. Pre-trained files are not needed.
 
 Prints a table of relative errors on the toy model of tests/test_violet.py, in float64 and float32: names, shapes and
-counts, each intermediate, each loss, each loss's gradient, masking from equal draws. `--base`: also one forward at base
-size (3 GB). `--store`: writes the numbers that tests/test_violet.py reads.
+counts, each intermediate, each loss, each loss's gradient, masking from equal draws. `--base`: also at base size, two clips of
+five frames (see `compare_precisions`; 10 GB). `--store`: writes the numbers that tests/test_violet.py reads.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from meltr_ray.backbones.violet import VIOLET_TASKS, Violet
 from meltr_ray.config import VioletConfig
 from meltr_ray.data import block_masking
 from meltr_ray.tasks.violet import VioletBatch, pair_numbers, violet_losses
 from tests import test_violet as toy
+from tests.parity.allinone import Quantities, compare_precisions, errors, gradients, print_precisions, relative, shake
 
 FILES = ("lib", "utils", "meltr", "agent", "video_swin", "dataset", "model", "main_retrieval", "main_qamc", "main_qaoe")
 TASK_FILES = {"retrieval": "main_retrieval", "multiple_choice": "main_qamc", "open_ended": "main_qaoe"}
 CLASSES = {"retrieval": "Retrieval", "multiple_choice": "QAMC", "open_ended": "QAOE"}
 COUNTER = "enc_txt.emb_txt.position_ids"
 """A buffer that older versions of transformers save: positions 0, 1, 2, ..."""
+BASE_WORDS, BASE_ANSWERS = 30522, 1000
+"""At base size: the vocabulary of bert-base-uncased, and a number of answers."""
 SETTINGS = dict.fromkeys(("lr", "decay", "gamma", "meltr_lr", "meltr_decay", "max_grad_norm"), 0.1)
 
 
@@ -66,6 +70,8 @@ def load_published(checkout: Path, config: VioletConfig) -> dict[str, types.Modu
         swin, embed_dim=config.swin_width, depths=list(config.swin_depths), num_heads=list(config.swin_heads),
         window_size=config.swin_window,
     )  # fmt: skip
+    # as torch asks today
+    modules["video_swin"].checkpoint = types.SimpleNamespace(checkpoint=functools.partial(checkpoint, use_reentrant=False))
     return modules
 
 
@@ -145,6 +151,12 @@ def run_published(
 
 def run_ours(model: Violet, task: str, batch: VioletBatch) -> tuple[dict[str, Tensor], Tensor]:
     """The same of our methods; scores at all positions, where the losses take the masked ones."""
+    with torch.no_grad():
+        found = our_passes(model, task, batch)
+    return found, violet_losses(model, batch, toy.LOSSES[task])
+
+
+def our_passes(model: Violet, task: str, batch: VioletBatch) -> dict[str, Tensor]:
     ids, mask, masked_ids = (x.flatten(0, -2) for x in (batch.text_ids, batch.text_mask, batch.masked_text_ids))
     found = {}
     hook = model.enc_img.swin.register_forward_hook(lambda _, __, output: found.update(swin=output))
@@ -164,24 +176,7 @@ def run_ours(model: Violet, task: str, batch: VioletBatch) -> tuple[dict[str, Te
     found["matching scores"] = matching.view(len(batch.frames), -1)
     if task != "retrieval":
         found["answer scores"] = model.choose_answer(first["answer"].unflatten(0, (len(batch.frames), -1)))
-    return found, violet_losses(model, batch, toy.LOSSES[task])
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference over the largest absolute value."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-def gradient_error(ours: nn.Module, theirs: nn.Module, loss: Tensor, their_loss: Tensor) -> float:
-    """Norm of the difference of all gradients, over the norm."""
-    options = dict(retain_graph=True, allow_unused=True, materialize_grads=True)
-    parameters, others = dict(ours.named_parameters()), dict(theirs.named_parameters())
-    pairs = zip(
-        torch.autograd.grad(loss, list(parameters.values()), **options),
-        torch.autograd.grad(their_loss, [others[name] for name in parameters], **options),
-    )
-    norms = torch.tensor([[(a - b).norm(), b.norm()] for a, b in pairs]).norm(dim=0)
-    return (norms[0] / norms[1]).item()
+    return found
 
 
 def masking_differs(modules: dict[str, types.ModuleType], task: str, seed: int) -> int:
@@ -237,7 +232,7 @@ def compare(modules: dict[str, types.ModuleType], task: str, dtype: torch.dtype)
     rows = {name: relative(got[name].flatten(), value.flatten()) for name, value in expected.items()}
     for name, loss, their_loss in zip(toy.LOSSES[task], losses, their_losses, strict=True):
         rows[f"loss {name}"] = relative(loss, their_loss)
-        rows[f"gradient {name}"] = gradient_error(ours, theirs, loss, their_loss)
+        rows |= errors(f"gradient {name}", gradients(loss, ours), gradients(their_loss, theirs))
     return rows
 
 
@@ -245,7 +240,8 @@ def compare_swin(modules: dict[str, types.ModuleType], case: str, dtype: torch.d
     ours, theirs, pixels = swin_case(modules, case, dtype)
     got, expected = ours(pixels), theirs(pixels.transpose(1, 2)).permute(0, 2, 3, 4, 1)
     rows = {f"swin {case}": relative(got, expected)}
-    return rows | {f"gradient swin {case}": gradient_error(ours, theirs, got.square().mean(), expected.square().mean())}
+    both = gradients(got.square().mean(), ours), gradients(expected.square().mean(), theirs)
+    return rows | errors(f"gradient swin {case}", *both)
 
 
 def swin_case(modules: dict[str, types.ModuleType], case: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module, Tensor]:
@@ -256,24 +252,53 @@ def swin_case(modules: dict[str, types.ModuleType], case: str, dtype: torch.dtyp
     return ours, theirs.to(dtype).eval(), toy.toy_pixels(1, frames, 3, rows, columns).to(dtype)
 
 
-def compare_base(checkout: Path) -> None:
-    """One float32 forward of retrieval at base size: 2 clips of 5 frames, 224 x 224, 25 word pieces."""
-    config = VioletConfig(size="base")
-    modules = load_published(checkout, config)
+def base_batch(task: str, config: VioletConfig, dtype: torch.dtype) -> VioletBatch:
+    """Two clips; texts of 25 and 11 pieces, for multiple choice two options each, of 25 to 9."""
+    generator, is_choice = np.random.default_rng(0), task == "multiple_choice"
+    rows = config.image_size // config.patch_pixels
+    grid = (config.num_frames, rows, rows)
+    lengths = np.array([[25, 9], [11, 20]] if is_choice else [25, 11])[..., None]
+    place = np.arange(25)
+    ids = np.where(place < lengths, generator.integers(1000, BASE_WORDS, size=(*lengths.shape[:-1], 25)), 0)
+    ids = np.where(place == 0, toy.CLS, np.where(place == lengths - 1, toy.SEP, ids))
+    hide = block_masking.hide_options if is_choice else block_masking.hide_words
+    masked_ids, word_labels = hide(ids, ids < 1000, 0.15, toy.MASK, generator)
+    blocks = block_masking.cover(*block_masking.draw_blocks(2, grid, generator), grid)
+    frames = block_masking.hide_pixels(generator.random((2, config.num_frames, 3, config.image_size, config.image_size)), blocks)
+    tokens = generator.integers(config.num_visual_tokens, size=blocks.shape)
+    answers = np.array({"retrieval": [0, 0], "multiple_choice": [1, 0], "open_ended": [7, 912]}[task])
+    arrays = (frames, ids, place < lengths, masked_ids, word_labels, block_masking.label_patches(tokens, blocks), answers)
+    batch = VioletBatch(*(torch.from_numpy(x) for x in arrays))
+    batch.frames = batch.frames.to(dtype)
+    return batch
+
+
+def base_quantities(modules: dict[str, types.ModuleType], task: str, owner: str, dtype: torch.dtype) -> Quantities:
+    """Those of base size, in evaluation mode; weights as our constructor draws them, and noise.
+
+    Both recompute activations, theirs in Video Swin: that takes a third off the memory and changes no number.
+    """
+    config = VioletConfig(size="base", activation_checkpointing=True)
     torch.manual_seed(0)
-    ours = Violet(config, 30522).eval()
-    theirs = make_published(modules, config, "retrieval", 30522, 0).eval()
-    load_ours(theirs, ours)
-    frames, ids = torch.rand(2, 5, 3, 224, 224), torch.randint(104, 30522, (2, 25))
-    mask = torch.arange(25) < torch.tensor([[25], [11]])
-    with torch.no_grad(), without_files(config, 30522):
-        words, patches, matching, _ = theirs(frames, ids, mask.long(), ids.flip(1))
-        video = ours.encode_video(frames)
-        crossed = ours.encode_cross(ours.embed_text(ids.flip(1)), mask, video)
-        similarity = ours.pair_similarity(ours.embed_text(ids), mask, video).T / config.matching_temperature
-    print(f"base float32  word scores     {relative(ours.predict_words(crossed[:, :25]), words):.1e}")
-    print(f"base float32  patch scores    {relative(ours.predict_patches(crossed[:, 25:]), patches):.1e}")
-    print(f"base float32  matching scores {relative(similarity, matching):.1e}")
+    model = Violet(config, BASE_WORDS, task, BASE_ANSWERS).eval()
+    shake(model)
+    run = run_ours
+    if owner == "theirs":
+        ours, model = model, make_published(modules, config, task, BASE_WORDS, BASE_ANSWERS).eval()
+        load_ours(model, ours)
+        count = sum(p.numel() for p in model.parameters())
+        assert [name for name, _ in sorted(ours.named_parameters())] == [name for name, _ in sorted(model.named_parameters())]
+        print(f"{task:16}names and shapes of {len(ours.state_dict())} entries equal, {count} parameters, {dtype}")
+        del ours
+        run = functools.partial(run_published, modules)
+        for module in model.modules():
+            module.use_checkpoint = True
+    found, losses = run(model.to(dtype), task, base_batch(task, config, dtype))
+    yield from ((name, value.detach().flatten()) for name, value in found.items())
+    del found
+    for name, loss in zip(toy.LOSSES[task], losses, strict=True):
+        yield f"loss {name}", loss.detach()
+        yield f"gradient {name}", gradients(loss, model)
 
 
 def store(modules: dict[str, types.ModuleType], checkout: Path) -> None:
@@ -292,7 +317,7 @@ def store(modules: dict[str, types.ModuleType], checkout: Path) -> None:
     base = VioletConfig(size="base")
     base_modules = load_published(checkout, base)
     for task in VIOLET_TASKS:
-        theirs = make_published(base_modules, base, task, 30522, 1000)
+        theirs = make_published(base_modules, base, task, BASE_WORDS, BASE_ANSWERS)
         names = [f"{name} {tuple(value.shape)}" for name, value in sorted(published_state(theirs).items())]
         numbers[f"{task}/names"] = np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
         numbers[f"{task}/count"] = sum(p.numel() for p in theirs.parameters())
@@ -304,7 +329,7 @@ def store(modules: dict[str, types.ModuleType], checkout: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--base", action="store_true")
+    parser.add_argument("--base", nargs="*", metavar="TASK", help="tasks; none given: all three")
     parser.add_argument("--store", action="store_true")
     arguments = parser.parse_args()
     random.seed(0)
@@ -321,8 +346,10 @@ def main() -> None:
             print(f"{'':16}{name:28}{exact[name]:10.1e}{single[name]:10.1e}")
     if arguments.store:
         store(modules, arguments.checkout)
-    if arguments.base:
-        compare_base(arguments.checkout)
+    if arguments.base is not None:
+        modules = load_published(arguments.checkout, VioletConfig(size="base"))
+        for task in arguments.base or VIOLET_TASKS:
+            print_precisions(task, compare_precisions(functools.partial(base_quantities, modules, task)))
 
 
 if __name__ == "__main__":
