@@ -429,7 +429,7 @@ def test_steps_are_those_of_the_optimiser_alone(found, method):
     for step in range(STEPS):
         model(toy_batch(step)).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        factor = (step + 1) / warm if step + 1 < warm else (STEPS - step) / (STEPS - warm)
+        factor = min(1.0, (step + 1) / warm if step + 1 < warm else (STEPS - step) / (STEPS - warm))
         for group, name in zip(optimizer.param_groups, named):
             group["lr"] = 1e-2 * factor * rates[name]
         optimizer.step()
