@@ -195,8 +195,17 @@ def ours(case: Case, batch: Any) -> tuple[nn.Module, Callable[[], Tensor]]:
     return model, losses
 
 
+def import_packages(case: Case, stand_ins: list[str]) -> None:
+    """What the authors' code imports from others; it is no memory of a step."""
+    if case.backbone == "allinone":  # a stand-in for torchvision must not reach these
+        for name in ("transformers.models.bert.modeling_bert", "transformers.optimization"):
+            importlib.import_module(name)
+    sys.path[:0] = stand_ins
+    importlib.import_module(f"tests.parity.{case.backbone}")
+
+
 def theirs(case: Case, batch: Any, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """The same of the authors' code."""
+    """As `ours`, of the authors' code."""
     return {"univl": their_univl, "violet": their_violet, "allinone": their_allinone}[case.backbone](case, batch, checkout)
 
 
@@ -249,13 +258,13 @@ def their_allinone(case: Case, batch: AllInOneBatch, checkout: Path) -> tuple[nn
     return model, losses
 
 
-def serve(side: str, case: Case, checkout: str) -> None:
+def serve(side: str, case: Case, checkout: str, stand_ins: list[str]) -> None:
     """A process of one code: for each line read, one step, and a line of JSON with its seconds and bytes; `count`: FLOPs."""
     say, sys.stdout = sys.stdout, sys.stderr  # their code prints
     torch.manual_seed(0)
     batch, device = make_batch(case), torch.device(case.device)
     if side == "theirs":
-        importlib.import_module(f"tests.parity.{case.backbone}")  # what it imports is no memory of a step
+        import_packages(case, stand_ins)
     memory.reset_peak(device)
     before = memory.peak_bytes(device)
     model, losses = ours(case, batch) if side == "ours" else theirs(case, batch, Path(checkout))
@@ -286,9 +295,9 @@ class Server:
 
     def __init__(self, side: str, case: Case, checkout: Path | None, stand_ins: list[str], threads: int):
         self.name = f"{side}, {case.backbone}"
-        spec = json.dumps([side, asdict(case), str(checkout)])
-        folders = [str(Path(__file__).parents[1]), *(stand_ins if side == "theirs" else [])]
-        settings = {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+        spec = json.dumps([side, asdict(case), str(checkout), stand_ins])
+        root = str(Path(__file__).parents[1])
+        settings = {"PYTHONPATH": root, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
         self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.backbones", "--serve", spec], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -420,8 +429,8 @@ def main() -> int:
         parser.add_argument(task, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        side, case, checkout = json.loads(arguments.serve)
-        serve(side, Case(**case), checkout)
+        side, case, checkout, stand_ins = json.loads(arguments.serve)
+        serve(side, Case(**case), checkout, stand_ins)
         return 0
     if arguments.loading:
         what, case, folder = json.loads(arguments.loading)

@@ -23,9 +23,9 @@ def derivatives(product, x, weight, bias, direction) -> list[torch.Tensor]:
     return [t.detach() for t in (value, *gradient, *second, tangent)]
 
 
-@pytest.mark.parametrize("shape", [(6, 100), (600,), (601,), (5, 4, 40)])
+@pytest.mark.parametrize("shape", [(9, 100), (1201,), (600,), (5, 4, 50)])
 def test_products_by_onednn_are_those_in_float64_and_so_are_their_derivatives(shape, monkeypatch):
-    """601 rows stay with MKL."""
+    """600 rows are too few for oneDNN."""
     monkeypatch.setattr(layers, "ONEDNN_PRODUCT", 0)
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(size, generator=generator) for size in ((*shape, 24), (40, 24), (40,)) * 2]
@@ -44,12 +44,12 @@ def test_large_products_are_given_to_onednn():
     assert "aten::mkldnn_convolution" in {event.key for event in profile.key_averages()}
 
 
-@pytest.mark.parametrize("bias_rows", [1, 5])
+@pytest.mark.parametrize("bias_rows", [1, 3])
 def test_attention_in_blocks_has_all_derivatives(bias_rows, monkeypatch):
-    monkeypatch.setattr(layers, "CACHED_SCORES", 2 * 2 * 3 * 4)  # blocks of two rows, and one of one
+    monkeypatch.setattr(layers, "CACHED_SCORES", 2 * 1 * 2 * 3)  # a block of two rows and one of one
     generator = torch.Generator().manual_seed(0)
     query, key, value, bias = (torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
-                               for shape in ((5, 2, 3, 6), (5, 2, 4, 6), (5, 2, 4, 6), (bias_rows, 2, 3, 4)))  # fmt: skip
+                               for shape in ((3, 1, 2, 2), (3, 1, 3, 2), (3, 1, 3, 2), (bias_rows, 1, 2, 3)))  # fmt: skip
     inputs = (query, key, value, bias)
     torch.testing.assert_close(blocked_attention(*inputs), F.scaled_dot_product_attention(query, key, value, bias))
     assert torch.autograd.gradcheck(blocked_attention, inputs, check_forward_ad=True)

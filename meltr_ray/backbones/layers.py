@@ -20,7 +20,7 @@ MASKED_SCORE = -10000.0
 CACHED_SCORES = 2**20
 """Attention scores (float32) that a core of a CPU can keep in its cache."""
 ONEDNN_PRODUCT = 2**24
-"""Multiplications from which on a product is given to oneDNN; below, its preparations cost more than it saves."""
+"""Multiplications from which on a product is given to oneDNN; below, its preparations cost what it saves."""
 
 
 def layer_norm(size: int) -> nn.LayerNorm:
@@ -42,15 +42,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`, (..., K) and (N, K) -> (..., N), on a CPU with AVX-512 by oneDNN where that is faster.
 
     torch gives float32 products to MKL, which leaves AVX-512 unused on AMD: 100 against 200 GFLOP/s a core there. oneDNN gets a
-    convolution of one pixel instead, which is the same product, with derivatives of every order in both modes. torch hands
-    one to oneDNN for 16 images or more, and oneDNN wants 16 pixels or more of each; other products stay with MKL.
+    convolution by one pixel instead, which is the same product, with derivatives of every order in both modes. The dilation,
+    which one pixel doesn't feel, is what makes torch choose oneDNN; for inputs of 20480 values or fewer it doesn't.
     """
-    rows = x.numel() // weight.size(1)
-    images = next((n for n in range(16, 65) if rows % n == 0 and rows // n >= 16), 0)
-    if not images or rows * weight.numel() < ONEDNN_PRODUCT or not has_onednn(x):
+    if x.numel() <= 20480 or x.numel() * weight.size(0) < ONEDNN_PRODUCT or not has_onednn(x):
         return F.linear(x, weight, bias)
-    pixels = x.reshape(images, 1, rows // images, -1).permute(0, 3, 1, 2)  # channels last, so no copy
-    return F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+    pixels = x.reshape(1, 1, -1, x.size(-1)).permute(0, 3, 1, 2)  # channels last, so nothing is copied
+    return F.conv2d(pixels, weight[:, :, None, None], bias, dilation=2).permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 def has_onednn(x: Tensor) -> bool:
