@@ -140,7 +140,7 @@ def learning_rate_table(sweep: Sweep) -> Table | None:
 
 def sceptic_table(sweep: Sweep) -> Table:
     split, table = tables.sceptic(sweep)
-    metrics = [name for name in tables.RETRIEVAL_METRICS if name in table and name != sweep.metric.name]
+    metrics = [name for name in tables.METRICS if name in table and name != sweep.metric.name]
     rows = []
     for what, r in table.iterrows():
         is_arm = r.n is not None and np.isfinite(r.n)

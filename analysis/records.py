@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 from meltr_ray import results
 from meltr_ray.config import CONTROL_LOSSES, ConfigError, SweepConfig
 
+LABELS = {"bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr", "mae": "MAE", "negative_mae": "−MAE",
+          "accuracy_2": "Acc-2", "accuracy_2_non_zero": "Acc-2 without 0", "accuracy_7": "Acc-7", "f1": "F1"}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -27,7 +30,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        return re.sub(r"^recall_at_(\d+)$", r"R@\1", self.name).replace("_", " ")
+        return LABELS.get(self.name) or re.sub(r"^recall_at_(\d+)$", r"R@\1", self.name).replace("_", " ")
 
     @property
     def points(self) -> str:

@@ -16,14 +16,16 @@ from meltr_ray import results
 from meltr_ray.config import CONTROL_LOSSES
 
 __all__ = [
-    "HOW", "RETRIEVAL_METRICS", "Metric", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
+    "HOW", "METRICS", "Metric", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
     "headline_comparison", "learning_rate_search", "leave_one_out", "load", "losses_of", "missing", "not_finished",
     "pairs", "sceptic", "settings_apart", "slopes",
 ]  # fmt: skip
 
 DEMOTED_BELOW = 0.8
 """A control counts as demoted when the upper end of its slope, as a share of the mean genuine slope, stays below this."""
-RETRIEVAL_METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank")
+METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "accuracy", "accuracy_known", "bleu_4", "meteor", "rouge_l",
+           "cider", "distinct_captions", "mae", "correlation", "accuracy_2", "accuracy_2_non_zero", "accuracy_7", "f1")  # fmt: skip
+"""Columns shown beside the headline, those of the sweep's task alone."""
 HOW = {
     "test": "test split, equal steps",
     "steps": "validation, equal steps",
@@ -214,7 +216,7 @@ def sceptic(sweep: Sweep) -> tuple[str, pd.DataFrame]:
     """
     rows = {arm: arm_trials(sweep, arm) for arm in reversed(sweep.compared)}
     split = "test" if any(np.isfinite(r.test_score).any() for r in rows.values()) else "validation"
-    shown = [name for name in RETRIEVAL_METRICS if sweep.rows[name].notna().any()]
+    shown = [name for name in METRICS if sweep.rows[name].notna().any()]
     records = [
         {"what": name, "n": None, "score": values.get(sweep.metric.name), **{key: values.get(key) for key in shown}}
         for name, values in sweep.baselines.get(split, {}).items()

@@ -19,7 +19,7 @@ from meltr_ray.config import ABOUT_THE_COMMAND, Config, ConfigError, to_flat
 
 MARKER = "COMPLETE"
 KEEP = 2
-MAY_CHANGE = (*ABOUT_THE_COMMAND, "train.threads", "train.max_failures")
+MAY_CHANGE = (*ABOUT_THE_COMMAND, "train.threads", "train.max_failures", "data.loader_workers", "data.prefetch")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 

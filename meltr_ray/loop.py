@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 from meltr_ray.combiners import slopes
 from meltr_ray.config import Config
-from meltr_ray.data.batches import Batches, MetaBatches
 from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.meta import Meta
 from meltr_ray.results import RunningMeans
+from meltr_ray.tasks.batch import Batch
 
 
 class Diverged(RuntimeError):
@@ -34,19 +35,22 @@ class Progress:
     means: RunningMeans = field(default_factory=RunningMeans)  # since the last row of the results table
 
 
-def train(config: Config, engine: Any, combiner: nn.Module, meta: Meta, batches: Batches, meta_batches: MetaBatches,
+def train(config: Config, engine: Any, combiner: nn.Module, meta: Meta, batches: Iterable[tuple[list[Batch], list[Batch] | None]],
           progress: Progress, evaluate: Callable[[], None], save: Callable[[], None]) -> None:  # fmt: skip
-    """Inner steps on w, and before every `aid.inner_steps`-th of them a meta step on phi (arXiv 2303.13009, alg. 1)."""
-    num_micro = config.engine.gradient_accumulation
-    for step in range(progress.step, config.train.steps):
-        started = time.perf_counter()
-        micro_batches = [batches[step * num_micro + micro].to(engine.device) for micro in range(num_micro)]
+    """Inner steps on w, and before every `aid.inner_steps`-th of them a meta step on phi (arXiv 2303.13009, alg. 1).
+
+    `batches`: of each step from `progress.step` on, its micro-batches, and the meta batches where a meta step is due.
+    """
+    started = time.perf_counter()
+    for step, (micro_batches, meta_batches) in zip(range(progress.step, config.train.steps), batches):
+        micro_batches = [batch.to(engine.device) for batch in micro_batches]
         known: list[Tensor] = []
         if meta.is_due(step):
-            meta_batches_here = [batch.to(engine.device) for batch in meta_batches[step]]
-            inner = engine.problem(micro_batches, meta_batches_here, config.task.primary, config.aid)
+            meta_started = time.perf_counter()
+            meta_batches = [batch.to(engine.device) for batch in meta_batches]
+            inner = engine.problem(micro_batches, meta_batches, config.task.primary, config.aid)
             progress.means.add(outer_step(meta, inner, config, step))
-            progress.meta_seconds += time.perf_counter() - started
+            progress.meta_seconds += time.perf_counter() - meta_started
             known = [inner.losses()[0]]  # made by the meta step, at this w and with these masks
         for micro, batch in enumerate(micro_batches):
             losses = known[micro] if micro < len(known) else engine.losses(batch)  # (T,)
@@ -60,6 +64,7 @@ def train(config: Config, engine: Any, combiner: nn.Module, meta: Meta, batches:
             evaluate()
         if is_due(progress.step, config.train.checkpoint_every, config.train.steps):
             save()
+        started = time.perf_counter()
 
 
 def is_due(step: int, every: int, last: int) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable
+from types import ModuleType
+from typing import Any, Callable
 
 import torch
 from safetensors.torch import load_file
@@ -14,51 +15,76 @@ from meltr_ray.backbones.start import check_start, load_start
 from meltr_ray.backbones.univl import UniVL
 from meltr_ray.backbones.violet import Violet
 from meltr_ray.config import Config, ConfigError
-from meltr_ray.data.store import ClipStore
+from meltr_ray.data.folder import DataFolder
 from meltr_ray.data.visual_tokens import VisualTokens, ensure_visual_tokens
-from meltr_ray.data.vocabulary import Vocabulary
-from meltr_ray.tasks import retrieval
-from meltr_ray.tasks.allinone import AllInOneInputs, AllInOneLosses
-from meltr_ray.tasks.retrieval import Inputs
-from meltr_ray.tasks.univl import UniVLInputs, UniVLLosses
+from meltr_ray.tasks import captioning, question_answering, retrieval, sentiment
+from meltr_ray.tasks.allinone import AllInOneInputs, AllInOneLosses, allinone_heads
+from meltr_ray.tasks.examples import Examples
+from meltr_ray.tasks.univl import UniVLLosses
+from meltr_ray.tasks.univl_batch import AudioScale, UniVLInputs
 from meltr_ray.tasks.violet import VioletInputs, VioletLosses
 from meltr_ray.tuning import check_tuning, prepare_for_tuning
 
-RETRIEVAL_HEADS = ("itm_score", "mlm_score", "projections", "rank_output")
+TASKS = {
+    "retrieval": retrieval,
+    "multiple_choice": question_answering,
+    "open_ended": question_answering,
+    "captioning": captioning,
+    "sentiment": sentiment,
+}
+"""Task -> its module: METRIC, `examples`, `predict`, `metrics` and `report`."""
 
 
-def make_model(config: Config, vocabulary: Vocabulary, feature_size: int, start: bool = True) -> nn.Module:
+def task_module(config: Config) -> ModuleType:
+    return TASKS[config.task.name]
+
+
+def make_model(config: Config, data: DataFolder, start: bool = True) -> nn.Module:
     """The module that is trained: the losses around their backbone, weights drawn from the current generator.
 
     `start`: read the imported checkpoint that training starts from, where the settings name one.
     """
-    model = build(config, len(vocabulary), feature_size)
+    model = build(config, data)
     if config.backbone.weights and start:
-        load_start(model.backbone, config.backbone, len(vocabulary))
+        load_start(model.backbone, config.backbone, len(data.vocabulary))
     prepare_for_tuning(model, config)
     return model
 
 
-def build(config: Config, vocabulary_size: int, feature_size: int) -> nn.Module:
+def build(config: Config, data: DataFolder) -> nn.Module:
     """That module as its backbone's authors have it, before anything is loaded, frozen or added."""
-    match config.backbone.name:
+    backbone, task, num_words = config.backbone, config.task, len(data.vocabulary)
+    match backbone.name:
         case "univl":
-            return UniVLLosses(UniVL(config.backbone, vocabulary_size, feature_size), config.task)
+            heads = dict(task=task.name, num_answers=data.num_answers, audio_size=data.audio_size)
+            return UniVLLosses(UniVL(backbone, num_words, data.feature_size, **heads), task)
         case "violet":
-            return VioletLosses(Violet(config.backbone, vocabulary_size), config.task)
+            return VioletLosses(Violet(backbone, num_words, task.name, data.num_answers), task)
         case "allinone":
-            return AllInOneLosses(AllInOne(config.backbone, vocabulary_size, RETRIEVAL_HEADS), config.task)
+            return AllInOneLosses(AllInOne(backbone, num_words, allinone_heads(task), data.num_answers), task)
 
 
-def make_inputs(config: Config, vocabulary: Vocabulary) -> Inputs:
-    """What turns clips and captions into that module's batches."""
+def make_inputs(config: Config, data: DataFolder) -> Any:
+    """What turns clips, captions and questions into that module's batches."""
+    common = dict(task=config.task, answers=data.answers)
     match config.backbone.name:
         case "univl":
-            return UniVLInputs(vocabulary, config.data)
+            return UniVLInputs(data.vocabulary, config.data, **common, backbone=config.backbone, feature_size=data.feature_size,
+                               audio=audio_scale(config, data))  # fmt: skip
         case "violet":
-            return VioletInputs(vocabulary, config.data, config.backbone, visual_tokens(config))
+            return VioletInputs(data.vocabulary, config.data, config.backbone, visual_tokens(config), **common)
         case "allinone":
-            return AllInOneInputs(vocabulary, config.data, config.backbone)
+            return AllInOneInputs(data.vocabulary, config.data, config.backbone, **common)
+
+
+def audio_scale(config: Config, data: DataFolder) -> AudioScale | None:
+    """How audio is standardised: by the train split; None where the task doesn't read it."""
+    return AudioScale.of(data.split("train")) if config.task.name == "sentiment" and data.audio_size else None
+
+
+def make_examples(config: Config, data: DataFolder, split: str) -> Examples:
+    """What the task draws batches from, and is scored on."""
+    return task_module(config).examples(data.split(split), config)
 
 
 def visual_tokens(config: Config, report: Callable[[str], None] = print) -> VisualTokens:
@@ -72,33 +98,25 @@ def make_ready(config: Config, report: Callable[[str], None] = print) -> None:
     """What has to be checked or made before any worker starts: called on the driver, on a prepared data folder.
 
     Raises:
-        ConfigError: the data set lacks videos that the backbone reads; the vocabulary is no file of word pieces; the checkpoint
-            to start from is of another backbone, size or vocabulary; a module to tune doesn't exist.
+        ConfigError: the data set lacks what the backbone reads or the task asks; the vocabulary is no file of word pieces; the
+            checkpoint to start from is of another backbone, size or vocabulary; a module to tune doesn't exist.
     """
-    vocabulary, store = open_vocabulary(config), open_split(config, "train")
-    check_start(config.backbone, len(vocabulary), store.feature_size)
+    data = DataFolder.open(config)
+    for split in ("train", "meta", "validation", "test"):
+        make_examples(config, data, split)
+    check_start(config.backbone, len(data.vocabulary), data.feature_size)
     with torch.device("meta"):  # names and shapes alone
-        check_tuning(config, build(config, len(vocabulary), store.feature_size))
+        check_tuning(config, build(config, data))
     if config.backbone.name == "violet":
         visual_tokens(config, report)
 
 
 def caveats(config: Config) -> list[str]:
     """What a reader of the results has to know of how the model's inputs were made."""
-    if "masked_patch" not in config.task.loss_set or open_split(config, "train")[0].vq_tokens is not None:
+    if "masked_patch" not in config.task.loss_set or DataFolder.open(config).split("train")[0].vq_tokens is not None:
         return []
     return [f"masked_patch: {config.backbone.num_visual_tokens} k-means tokens of train patches stand in for DALL-E's visual tokens, "
             "which the data set lacks."]  # fmt: skip
-
-
-def open_vocabulary(config: Config) -> Vocabulary:
-    """The vocabulary that the settings name, else the data set's own."""
-    return Vocabulary(config.data.vocabulary or Path(config.data.folder) / "vocabulary.txt")
-
-
-def open_split(config: Config, split: str) -> ClipStore:
-    """A split, with its videos where the backbone reads pixels."""
-    return ClipStore(config.data.folder, split, videos=config.backbone.reads_pixels)
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -> None:
@@ -114,9 +132,20 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], origin: Pat
     model.load_state_dict(weights, strict=False)
 
 
-def score(config: Config, weights: Path, split: str, device: torch.device = torch.device("cpu")) -> dict[str, float]:
-    """Metrics of saved weights on a split; in this process alone."""
-    vocabulary, store = open_vocabulary(config), open_split(config, split)
-    model = make_model(config, vocabulary, store.feature_size, start=False).to(device)
+def predict(model: nn.Module, config: Config, examples: Examples, inputs: Any, device: torch.device) -> list[dict[str, Any]]:
+    """Rows of predictions for `examples`, in evaluation mode and without gradients; the model's mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return task_module(config).predict(model, examples, inputs, device, config.task)
+    finally:
+        model.train(training)
+
+
+def predict_saved(config: Config, weights: Path, split: str, device: torch.device = torch.device("cpu")) -> list[dict[str, Any]]:
+    """`predict` of saved weights on a split; in this process alone."""
+    data = DataFolder.open(config)
+    model = make_model(config, data, start=False).to(device)
     load_weights(model, load_file(weights), weights)
-    return retrieval.evaluate(model, store, make_inputs(config, vocabulary), device, config.task.evaluate_captions)
+    return predict(model, config, make_examples(config, data, split), make_inputs(config, data), device)

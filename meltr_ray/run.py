@@ -14,13 +14,14 @@ from meltr_ray import checkpoint, memory, results
 from meltr_ray.combiners import make_combiner
 from meltr_ray.config import Config
 from meltr_ray.data.batches import Batches, MetaBatches
+from meltr_ray.data.folder import DataFolder
+from meltr_ray.data.loader import Loader
 from meltr_ray.engine import Engine
 from meltr_ray.generators import get_generators, set_generators
 from meltr_ray.loop import Progress, train
 from meltr_ray.meta import Meta
-from meltr_ray.model import load_weights, make_inputs, make_model, open_split, open_vocabulary, score
+from meltr_ray.model import load_weights, make_examples, make_inputs, make_model, predict, predict_saved, task_module
 from meltr_ray.results import RunningMeans
-from meltr_ray.tasks import retrieval
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -40,10 +41,10 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     torch.manual_seed(config.seed)
     device = torch.device("cuda", torch.cuda.current_device()) if config.train.use_gpu else torch.device("cpu")
     memory.reset_peak(device)
-    vocabulary = open_vocabulary(config)
-    inputs = make_inputs(config, vocabulary)
-    stores = {split: open_split(config, split) for split in ("train", "meta", "validation")}
-    model = make_model(config, vocabulary, stores["train"].feature_size)
+    data = DataFolder.open(config)
+    inputs = make_inputs(config, data)
+    examples = {split: make_examples(config, data, split) for split in ("train", "meta", "validation")}
+    model = make_model(config, data)
     combiner = make_combiner(config.combiner, config.task.loss_set, config.task.primary)
 
     found = checkpoint.latest(folder / "checkpoints")
@@ -57,12 +58,12 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
         progress = _restore(found, engine, meta)
 
     place = dict(seed=config.seed, rank=engine.rank, world_size=engine.world_size)
-    batches = Batches(stores["train"], inputs.batch, config.train.batch_size, **place)
-    held_out = Batches(stores["meta"], inputs.batch, config.train.batch_size, **place) if config.aid.meta_batch == "held_out" else None
+    batches = Batches(examples["train"], inputs.batch, config.train.batch_size, **place)
+    held_out = Batches(examples["meta"], inputs.batch, config.train.batch_size, **place) if config.aid.meta_batch == "held_out" else None
     facts = {"trial": folder.name, "arm": arm, "phase": phase}
 
     def evaluate() -> None:
-        metrics = retrieval.evaluate(engine.module, stores["validation"], inputs, device, config.task.evaluate_captions)
+        metrics = task_module(config).metrics(predict(engine.module, config, examples["validation"], inputs, device))
         if metrics["score"] > progress.best_score:
             progress.best_score, progress.best_step = metrics["score"], progress.step
             weights = engine.weights()
@@ -80,10 +81,16 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
         checkpoint.save(folder / "checkpoints", progress.step, engine.rank, shared, own, known, engine.barrier)
 
     meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
-    train(config, engine, combiner, meta, batches, meta_batches, progress, evaluate, save)
+    loader = Loader(batches, meta_batches, meta.is_due, progress.step, config.train.steps, num_loader_workers(config), config.data.prefetch)
+    train(config, engine, combiner, meta, loader, progress, evaluate, save)
     if test:
-        metrics = score(config, folder / "best.safetensors", "test", device)
+        metrics = task_module(config).metrics(predict_saved(config, folder / "best.safetensors", "test", device))
         report(_row(config, facts, engine, meta, progress, "test", "finished", metrics))
+
+
+def num_loader_workers(config: Config) -> int:
+    """Decoding takes longer than a step of a small model, and making batches of features next to nothing."""
+    return int(config.backbone.reads_pixels) if config.data.loader_workers is None else config.data.loader_workers
 
 
 def _restore(found: Path, engine: Engine, meta: Meta) -> Progress:
@@ -112,5 +119,5 @@ def _row(config: Config, facts: dict[str, str], engine: Engine, meta: Meta, prog
         | {"peak_memory_bytes": memory.peak_bytes(engine.device), "meta_steps": meta.num_steps}
         | {"learning_rate": engine.learning_rate(progress.step - 1)}
         | progress.means.values()
-        | metrics
+        | {name: value for name, value in metrics.items() if name in results.COLUMNS}
     )

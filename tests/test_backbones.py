@@ -26,11 +26,12 @@ from meltr_ray.config import (
     TrainConfig,
     VioletConfig,
 )
+from meltr_ray.data.folder import DataFolder
 from meltr_ray.data.store import load_manifest, sha256, write_manifest
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
 from meltr_ray.meta import SOLVERS
-from meltr_ray.model import make_inputs, make_model, open_split, open_vocabulary
+from meltr_ray.model import make_inputs, make_model
 from tests import commands
 from tests.ranks import on_ranks
 from tests.reference import relative_error
@@ -49,11 +50,12 @@ TEMPERATURE = 1.0
 
 def make_case(name: str, folder: str, **settings) -> tuple[Config, nn.Module, list]:
     """Configuration with every loss, its module and three batches of real clips."""
-    config = Config(data=DataConfig(folder=folder), backbone=BACKBONES[name](**settings), task=TaskConfig(loss_set=list(LOSSES[name])),
+    config = Config(data=DataConfig(folder=folder), backbone=BACKBONES[name](**settings), task=TaskConfig(loss_set=list(LOSSES[name]["retrieval"].offered)),
                     train=TrainConfig(batch_size=CLIPS))  # fmt: skip
-    vocabulary, store = open_vocabulary(config), open_split(config, "train")
+    data = DataFolder.open(config)
+    store = data.split("train")
     torch.manual_seed(3)
-    model, inputs = make_model(config, vocabulary, store.feature_size), make_inputs(config, vocabulary)
+    model, inputs = make_model(config, data), make_inputs(config, data)
     with torch.no_grad():  # a fresh model scores all pairs alike, so that rounding would be most of what is compared
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -124,7 +126,7 @@ PASSES = {  # names -> calls of: Video Swin, cross encoder, matching, word and p
     ("masked_language",): (1, 1, 0, 1, 0),
     ("masked_language", "masked_patch"): (1, 1, 0, 1, 1),
     ("matching", "masked_patch", "constant"): (1, 2, 1, 0, 1),
-    LOSSES["violet"]: (1, 2, 1, 1, 1),
+    LOSSES["violet"]["retrieval"].offered: (1, 2, 1, 1, 1),
     ("constant",): (0, 0, 0, 0, 0),
 }
 """All-in-one's are counted in test_allinone.py, UniVL's in test_retrieval.py."""
@@ -133,7 +135,7 @@ PASSES = {  # names -> calls of: Video Swin, cross encoder, matching, word and p
 @pytest.mark.parametrize("names", PASSES, ids="+".join)
 def test_a_loss_set_of_violet_has_only_its_passes(names, digits_folder):
     _, model, (batch, *_) = make_case("violet", str(digits_folder))
-    full = dict(zip(LOSSES["violet"], model(batch).tolist()))
+    full = dict(zip(LOSSES["violet"]["retrieval"].offered, model(batch).tolist()))
     calls, backbone = Counter(), model.backbone
     modules = (backbone.enc_img, backbone.trsfr, backbone.fc, backbone.fc_mtm["predictions"], backbone.fc_mvm)
     for module in modules:
@@ -145,7 +147,8 @@ def test_a_loss_set_of_violet_has_only_its_passes(names, digits_folder):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_batches_come_from_the_seed_alone(name, digits_folder):
     config, _, _ = make_case(name, str(digits_folder))
-    store, inputs = open_split(config, "train"), make_inputs(config, open_vocabulary(config))
+    data = DataFolder.open(config)
+    store, inputs = data.split("train"), make_inputs(config, data)
     clips = [store[i] for i in range(6)]
     first, again, other = (inputs.batch(clips, seed) for seed in (5, 5, 6))
     differ = [key for key, x in vars(first).items() if x is not None and not torch.equal(x, getattr(other, key))]

@@ -1,7 +1,13 @@
 """Folder, store, vocabulary and video."""
 
+import hashlib
 import json
+import os
 import pickle
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +17,19 @@ import pytest
 
 from meltr_ray.config import ConfigError
 from meltr_ray.data import schema, store
+from meltr_ray.data.clip import Clip
 from meltr_ray.data.video import decode_video
 from meltr_ray.data.vocabulary import SPECIAL, build_vocabulary
 
+ROOT = Path(__file__).parents[1]
 CLIPS = Path(__file__).parents[2] / "shared" / "data" / "clips"
-ROWS = 3 * store.ROWS_PER_GROUP // 2  # more than one record batch
+ROWS = store.ROWS_PER_SHARD + store.ROWS_PER_GROUP + 9  # more than one shard, more than one record batch
 
 
 def make_folder(folder: Path, shift: float = 0.0) -> Path:
     random = np.random.default_rng(0)
     features = [random.normal(shift, 1, (2 + at % 3, 5)) for at in range(ROWS)]
-    rows = [schema.row(f"clip{at}", "train", [f"caption {at}", "other"], features[at], video=b"x" * 99) for at in range(ROWS)]
+    rows = [Clip(f"clip{at}", [f"caption {at}", "other"], features[at], video=b"x" * 99) for at in range(ROWS)]
     with store.new_folder(folder) as temporary:
         entry = store.write_split(temporary, "train", rows)
         build_vocabulary(["caption"] * 2, temporary / "vocabulary.txt")
@@ -37,7 +45,9 @@ def test_store_returns_what_the_parquet_holds(tmp_path):
     folder = make_folder(tmp_path / "clips")
     clips = pickle.loads(pickle.dumps(store.ClipStore(folder, "train")))
     assert len(clips) == ROWS and clips.feature_size == 5
-    for clip, row in zip(clips, pq.read_table(folder / "train.parquet").to_pylist(), strict=True):
+    assert [entry["rows"] for entry in store.load_manifest(folder)["splits"]["train"]["shards"]] == [256, 137]
+    rows = [row for path in sorted(folder.glob("train-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    for clip, row in zip(clips, rows, strict=True):
         shape = row["num_frames"], row["feature_size"]
         assert (clip.id, clip.captions) == (row["id"], row["captions"]) and clip.features.dtype == np.float32
         assert np.array_equal(clip.features, np.frombuffer(row["features"], np.float16).reshape(shape))
@@ -56,13 +66,13 @@ def test_the_arrow_cache_follows_the_parquet(tmp_path):
 
 
 def truncate(folder: Path) -> None:
-    (folder / "train.parquet").write_bytes((folder / "train.parquet").read_bytes()[:-100])
+    (folder / "train-00000.parquet").write_bytes((folder / "train-00000.parquet").read_bytes()[:-100])
 
 
 def flip(folder: Path) -> None:
-    content = bytearray((folder / "train.parquet").read_bytes())
+    content = bytearray((folder / "train-00000.parquet").read_bytes())
     content[1000] ^= 1
-    (folder / "train.parquet").write_bytes(content)
+    (folder / "train-00000.parquet").write_bytes(content)
 
 
 def change_version(folder: Path) -> None:
@@ -71,10 +81,11 @@ def change_version(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage, rule", [
-    (truncate, "train.parquet has .* bytes where the manifest says"),
+    (truncate, "train-00000.parquet has .* bytes where the manifest says"),
     (flip, "differs from the manifest's checksum"),
-    (lambda folder: (folder / "train.parquet").unlink(), "lacks train.parquet"),
-    (change_version, "has schema version 99, this code reads 1"),
+    (lambda folder: (folder / "train-00001.parquet").unlink(), "lacks train-00001.parquet"),
+    (lambda folder: (folder / "vocabulary.txt").write_text("[PAD]"), "vocabulary.txt has .* bytes"),
+    (change_version, "has schema version 99, this code reads 2"),
     (lambda folder: (folder / "manifest.json").write_text('{"splits":'), "manifest.json is damaged"),
     (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
     (lambda folder: folder.rename(folder.with_name("elsewhere")), "no such folder"),
@@ -91,9 +102,116 @@ def test_a_damaged_folder_is_refused_in_one_line(tmp_path, damage, rule):
 def test_an_unreadable_parquet_is_one_line_on_first_open_too(tmp_path):
     folder = make_folder(tmp_path / "clips")
     truncate(folder)
-    with pytest.raises(ConfigError, match="^data.folder=.*train.parquet can't be read .*; ") as error:
+    with pytest.raises(ConfigError, match="^data.folder=.*train-00000.parquet can't be read .*; ") as error:
         store.ClipStore(folder, "train")
     assert "\n" not in str(error.value) and not list(folder.glob("*.arrow*"))
+
+
+IMPORT = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from meltr_ray.config import ConfigError
+from meltr_ray.data import store
+from meltr_ray.data.clip import Clip
+
+def load(clip):
+    print(clip.id, flush=True)
+    if sys.argv[2] == "stop":
+        time.sleep(0.01 if clip.id < "clip20" else 60)
+    clip.features = np.random.default_rng(int(clip.id[4:])).normal(size=(64, 64))
+    return clip
+
+store.ROWS_PER_SHARD = 8
+try:
+    with store.new_folder(Path(sys.argv[1]), source="these") as folder:
+        (folder / "vocabulary.txt").write_text("a")
+        clips = [Clip(f"clip{at:02d}", [f"caption {at}"]) for at in range(30)]
+        entry = store.write_split(folder, "train", clips, load)
+        store.write_manifest(folder, name="test", splits={"train": entry}, feature_size=64)
+except ConfigError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+def run_import(folder: Path, how: str = "", **options) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", IMPORT, str(folder), how], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_a_killed_import_goes_on_and_gives_the_same_bytes(tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "clips"
+    assert run_import(whole).wait(60) == 0
+    process = run_import(folder, "stop")
+    while process.stdout.readline() != "clip20\n":
+        pass
+    assert not folder.exists()
+    second = run_import(folder)  # at the same time
+    assert second.wait(60) == 2 and "is being prepared by another process; " in second.stdout.read()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    torn = tmp_path / ".clips.partial" / "train-00001.parquet"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    again = run_import(folder)
+    loaded = again.communicate(timeout=60)[0].split()
+    assert again.returncode == 0 and loaded == [f"clip{at:02d}" for at in range(8, 30)]  # the first shard is kept
+    assert contents(folder) == contents(whole) and store.check_folder(folder)["rows"] == {"train": 30}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "whole"]
+
+
+def test_another_source_starts_anew(tmp_path):
+    for source, kept in (("one", False), ("one", True), ("two", False)):
+        with pytest.raises(KeyError), store.new_folder(tmp_path / "clips", source) as folder:
+            assert (folder / "train-00000.parquet").exists() == kept
+            store.write_split(folder, "train", [Clip("a", ["b"])])
+            raise KeyError
+    with pytest.raises(KeyError), store.new_folder(tmp_path / "clips") as folder:
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_changed_clips_are_written_again(tmp_path):
+    first, second = ([Clip(f"clip{at}", [text]) for at in range(count)] for text, count in (("old", 300), ("new", 3)))
+    old = store.write_split(tmp_path, "train", first)
+    assert len(old["shards"]) == 2
+    new = store.write_split(tmp_path, "train", second)
+    assert [path.name for path in tmp_path.glob("*.parquet")] == [new["shards"][0]["file"]]
+    assert pq.read_table(tmp_path / "train-00000.parquet")["captions"].to_pylist() == [["new"]] * 3
+
+
+def test_a_full_disk_is_one_line_and_the_import_goes_on_later(tmp_path):
+    """A limit on file size stands in for a full disk: the writer sees the same kind of error."""
+    folder, limit = tmp_path / "clips", 40_000  # below a shard of 64 KB
+    full = run_import(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    *_, line = full.communicate(timeout=60)[0].splitlines()
+    assert full.returncode == 2 and line.startswith(f"data.folder={folder}: can't be written (file too large); free some space")
+    assert not folder.exists() and not list(tmp_path.glob(".*/train-*.parquet"))
+    assert run_import(folder).wait(60) == 0 and store.check_folder(folder)["rows"] == {"train": 30}
+
+
+def test_a_folder_without_features_is_refused_in_one_line(tmp_path):
+    with store.new_folder(tmp_path / "clips") as folder:
+        entry = store.write_split(folder, "train", [Clip("a", ["b"], video=b"x")])
+        store.write_manifest(folder, name="test", splits={"train": entry}, feature_size=0)
+    clips = store.ClipStore(tmp_path / "clips", "train", videos=True)
+    assert clips.feature_size == 0 and clips[0].features is None and clips.video(0) == b"x"
+    with pytest.raises(ConfigError, match="^data.folder=.*: has clips without frame features.* a of train.*; ") as error:
+        store.ClipStore(tmp_path / "clips", "train", features=True)
+    assert "\n" not in str(error.value)
+
+
+def test_the_document_lists_every_field():
+    described = (ROOT / "docs" / "data.md").read_text()
+    for field in [*schema.SCHEMA, *schema.QUESTION]:
+        assert f"| `{field.name}` | {field.type if field.name != 'questions' else 'list of questions'} " in described, field.name
+        assert f"| {field.metadata[b'meaning'].decode()} |" in described, field.name
+    assert f"Version {schema.VERSION}" in described
 
 
 def test_a_folder_in_use_is_never_overwritten(tmp_path):

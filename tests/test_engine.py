@@ -406,23 +406,20 @@ def univl_combiner() -> MELTR:
 
 
 def univl_case(digits_folder: str, fused: bool):
-    from pathlib import Path
-
-    from meltr_ray.config import UNIVL_LOSSES, UniVLConfig
-    from meltr_ray.data.store import ClipStore
-    from meltr_ray.data.vocabulary import Vocabulary
-    from meltr_ray.model import make_model
-    from meltr_ray.tasks.univl import UniVLInputs
+    from meltr_ray.config import UNIVL_LOSSES, DataConfig, UniVLConfig
+    from meltr_ray.data.folder import DataFolder
+    from meltr_ray.model import make_inputs, make_model
 
     config = Config(
         backbone=UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=32, dropout=0.0, fused_attention=fused,
                                 similarity_temperature=0.1, normalize_embeddings=True),
-        task=TaskConfig(loss_set=list(UNIVL_LOSSES)), train=TrainConfig(batch_size=6),
+        task=TaskConfig(loss_set=list(UNIVL_LOSSES)), train=TrainConfig(batch_size=6), data=DataConfig(folder=str(digits_folder)),
     )  # fmt: skip
-    vocabulary, store = Vocabulary(Path(digits_folder) / "vocabulary.txt"), ClipStore(digits_folder, "train")
+    data = DataFolder.open(config)
+    store, inputs = data.split("train"), make_inputs(config, data)
     torch.manual_seed(3)
-    model = make_model(config, vocabulary, store.feature_size)
-    batches = [UniVLInputs(vocabulary, config.data).batch([store[i] for i in range(start, start + 6)], seed=start) for start in (0, 6)]
+    model = make_model(config, data)
+    batches = [inputs.batch([store[i] for i in range(start, start + 6)], seed=start) for start in (0, 6)]
     return model, *batches, config
 
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from meltr_ray.config import ConfigError
-from meltr_ray.data import pixels, schema, store, visual_tokens
+from meltr_ray.data import pixels, store, visual_tokens
+from meltr_ray.data.clip import Clip
 from meltr_ray.data.pickles import read_pickle
 from meltr_ray.data.video import decode_frames, decode_video, encode_video
 from meltr_ray.data.visual_tokens import VisualTokens, ensure_visual_tokens, shrunk_patches, token_grid
@@ -200,16 +201,16 @@ def test_unreadable_videos_are_one_line(tmp_path, content):
 
 
 def test_store_hands_out_videos(digits_folder):
-    rows = pq.read_table(digits_folder / "meta.parquet", columns=["id", "video"]).to_pylist()
+    rows = pq.read_table(digits_folder / "meta-00000.parquet", columns=["id", "video"]).to_pylist()
     clips = pickle.loads(pickle.dumps(store.ClipStore(digits_folder, "meta", videos=True)))
     assert [clips.video(at) for at in range(len(clips))] == [row["video"] for row in rows]
-    assert clips[3].id == rows[3]["id"] and clips.vq_tokens(3) is None
+    assert clips[3].id == rows[3]["id"] and clips[3].vq_tokens is None
     with pytest.raises(IndexError):
         clips.video(len(clips))
 
 
 def small_folder(folder: Path, **fields) -> Path:
-    rows = [schema.row(f"clip{at}", "train", ["a caption"], np.zeros((2, 3)), **fields) for at in range(2)]
+    rows = [Clip(f"clip{at}", ["a caption"], np.zeros((2, 3)), **fields) for at in range(2)]
     with store.new_folder(folder) as temporary:
         entry = store.write_split(temporary, "train", rows)
         build_vocabulary(["a caption"] * 2, temporary / "vocabulary.txt")
@@ -219,14 +220,14 @@ def small_folder(folder: Path, **fields) -> Path:
 
 def test_store_finds_video_files_and_stored_tokens(tmp_path):
     codes = np.arange(18, dtype=np.int16)
-    folder = small_folder(tmp_path / "clips", video_path="videos/clip.mp4", vq_tokens=codes.tolist())
+    folder = small_folder(tmp_path / "clips", video=Path("videos/clip.mp4"), vq_tokens=codes)
     (folder / "videos").mkdir()
     (folder / "videos" / "clip.mp4").write_bytes(panning_video())
     clips = store.ClipStore(folder, "train", videos=True)
     assert pixels.violet_clip(clips.video(1), 2, 32).shape == (2, 3, 32, 32)
-    assert np.array_equal(token_grid(clips.vq_tokens(1), 2, 3, 3), codes.reshape(2, 3, 3))
+    assert np.array_equal(token_grid(clips[1].vq_tokens, 2, 3, 3), codes.reshape(2, 3, 3))
     with pytest.raises(ConfigError, match="^vq_tokens=<18>: the model takes 5 frames of 3 x 3 patches; "):
-        token_grid(clips.vq_tokens(1), 5, 3, 3)
+        token_grid(clips[1].vq_tokens, 5, 3, 3)
 
 
 def test_a_folder_without_videos_is_refused_in_one_line(tmp_path):
@@ -321,7 +322,17 @@ def test_pickles_of_plain_data_alone_are_read(tmp_path, protocol):
     with pytest.raises(ConfigError, match=r"^pickle=.*: names \w+.mkdir, which is no builtin or numpy array and may run code; "):
         read_pickle(path)
     assert not (tmp_path / "made").exists()
-    for content in (pickle.dumps(plain, protocol)[:-20], pickle.dumps(np.array([{}, None]), protocol)):  # torn; objects
-        path.write_bytes(content)
-        with pytest.raises(ConfigError, match="^pickle=.*: can't be read as a pickle of "):
-            read_pickle(path)
+    path.write_bytes(pickle.dumps(np.array([{"text": "é"}, None]), protocol))  # UniVL's transcripts are arrays of objects
+    assert read_pickle(path).tolist() == [{"text": "é"}, None]
+    path.write_bytes(pickle.dumps(plain, protocol)[:-20])
+    with pytest.raises(ConfigError, match="^pickle=.*: can't be read as a pickle of "):
+        read_pickle(path)
+
+
+def test_a_hostile_type_does_not_reach_numpy(tmp_path):
+    """A state that names fields of a plain type made numpy read memory that isn't the pickle's, and crash."""
+    path = tmp_path / "file.pkl"
+    state = b"(K\x03X\x01\x00\x00\x00|(X\x01\x00\x00\x00ateX\x01\x00\x00\x00a}NJ\xff\xff\xff\xffK\x01K\x00tb."
+    path.write_bytes(b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85R" + state)
+    with pytest.raises(ConfigError, match="^pickle=.*: can't be read as a pickle of "):
+        read_pickle(path)

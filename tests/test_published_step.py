@@ -75,7 +75,8 @@ def step_model(config: Config) -> tuple[UniVLLosses, nn.Module]:
 
 def step_batch(name: str) -> UniVLBatch:
     whole, rows = toy.toy_batch(), list(ROWS[name])
-    batch = replace(whole, **{item.name: getattr(whole, item.name)[rows] for item in fields(whole)})
+    held = {item.name: getattr(whole, item.name) for item in fields(whole)}
+    batch = replace(whole, **{name: x[rows] for name, x in held.items() if x is not None})
     # the published data loader has [PAD] for a target after the caption, and its loss counts that
     targets = torch.where(batch.decoder_target_ids < 0, 0, batch.decoder_target_ids)
     return replace(batch, video=batch.video.double(), masked_video=batch.masked_video.double(), decoder_target_ids=targets,
@@ -125,9 +126,9 @@ def our_path(config: Config) -> list[tuple[Tensor, Tensor]]:
         w = flat([p.detach() for _, p in sorted(model.backbone.named_parameters())])
         path.append((w, flat([p.detach() for _, p in sorted(combiner.named_parameters())])))
 
-    batches = [step_batch(name) for name in TRAINING]
     meta_batches = {step: [step_batch(name)] for step, name in META.items()}
-    train(config, PlainEngine(model), combiner, Meta(combiner, config.aid), batches, meta_batches, Progress(), lambda: None, save)
+    batches = [([step_batch(name)], meta_batches.get(step)) for step, name in enumerate(TRAINING)]
+    train(config, PlainEngine(model), combiner, Meta(combiner, config.aid), batches, Progress(), lambda: None, save)
     return path
 
 

@@ -32,7 +32,7 @@ def toy_config(**settings) -> VioletConfig:
     """Grids of 3 x 10 x 6 and 3 x 5 x 3 patches: windows are padded, shifted, and in the second stage cut to 3 columns."""
     sizes = dict(hidden_size=16, num_heads=2, feed_forward_size=24, cross_layers=2, max_position_embeddings=12, max_frames=6,
                  max_rows=4, swin_depths=(2, 2), swin_heads=(1, 2), swin_window=(2, 3, 4), num_visual_tokens=11,
-                 matching_loss="texts")  # fmt: skip
+                 matching_loss="texts", published_options=True)  # fmt: skip
     return VioletConfig(**sizes | settings)
 
 

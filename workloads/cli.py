@@ -20,12 +20,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from meltr_ray import config_file
-from meltr_ray.config import BACKBONES, BackboneConfig, Config, ConfigError, check
+from meltr_ray.config import BACKBONES, TASKS, BackboneConfig, Config, ConfigError, check
 from tune_spaces.arms import make_config
 
 CONF = Path(__file__).parent / "conf"
 PATHS = (("", "output"), ("data", "folder"), ("data", "vocabulary"), ("backbone", "weights"))
-GROUPS = ("data", "backbone", "experiment")
+GROUPS = ("data", "backbone", "task", "experiment")
+CLASSES = {"backbone": BACKBONES, "task": TASKS}
+"""Groups whose members are settings' classes or names, not files."""
 
 
 def main(command: Callable[[DictConfig, Config], int], description: str, arguments: list[str] | None = None) -> typing.NoReturn:
@@ -70,6 +72,8 @@ def store_settings() -> None:
     ConfigStore.instance().store("schema", node=settings)
     for name, node in BACKBONES.items():
         ConfigStore.instance().store(name, group="backbone", node=node)
+    for name in TASKS:
+        ConfigStore.instance().store(name, group="task", node={"name": name})
 
 
 def fields(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
@@ -112,7 +116,7 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
     Raises:
         ConfigError: the name was given and its folder exists; nothing is overwritten.
     """
-    name = config.name or config.data.name
+    name = config.name or (config.data.name if config.task.name == "retrieval" else f"{config.data.name}_{config.task.name}")
     folder = Path(config.output) / kind / name
     if folder.exists() and chosen:
         raise ConfigError(f"name={name}: {folder} exists; go on with resume={folder} or choose another name")
@@ -168,7 +172,7 @@ def check_models(configs: Iterable[Config]) -> None:
 
     seen = []
     for config in configs:
-        if (key := (config.backbone, config.data, config.tuning)) not in seen:
+        if (key := (config.backbone, config.data, config.task, config.tuning)) not in seen:
             make_ready(config)
             seen.append(key)
 
@@ -201,8 +205,8 @@ def _split(argument: str) -> tuple[str, str]:
 
 
 def _options(group: str) -> list[str]:
-    if group == "backbone":
-        return list(BACKBONES)
+    if group in CLASSES:
+        return list(CLASSES[group])
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 

@@ -1,4 +1,6 @@
-"""Score the best weights of a run or a trial on a split.
+"""Score the best weights of a run or a trial on a split, and write its predictions to look at.
+
+    <checkpoint>/predictions/<split>/   predictions.parquet, metrics.json and predictions.html, which needs no network
 
     python workloads/evaluate.py checkpoint=outputs/sweeps/digits/best split=validation
 """
@@ -19,7 +21,7 @@ from workloads import cli  # noqa: E402
 
 
 def evaluate(settings: DictConfig, config: Config) -> int:
-    """Print the split's metrics as JSON. Returns the exit code."""
+    """Print the split's metrics and their intervals as JSON, and write the predictions. Returns the exit code."""
     if config.checkpoint is None:
         raise ConfigError("checkpoint=None: a run to score is needed; give its folder, such as outputs/sweeps/digits/best")
     check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "one run is scored at a time; give its folder")
@@ -29,11 +31,20 @@ def evaluate(settings: DictConfig, config: Config) -> int:
     trained = config_file.read(folder / "config.yaml")
     if any(argument.startswith("data.folder=") for argument in sys.argv[1:]):
         trained.data.folder = config.data.folder
+    from analysis.predictions import write_page
+    from meltr_ray import predictions
     from meltr_ray.data.store import check_folder
-    from meltr_ray.model import score
+    from meltr_ray.data.thumbnails import thumbnails
+    from meltr_ray.model import predict_saved, task_module
 
     check_folder(Path(trained.data.folder))
-    print(json.dumps({"split": config.split} | score(trained, folder / "best.safetensors", config.split), indent=1))
+    rows = predict_saved(trained, folder / "best.safetensors", config.split)
+    metrics, intervals, notes = task_module(trained).report(rows)
+    facts = dict(split=config.split, data=trained.data.name, checkpoint=str(config.checkpoint), metrics=metrics, intervals=intervals, notes=notes)
+    target = folder / "predictions" / config.split
+    predictions.write(target, trained.task.name, rows, thumbnails(trained.data.folder, config.split), facts)
+    print(json.dumps(predictions.finite({"task": trained.task.name} | facts), indent=1, ensure_ascii=False))
+    print(f"predictions: {write_page(target)}", file=sys.stderr)
     return 0
 
 

@@ -1,7 +1,10 @@
 """Turn what others distribute into the project's own forms: data sets into Parquet, checkpoints into safetensors, and back.
 
     python workloads/prepare.py data=digits
-    python workloads/prepare.py data=msrvtt source=<folder with MSRVTT_data.json and a feature file>
+    python workloads/prepare.py data=msrvtt source=<folder with MSRVTT_data.json and videos or a feature file>
+    python workloads/prepare.py data=msrvtt data.variant=9k data.folder=data/msrvtt_9k source=<folder>
+    python workloads/prepare.py data=videos source=<folder of videos with captions.csv>
+    python workloads/prepare.py extract=<folder of videos> extractor=<folder of a vision model> export=<folder of features>
     python workloads/prepare.py backbone=violet checkpoint=<file>
     python workloads/prepare.py backbone=violet checkpoint=[<BERT>,<Video Swin>]
     python workloads/prepare.py checkpoint=<folder> export=<file>
@@ -29,12 +32,34 @@ COMMON_NAMES = ("model", "pytorch_model")
 
 def prepare(settings: DictConfig, config: Config) -> int:
     """Write `data.folder`, or the folder of an imported checkpoint, or the file `export`. Returns the exit code."""
+    if config.extract:
+        return extract_features(config)
     if config.export:
         check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "export needs a folder; give one")
         return export_checkpoint(Path(config.checkpoint), Path(config.export))
     if config.checkpoint is not None:
         return import_checkpoint(settings, config)
-    prepare_data(config.data.name, Path(config.source) if config.source else None, Path(config.data.folder), print)
+    prepare_data(config.data.name, Path(config.source) if config.source else None, Path(config.data.folder), print, config.data.variant)
+    return 0
+
+
+def extract_features(config: Config) -> int:
+    """Write the features of every video in `extract` to `export`, on the Ray cluster that `cluster` names."""
+    from meltr_ray.data.extract import Frames, Video, extract
+    from meltr_ray.data.feature_files import VIDEO_ENDINGS
+    from workloads.cluster import connected
+
+    check(config.extractor is not None, "extractor", None, "extract needs the folder of a vision model; give it")
+    check(config.export is not None, "export", None, "extract needs a folder to write features to; give it")
+    check(Path(config.extract).is_dir(), "extract", config.extract, "no such folder; correct the path")
+    cli.check_machine(config)
+    paths = sorted(path for path in Path(config.extract).absolute().rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
+    check(len(paths) > 0, "extract", config.extract, "holds no video; give the folder that does")
+    videos = [Video(path.stem, str(path)) for path in paths]
+    frames = Frames(per_second=config.frames_per_second)
+    with cli.chatter_to(Path(config.export).absolute() / "log.txt") as terminal, connected(config):
+        counts = extract(videos, config.extractor, config.export, frames, config.train.use_gpu, report=lambda line: print(line, file=terminal))
+    print(", ".join(f"{name}: {count}" for name, count in counts.items()), "->", config.export)
     return 0
 
 

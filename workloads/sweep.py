@@ -40,7 +40,7 @@ def sweep(settings: DictConfig, config: Config) -> int:
     trials = comparison(settings, config, {})
     for trial in [*search, *trials]:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
-    manifest = ensure_prepared(config.data.name, Path(config.data.folder), print)
+    manifest = ensure_prepared(config.data.name, Path(config.data.folder), print, config.data.variant)
     for trial in [*search, *trials]:
         cli.check_data(trial.config, manifest["rows"])
     cli.check_models(trial.config for trial in [*search, *trials])
@@ -118,12 +118,13 @@ def best_learning_rates(folder: Path) -> dict[str, float]:
 
 def describe(folder: Path, config: Config, rates: dict[str, float], ended: str | None) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table."""
-    from meltr_ray.model import caveats
+    from meltr_ray.model import caveats, task_module
 
     path = folder / "sweep.json"
     manifest = load_manifest(Path(config.data.folder))
     known: dict[str, Any] = dataclasses.asdict(config.sweep) | {
-        "metric": {"name": "recall_at_10", "unit": "%"},
+        "task": config.task.name,
+        "metric": dataclasses.asdict(task_module(config).METRIC),
         "started": json.loads(path.read_text())["started"] if path.exists() else now(),
         "ended": ended,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
@@ -136,7 +137,7 @@ def describe(folder: Path, config: Config, rates: dict[str, float], ended: str |
         "learning_rate_chosen": rates,
     }
     write_json(path, known)
-    write_json(folder / "baselines.json", manifest["baselines"])
+    write_json(folder / "baselines.json", manifest["baselines"].get(config.task.name, {}))
 
 
 def keep_best(folder: Path) -> None:

@@ -31,7 +31,7 @@ def train(settings: DictConfig, config: Config) -> int:
     else:
         folder = cli.new_folder(config, "runs", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
     cli.check_machine(config)
-    cli.check_data(config, ensure_prepared(config.data.name, Path(config.data.folder), print)["rows"])
+    cli.check_data(config, ensure_prepared(config.data.name, Path(config.data.folder), print, config.data.variant)["rows"])
     cli.make_paths_absolute(config)
     cli.check_models([config])
     config_file.write(folder / "config.yaml", config)
@@ -42,7 +42,7 @@ def train(settings: DictConfig, config: Config) -> int:
         from workloads.cluster import connected
 
         def show(row: dict) -> None:
-            print(f"step {row['step']}/{config.train.steps}  score {row['score']:.1f}", file=terminal)
+            print(f"step {row['step']}/{config.train.steps}  score {row['score']:.4g}", file=terminal)
 
         try:
             if config.train.num_workers == 0:
@@ -52,17 +52,20 @@ def train(settings: DictConfig, config: Config) -> int:
                     run_trial(trial, show)
         except Exception as error:
             record_failure(trial, error)
-    return finish(folder)
+    return finish(folder, config)
 
 
-def finish(folder: Path) -> int:
+def finish(folder: Path, config: Config) -> int:
     """Print how the run in `folder` ended; exit code 1 if badly."""
     rows = results.read_trial(folder)
     if not rows or rows[-1]["status"] != "finished":
         print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/log.txt", file=sys.stderr)
         return 1
+    from meltr_ray.model import task_module
+
     best = max(rows, key=lambda row: row["score"])
-    print(f"best validation recall@10 {best['score']:.1f} % at step {best['step']} -> {folder}")
+    metric = task_module(config).METRIC
+    print(f"best validation {metric.name} {best['score']:.4g} {metric.unit}".rstrip() + f" at step {best['step']} -> {folder}")
     return 0
 
 

@@ -25,19 +25,20 @@ TITLES = {"univl": "UniVL", "violet": "VIOLET", "allinone": "All-in-one", "bert"
 
 VIOLET_HEADS = ("fc.", "fc_vtm.", "fc_mc.", "fc_oe.", "fc_mtm.", "fc_mvm.")
 MAY_BE_MISSING = {
-    "univl": ("cross.", "decoder.", "cls.", "cls_visual.", "similarity_dense."),
+    "univl": ("cross.", "decoder.", "cls.", "cls_visual.", "similarity_dense.", "answer_dense.", "score_dense.", "audio."),
     "violet": VIOLET_HEADS,
     "allinone": allinone.MAY_BE_MISSING,
 }
 """Parts, by the beginning of their names, that a backbone's own checkpoint may lack, each wholly.
 
-UniVL's fine-tuning for one task saves the parts of that task. VIOLET's and All-in-one's heads are those of a task."""
+UniVL's fine-tuning for one task saves the parts of that task; its last three are heads of ours. VIOLET's and All-in-one's heads are those of a task."""
 MAY_BE_UNEXPECTED = {
-    "univl": (),
+    "univl": ("visual.", "cls_visual.", "normalize_video."),
     "violet": (*VIOLET_HEADS, "enc_txt.emb_txt.position_ids"),
     "allinone": allinone.MAY_BE_UNEXPECTED,
 }
-"""Entries that a checkpoint may have for nothing: heads of other tasks, MELTR's combiner, a counter 0, 1, 2, .."""
+"""Entries that a checkpoint may have for nothing: heads of other tasks, MELTR's combiner, a counter 0, 1, 2, ..; what reads
+frames, where the data has none."""
 ANSWER_HEADS = {"univl": (), "violet": ("fc_oe.",), "allinone": ("vqa_classifier.",)}
 """Heads with one row for each answer of a data set: with other answers they are made anew."""
 

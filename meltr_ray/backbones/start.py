@@ -27,7 +27,7 @@ from meltr_ray.config import BackboneConfig, ConfigError
 def check_start(config: BackboneConfig, vocabulary_size: int, feature_size: int | None = None) -> None:
     """Refuse a `config.weights` that training can't start from; reads no weights, so the driver can afford it.
 
-    `feature_size`: that of the data set's frame features, where UniVL reads them.
+    `feature_size`: that of the data set's frame features, where UniVL reads them; 0: it has none.
 
     Raises:
         ConfigError: no imported checkpoint is there, or it is of another backbone, size, vocabulary or feature size.
@@ -36,7 +36,7 @@ def check_start(config: BackboneConfig, vocabulary_size: int, feature_size: int 
         return
     read_facts(config.weights)  # first: without it there are no weights to read
     headers = read_headers(config.weights)
-    if feature_size is not None and FRAME_FEATURES in headers and headers[FRAME_FEATURES].size(-1) != feature_size:
+    if feature_size and FRAME_FEATURES in headers and headers[FRAME_FEATURES].size(-1) != feature_size:
         rule = f"takes {headers[FRAME_FEATURES].size(-1)} features a frame, the data set has {feature_size}"
         raise ConfigError(f"backbone.weights={config.weights}: {rule}; use features of the kind that it was trained with")
     plan_start(describe(config, headers)[1], config, vocabulary_size)

@@ -1,7 +1,8 @@
 """UniVL (Luo et al., arXiv 2002.06353): text, visual and cross encoders, a caption decoder and their heads.
 
 Parameter names and shapes are those of the published checkpoint. B: clips, L: word pieces, F: frames, D: video feature
-size, H: hidden size, V: vocabulary size. Masks are bool, true at real positions.
+size, H: hidden size, V: vocabulary size, T: rows of audio, A: audio feature size. Masks are bool, true at real positions.
+Heads of tasks that the authors have no code for (`answer_dense`, `score_dense`, `audio`) exist only for these tasks.
 
 Differs from the published code in: heads take only the positions that are asked for; token types of the text are all 0
 (as its data loaders have them); the poolers of the text and visual encoders exist for the checkpoint's sake, but nothing
@@ -11,6 +12,7 @@ uses them, so they have no gradient.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 
 from meltr_ray.backbones.layers import (
     MASKED_SCORE,
+    Attention,
     DecoderLayer,
+    Dropout,
     Embeddings,
     EncoderLayer,
     LayerStack,
@@ -31,6 +35,7 @@ from meltr_ray.backbones.layers import (
     initialize,
     layer_norm,
     linear,
+    plain_attention,
 )
 from meltr_ray.config import UniVLConfig
 
@@ -101,6 +106,35 @@ class FramePredictions(nn.Module):
         return linear(self.transform(x), self.weight.T, self.bias)
 
 
+class AudioEmbedding(nn.Module):
+    """Standardised audio features (B, T, A) -> (B, T, H), which the cross encoder takes behind the frames."""
+
+    def __init__(self, config: UniVLConfig, audio_size: int):
+        super().__init__()
+        self.dense = Linear(audio_size, config.hidden_size)
+        self.LayerNorm = layer_norm(config.hidden_size)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.dropout(self.LayerNorm(self.dense(audio)))
+
+
+@dataclass
+class DecoderCache:
+    """Keys and values of each layer while captions are generated, N beams a clip, one after another."""
+
+    words: list[tuple[Tensor, Tensor]]
+    """Of the words so far, (B N, heads, length, H / heads) each."""
+    encoded: list[tuple[Tensor, Tensor]]
+    """Of the cross encoder's output, (B, heads, K, H / heads) each: one for all beams of a clip."""
+    bias: Tensor
+    """(B, 1, 1, K), of that output's padding."""
+
+    def follow(self, rows: Tensor) -> None:
+        """Make row i that of beam `rows[i]`, (B N,) int64."""
+        self.words = [(keys[rows], values[rows]) for keys, values in self.words]
+
+
 class Decoder(nn.Module):
     """Caption decoder: ids (B, C) int64, mask (B, C), encoded (B, K, H), encoded mask (B, K) -> scores (N, V).
 
@@ -120,26 +154,80 @@ class Decoder(nn.Module):
         x = self.decoder(self.embeddings(ids), bias, encoded, attention_bias(encoded_mask))
         return self.classifier["cls"]["predictions"](x[chosen])
 
+    def start(self, encoded: Tensor, mask: Tensor, num_beams: int) -> DecoderCache:
+        """A cache without words, for the cross encoder's output (B, K, H) and its mask."""
+        layers, rows = self.decoder.layer, len(encoded) * num_beams
+        encodings = [keys_values(layer.enc_attn["att"], encoded) for layer in layers]
+        empty = [tuple(x.new_empty(rows, x.size(1), 0, x.size(3)) for x in pair) for pair in encodings]
+        return DecoderCache(empty, encodings, attention_bias(mask))
+
+    def step(self, ids: Tensor, cache: DecoderCache) -> Tensor:
+        """The next word (B, N) of each beam -> scores (B, N, V) of the one after it; adds the word to the cache.
+
+        The function of `forward` at the last position, without dropout. Submodules are called as they are, so that weights
+        in shards or with LoRA work.
+        """
+        place = torch.full((1,), cache.words[0][0].size(2), device=ids.device)
+        embeddings = self.embeddings
+        x = embeddings.LayerNorm(embeddings.word_embeddings(ids) + embeddings.position_embeddings(place))
+        for number, layer in enumerate(self.decoder.layer):
+            x = self._layer_step(layer, x, number, cache)
+        return self.classifier["cls"]["predictions"](x)
+
+    def _layer_step(self, layer: DecoderLayer, x: Tensor, number: int, cache: DecoderCache) -> Tensor:
+        alone = x.flatten(0, 1)[:, None]  # (B N, 1, H): beams share no words
+        own = keys_values(layer.slf_attn["att"], alone)
+        keys, values = cache.words[number] = tuple(torch.cat(pair, dim=2) for pair in zip(cache.words[number], own))
+        context = attend(layer.slf_attn["att"], alone, keys, values, x.new_zeros(()))
+        x = layer.slf_attn["output"](context.view_as(x), x)
+        context = attend(layer.enc_attn["att"], x, *cache.encoded[number], cache.bias.to(x.dtype))
+        x = layer.enc_attn["output"](context, x)
+        return layer.output(F.gelu(layer.intermediate["dense"](x)), x)
+
+
+def keys_values(attention: Attention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, K, H) -> keys and values (B, heads, K, H / heads)."""
+    return tuple(dense(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for dense in (attention.key, attention.value))
+
+
+def attend(attention: Attention, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """`attention` of (B, Q, H) over keys and values as `keys_values` gives them -> (B, Q, H), without dropout."""
+    query = attention.query(queries).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+    return plain_attention(query, keys, values, bias).transpose(1, 2).flatten(2)
+
 
 class UniVL(nn.Module):
     """The backbone; its methods are the passes that tasks put their losses together from.
 
-    `config`: sizes and attention; `vocabulary_size`: V; `video_size`: D.
+    `config`: sizes and attention; `vocabulary_size`: V; `video_size`: D, 0: there are no frames and nothing that reads them;
+    `task`: whose head there is beside the published ones; `num_answers` of open_ended; `audio_size`: A of sentiment, or 0.
     """
 
-    def __init__(self, config: UniVLConfig, vocabulary_size: int, video_size: int):
+    def __init__(
+        self, config: UniVLConfig, vocabulary_size: int, video_size: int, task: str = "retrieval", num_answers: int = 0,
+        audio_size: int = 0,
+    ):  # fmt: skip
         super().__init__()
-        self.config = config
+        self.config, self.has_frames, self.has_audio = config, video_size > 0, task == "sentiment" and audio_size > 0
         self.bert = TextEncoder(config, vocabulary_size)
-        self.visual = VisualEncoder(config, video_size)
+        if self.has_frames:
+            self.visual = VisualEncoder(config, video_size)
         self.cross = CrossEncoder(config)
         words, positions = self.bert.embeddings.word_embeddings, self.bert.embeddings.position_embeddings
         self.decoder = Decoder(config, words.weight, positions.weight)
         self.cls = nn.ModuleDict({"predictions": WordPredictions(config, words.weight)})
-        frames = self.visual.embeddings.word_embeddings.weight
-        self.cls_visual = nn.ModuleDict({"predictions": FramePredictions(config, frames)})
+        if self.has_frames:
+            frames = self.visual.embeddings.word_embeddings.weight
+            self.cls_visual = nn.ModuleDict({"predictions": FramePredictions(config, frames)})
         self.similarity_dense = nn.Linear(config.hidden_size, 1)
-        self.normalize_video = nn.Sequential(OrderedDict(visual_norm2d=layer_norm(video_size)))
+        if self.has_frames:
+            self.normalize_video = nn.Sequential(OrderedDict(visual_norm2d=layer_norm(video_size)))
+        if task == "open_ended":
+            self.answer_dense = Linear(config.hidden_size, num_answers)
+        if task == "sentiment":
+            self.score_dense = nn.Linear(config.hidden_size, 1)
+        if self.has_audio:
+            self.audio = AudioEmbedding(config, audio_size)
         initialize(self, config)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -149,6 +237,10 @@ class UniVL(nn.Module):
     def encode_video(self, normalized: Tensor, mask: Tensor) -> Tensor:
         """Output of `normalize_video` (B, F, D) -> (B, F, H)."""
         return self.visual(normalized, mask)
+
+    def embed_audio(self, audio: Tensor) -> Tensor:
+        """Standardised audio (B, T, A) -> (B, T, H)."""
+        return self.audio(audio)
 
     def encode_cross(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
         """Encoded text (B, L, H) and video (B, F, H) -> (B, L+F, H)."""
@@ -178,12 +270,24 @@ class UniVL(nn.Module):
         blocks = []
         for start in range(0, len(text), rows):
             part, part_mask = text[start : start + rows], text_mask[start : start + rows]
-            pooled = self.cross(
+            scores = self.match(
                 part.repeat_interleave(len(video), 0), part_mask.repeat_interleave(len(video), 0),
-                video.repeat(len(part), 1, 1), video_mask.repeat(len(part), 1), pooled=True,
+                video.repeat(len(part), 1, 1), video_mask.repeat(len(part), 1),
             )  # fmt: skip
-            blocks.append(self.similarity_dense(pooled).view(len(part), len(video)))
+            blocks.append(scores.view(len(part), len(video)))
         return torch.cat(blocks)
+
+    def match(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
+        """Encoded text (N, L, H) and video (N, F, H), row by row -> the cross encoder's scores (N,) that they belong together."""
+        return self.similarity_dense(self.cross(text, text_mask, video, video_mask, pooled=True))[:, 0]
+
+    def predict_answer(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
+        """Encoded questions (B, L, H) and videos (B, F, H) -> scores of all answers (B, answers)."""
+        return self.answer_dense(self.cross(text, text_mask, video, video_mask, pooled=True))
+
+    def predict_score(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor) -> Tensor:
+        """Encoded transcripts (B, L, H) and videos (B, F, H) -> sentiment (B,)."""
+        return self.score_dense(self.cross(text, text_mask, video, video_mask, pooled=True))[:, 0]
 
     def predict_words(self, x: Tensor) -> Tensor:
         """Cross encoder's output at masked words (N, H) -> scores of all words (N, V)."""

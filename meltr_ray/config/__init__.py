@@ -4,25 +4,22 @@ The text under a field is its documentation: `--help` prints it. Units stand in 
 what. Checks run when a configuration object is made, that is on the driver, before any worker starts.
 """
 
-from meltr_ray.config.backbones import (
+from meltr_ray.config.backbones import BACKBONES, AllInOneConfig, BackboneConfig, UniVLConfig, VioletConfig
+from meltr_ray.config.checks import ConfigError, check, check_at_least, check_choice
+from meltr_ray.config.outer_level import ADAM_USES, REGULARISERS, AidConfig, CombinerConfig
+from meltr_ray.config.run import ABOUT_THE_COMMAND, Config, SweepConfig, to_flat
+from meltr_ray.config.tasks import (
     ALLINONE_LOSSES,
-    BACKBONES,
     CONTROL_LOSSES,
-    DEFAULT_LOSSES,
     EVERY_LOSS,
     LOSSES,
     PAIR_LOSSES,
-    PRIMARIES,
+    TASKS,
     UNIVL_LOSSES,
     VIOLET_LOSSES,
-    AllInOneConfig,
-    BackboneConfig,
-    UniVLConfig,
-    VioletConfig,
+    TaskConfig,
+    losses_of,
 )
-from meltr_ray.config.checks import ConfigError, check, check_at_least, check_choice
-from meltr_ray.config.outer_level import ADAM_USES, REGULARISERS, AidConfig, CombinerConfig
-from meltr_ray.config.run import ABOUT_THE_COMMAND, Config, SweepConfig, TaskConfig, to_flat
 from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 
 __all__ = [
@@ -37,16 +34,15 @@ __all__ = [
     "CombinerConfig",
     "Config",
     "ConfigError",
-    "DEFAULT_LOSSES",
     "DataConfig",
     "EVERY_LOSS",
     "EngineConfig",
     "LOSSES",
     "OptimizerConfig",
     "PAIR_LOSSES",
-    "PRIMARIES",
     "REGULARISERS",
     "SweepConfig",
+    "TASKS",
     "TaskConfig",
     "TrainConfig",
     "TuningConfig",
@@ -57,5 +53,6 @@ __all__ = [
     "check",
     "check_at_least",
     "check_choice",
+    "losses_of",
     "to_flat",
 ]

@@ -1,4 +1,4 @@
-"""Settings of the backbones, one class each, and the losses that each offers.
+"""Settings of the backbones, one class each.
 
 A field left empty is filled in from `size`. Sizes below the authors' own start from nothing on small data, so theirs also
 say what such a start needs.
@@ -11,20 +11,8 @@ from typing import Any, Optional
 
 from meltr_ray.config.checks import check, check_at_least, check_choice
 
-UNIVL_LOSSES = (
-    "joint",
-    "align",
-    "masked_language",
-    "masked_frame",
-    "masked_joint",
-    "masked_align",
-    "caption",
-    "masked_caption",
-)
-VIOLET_LOSSES = ("matching", "masked_language", "masked_patch")
-ALLINONE_LOSSES = ("contrastive", "rank", "matching", "alignment", "masked_language")
-CONTROL_LOSSES = ("constant", "shuffled")
-"""Planted losses that should be demoted: one that depends on nothing, one that pulls captions to wrong videos."""
+OPTION_TEXTS = ("listed", "pair")
+"""How the question and an option make one text, see meltr_ray/data/questions.py."""
 
 
 @dataclass(kw_only=True)
@@ -112,10 +100,16 @@ class UniVLConfig(BackboneConfig):
     """Scale text and video embeddings to length 1 before the joint similarity; the published MELTR code does; default: from `size`."""
     joint_loss: str = "contrastive"
     """Loss on the joint similarity matrix: `contrastive` (cross entropy both ways) or `margin` (max-margin ranking, the published MELTR code)."""
+    auxiliary_text: str = "caption"
+    """Captioning: what the auxiliary losses read, a drawn `caption`, or the `transcript` that captions are generated from (published; where nothing is said it is empty and these losses learn nothing)."""
+    choice_score: str = "pair"
+    """Multiple choice: an option's score, that of the cross encoder for the `pair` of text and clip, or the `joint` similarity of their embeddings."""
 
     def __post_init__(self):
         self._fill(UNIVL_SIZES)
         check_choice("backbone.joint_loss", self.joint_loss, ("contrastive", "margin"))
+        check_choice("backbone.auxiliary_text", self.auxiliary_text, ("caption", "transcript"))
+        check_choice("backbone.choice_score", self.choice_score, ("pair", "joint"))
 
     @property
     def reads_pixels(self) -> bool:
@@ -126,11 +120,11 @@ VIOLET_SIZES = {
     "tiny": dict(hidden_size=64, num_heads=4, feed_forward_size=128, cross_layers=2, max_position_embeddings=64,
                  num_frames=4, max_frames=6, image_size=32, max_rows=8, swin_depths=[2, 2], swin_heads=[2, 4],
                  swin_window=[2, 4, 4], num_visual_tokens=64, initializer_range=0.1,
-                 matching_loss="both_ways", drop_path=0.0),
+                 matching_loss="both_ways", drop_path=0.0, option_text="pair", published_options=False),
     "base": dict(hidden_size=768, num_heads=12, feed_forward_size=3072, cross_layers=12, max_position_embeddings=512,
                  num_frames=5, max_frames=6, image_size=224, max_rows=14, swin_depths=[2, 2, 18, 2], swin_heads=[3, 6, 12, 24],
                  swin_window=[8, 7, 7], num_visual_tokens=8192, initializer_range=0.02,
-                 matching_loss="texts", drop_path=0.2),
+                 matching_loss="texts", drop_path=0.2, option_text="listed", published_options=True),
 }  # fmt: skip
 
 
@@ -169,8 +163,10 @@ class VioletConfig(BackboneConfig):
     """Divides the scores of video-text matching before its loss."""
     matching_loss: Optional[str] = None
     """`texts`: softmax over the texts for each video (published), which leaves open how one video's scores compare with another's; `both_ways`: also over the videos for each text; default: from `size`."""
-    published_options: bool = True
-    """Multiple choice: match as the published code does, which takes options of the first questions for the texts of all clips; false: match each clip with the right option of every question."""
+    option_text: Optional[str] = None
+    """Multiple choice: the text of an option, `listed` (question, all options, then this one; published) or `pair` (question, [SEP], option); default: from `size`."""
+    published_options: Optional[bool] = None
+    """Multiple choice: match and mask as the published code does, which takes options of the first questions for the texts of all clips and masks whole options; false: match each clip with the right option of every question, and mask words; default: from `size`."""
 
     def __post_init__(self):
         self._fill(VIOLET_SIZES)
@@ -187,6 +183,7 @@ class VioletConfig(BackboneConfig):
               "backbone.image_size", self.image_size,
               f"must be a multiple of a patch, {self.patch_pixels}, and at most {self.patch_pixels * self.max_rows}; change it")
         check_choice("backbone.matching_loss", self.matching_loss, ("texts", "both_ways"))
+        check_choice("backbone.option_text", self.option_text, OPTION_TEXTS)
         check(self.matching_temperature > 0, "backbone.matching_temperature", self.matching_temperature,
               "must be positive; published: 0.05")
 
@@ -203,13 +200,17 @@ class VioletConfig(BackboneConfig):
 
 ALLINONE_SIZES = {
     "tiny": dict(hidden_size=64, num_heads=4, feed_forward_size=128, num_layers=2, image_size=32, patch_size=8,
-                 retrieval_size=32, distilled=False, unaligned_tokens=1, initializer_range=0.1, drop_path=0.0),
+                 retrieval_size=32, distilled=False, unaligned_tokens=1, initializer_range=0.1, drop_path=0.0,
+                 option_text="pair"),
     "Ti": dict(hidden_size=192, num_heads=3, feed_forward_size=768, num_layers=12, image_size=224, patch_size=16,
-               retrieval_size=512, distilled=False, unaligned_tokens=2, initializer_range=0.02, drop_path=0.1),
+               retrieval_size=512, distilled=False, unaligned_tokens=2, initializer_range=0.02, drop_path=0.1,
+               option_text="listed"),
     "S": dict(hidden_size=384, num_heads=6, feed_forward_size=1536, num_layers=12, image_size=224, patch_size=16,
-              retrieval_size=512, distilled=True, unaligned_tokens=2, initializer_range=0.02, drop_path=0.1),
+              retrieval_size=512, distilled=True, unaligned_tokens=2, initializer_range=0.02, drop_path=0.1,
+              option_text="listed"),
     "B": dict(hidden_size=768, num_heads=12, feed_forward_size=3072, num_layers=12, image_size=224, patch_size=16,
-              retrieval_size=512, distilled=False, unaligned_tokens=1, initializer_range=0.02, drop_path=0.1),
+              retrieval_size=512, distilled=False, unaligned_tokens=1, initializer_range=0.02, drop_path=0.1,
+              option_text="listed"),
 }  # fmt: skip
 
 
@@ -237,6 +238,8 @@ class AllInOneConfig(BackboneConfig):
     """Tokens of a frame that the alignment loss leaves out; 2 costs Ti its first patch, as published; default: from `size`."""
     drop_path: Optional[float] = None
     """Probability that a half of the last layer is skipped for a frame (published: 0.1); rises linearly from 0 at the first; default: from `size`."""
+    option_text: Optional[str] = None
+    """Multiple choice: the text of an option, `listed` (question, all options, then this one; published) or `pair` (question, [SEP], option); default: from `size`."""
     shuffle_patches: bool = True
     """Shuffle each frame's patches in front of the joint pass, as published, in evaluation too; false: keep their order."""
     num_false_texts: int = 15
@@ -245,6 +248,7 @@ class AllInOneConfig(BackboneConfig):
     def __post_init__(self):
         self._fill(ALLINONE_SIZES)
         self._check_probabilities("drop_path")
+        check_choice("backbone.option_text", self.option_text, OPTION_TEXTS)
         for name in ("num_frames", "max_position_embeddings", "num_false_texts"):
             check_at_least(f"backbone.{name}", getattr(self, name), 1)
         check(self.image_size % self.patch_size == 0 and self.num_patches >= 7, "backbone.patch_size", self.patch_size,
@@ -256,16 +260,3 @@ class AllInOneConfig(BackboneConfig):
 
 
 BACKBONES = {"univl": UniVLConfig, "violet": VioletConfig, "allinone": AllInOneConfig}
-LOSSES = {"univl": UNIVL_LOSSES + CONTROL_LOSSES, "violet": VIOLET_LOSSES + CONTROL_LOSSES, "allinone": ALLINONE_LOSSES + CONTROL_LOSSES}
-"""Losses of retrieval by backbone."""
-EVERY_LOSS = tuple(dict.fromkeys(loss for losses in LOSSES.values() for loss in losses))
-PRIMARIES = {"univl": ("joint", "align"), "violet": ("matching",), "allinone": ("contrastive", "rank")}
-"""Losses whose scores rank videos; the first is the default, that of the published code."""
-DEFAULT_LOSSES = {
-    "univl": ["joint", "masked_joint", "masked_language", "masked_frame", "caption"],
-    "violet": ["matching", "masked_language", "masked_patch"],
-    "allinone": ["contrastive", "matching", "masked_language"],
-}
-"""Loss sets of the paper: the task's own loss and pre-training's (UniVL: without those over all pairs; the released code of All-in-one leaves matching out, too)."""
-PAIR_LOSSES = ("align", "matching", "rank")
-"""Primary losses that score each text with each video in a pass of its own."""

@@ -6,48 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.config.backbones import (
-    DEFAULT_LOSSES,
-    LOSSES,
-    PAIR_LOSSES,
-    PRIMARIES,
-    BackboneConfig,
-    UniVLConfig,
-)
+from meltr_ray.config.backbones import BackboneConfig, UniVLConfig
 from meltr_ray.config.checks import check, check_at_least, check_choice
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
+from meltr_ray.config.tasks import TaskConfig
 from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
-
-
-@dataclass(kw_only=True)
-class TaskConfig:
-    """The task and the losses that train for it."""
-
-    name: str = "retrieval"
-    """Task: `retrieval` (text-to-video)."""
-    primary: Optional[str] = None
-    """Primary loss, the one that the outer level lowers, and whose scores rank videos; default: the backbone's own (joint, matching, contrastive)."""
-    loss_set: Any = None
-    """Losses that are computed, the primary included, as a list or the name of one in tune_spaces/loss_sets.py; the order is that of the combiner's inputs; default: `default`."""
-    evaluate_captions: Optional[int] = None
-    """Captions of each clip that evaluation asks with; default: all, or 1 where each pair of caption and clip takes a pass of its own (align, matching, rank)."""
-
-    def resolve(self, backbone: BackboneConfig) -> None:
-        """Fill what depends on the backbone, and check it."""
-        check_choice("task.name", self.name, ("retrieval",))
-        self.primary = self.primary or PRIMARIES[backbone.name][0]
-        check_choice("task.primary", self.primary, PRIMARIES[backbone.name])
-        self.loss_set = list(DEFAULT_LOSSES[backbone.name]) if self.loss_set is None else self.loss_set
-        check(isinstance(self.loss_set, list), "task.loss_set", self.loss_set, f"unknown name; use a list such as [{self.primary},constant]")
-        for loss in self.loss_set:
-            check_choice("task.loss_set", loss, LOSSES[backbone.name])
-        check(len(set(self.loss_set)) == len(self.loss_set), "task.loss_set", self.loss_set, "names a loss twice; remove one")
-        check(self.primary in self.loss_set, "task.loss_set", self.loss_set,
-              f"lacks the primary loss; add {self.primary} or change task.primary")
-        if self.evaluate_captions is None and self.primary in PAIR_LOSSES:
-            self.evaluate_captions = 1
-        check(self.evaluate_captions is None or self.evaluate_captions > 0, "task.evaluate_captions", self.evaluate_captions,
-              "must be positive; leave it out for the default")
 
 
 @dataclass(kw_only=True)
@@ -97,7 +60,7 @@ class Config:
     """One run of this project; a sweep makes one for each trial."""
 
     name: Optional[str] = None
-    """Name of the output folder; default: the experiment's name, or that of the data set."""
+    """Name of the output folder; default: the experiment's name, or that of the data set and of the task."""
     output: str = "outputs"
     """Folder under which runs and sweeps are written, relative to the working folder."""
     resume: Optional[str] = None
@@ -107,7 +70,13 @@ class Config:
     checkpoint: Any = None
     """evaluate.py: folder of a finished run or trial. prepare.py: checkpoint file to import, or a list, `[bert.bin,swin.pth]`, of files that each cover a part of the backbone; with `export`, folder of a run or of an imported checkpoint."""
     export: Optional[str] = None
-    """File that prepare.py writes the weights of `checkpoint` to, under the names and in the form of the backbone's authors."""
+    """File that prepare.py writes the weights of `checkpoint` to, under the names and in the form of the backbone's authors; with `extract`, the folder of the features."""
+    extract: Optional[str] = None
+    """prepare.py: folder of videos, and those below it, whose frame features are taken by the model in `extractor` and written to the folder `export`, where an importer finds them."""
+    extractor: Optional[str] = None
+    """prepare.py: folder of a Hugging Face vision model and its image processor, as `save_pretrained` writes them."""
+    frames_per_second: float = 1.0
+    """prepare.py: frames of a video that `extract` takes features of, a second."""
     split: str = "validation"
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
     cluster: str = "local"
@@ -134,15 +103,20 @@ class Config:
                   f"must have one number per loss of task.loss_set; give {len(self.task.loss_set)}")
         check(self.data.max_words <= self.backbone.max_position_embeddings, "data.max_words", self.data.max_words,
               f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
+        if self.task.name == "captioning":
+            check(self.task.max_caption_words <= self.backbone.max_position_embeddings, "task.max_caption_words",
+                  self.task.max_caption_words, f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
         if isinstance(self.backbone, UniVLConfig):
             check(self.data.max_frames <= self.backbone.max_position_embeddings, "data.max_frames", self.data.max_frames,
                   f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
-            total = self.data.max_words + self.data.max_frames
+            more = " and as many rows of audio" if self.task.name == "sentiment" else ""
+            total = self.data.max_words + self.data.max_frames * (2 if more else 1)
             check(total <= self.backbone.max_cross_position_embeddings, "backbone.max_cross_position_embeddings",
-                  self.backbone.max_cross_position_embeddings, f"less than words plus frames; raise it to {total}")
+                  self.backbone.max_cross_position_embeddings, f"less than words plus frames{more}; raise it to {total}")
 
 
-ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export", "split", "cluster")
+ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export", "extract", "extractor",
+                     "frames_per_second", "split", "cluster")
 """Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 

@@ -18,6 +18,8 @@ class DataConfig:
 
     name: str = "digits"
     """Name of the data set: `digits` is made on first use; others come from `workloads/prepare.py`."""
+    variant: Optional[str] = None
+    """prepare.py: which of a data set's own divisions, such as `9k` of msrvtt or `action` of tgif_qa; default: the importer's first."""
     folder: str = "data/digits"
     """Folder of the prepared data set (Parquet); relative to the working folder."""
     vocabulary: Optional[str] = None
@@ -28,10 +30,16 @@ class DataConfig:
     """Frame features a clip is sampled down to, evenly; backbones that read pixels take `backbone.num_frames` frames."""
     mask_probability: float = 0.15
     """Probability that a word piece or a frame is masked in the masked losses (BERT's 80/10/10 rule for words)."""
+    loader_workers: Optional[int] = None
+    """Processes that read, decode and make batches ahead of training, for each Ray Train worker, beside `train.threads`; 0: none, training waits for its batches; any number gives the same batches; default: 1 where the backbone reads pixels, else 0."""
+    prefetch: int = 2
+    """Steps that each of them is ahead; their batches are held in shared memory (/dev/shm)."""
 
     def __post_init__(self):
         check_at_least("data.max_words", self.max_words, 3)
         check_at_least("data.max_frames", self.max_frames, 1)
+        check_at_least("data.loader_workers", 0 if self.loader_workers is None else self.loader_workers, 0)
+        check_at_least("data.prefetch", self.prefetch, 1)
         check(0 < self.mask_probability < 1, "data.mask_probability", self.mask_probability,
               "must lie between 0 and 1; published: 0.15")
 

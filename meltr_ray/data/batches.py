@@ -6,42 +6,54 @@ the same order, with or without meta steps: that is what pairs two configuration
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 import numpy as np
 
 from meltr_ray.config import ConfigError
-from meltr_ray.data.store import ClipStore
+from meltr_ray.data.clip import Clip
 
 RECENT = 10
 """Training batches that `aid.meta_batch=recent` draws from, as published."""
+Key = tuple[str, int]
+"""Names a batch: `train` or `held_out`, and its number there."""
+
+
+class Clips(Protocol):
+    """A `ClipStore`, or those `Examples` of it that a task uses; pickled for worker processes."""
+
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Clip: ...
 
 
 class Batches:
     """Micro-batch number i of an endless, reshuffled pass over a split.
 
     Args:
-        store: the clips.
+        clips: what batches are made of.
         make: (clips, seed) -> batch; all randomness of captions and masks comes from `seed`.
         batch_size: clips a micro-batch on one rank; ranks take disjoint parts of one permutation.
         seed: seed of the order and of the masks.
     """
 
-    def __init__(self, store: ClipStore, make: Callable[[list, int], Any], batch_size: int, seed: int,
+    def __init__(self, clips: Clips, make: Callable[[list[Clip], int], Any], batch_size: int, seed: int,
                  rank: int = 0, world_size: int = 1):  # fmt: skip
-        self.store, self.make, self.batch_size, self.seed = store, make, batch_size, seed
+        self.clips, self.make, self.batch_size, self.seed = clips, make, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.per_epoch = len(store) // (batch_size * world_size)
+        self.per_epoch = len(clips) // (batch_size * world_size)
         if self.per_epoch == 0:
             raise ConfigError(f"train.batch_size={batch_size}: {world_size} worker(s) need {batch_size * world_size} clips and the "
-                              f"{store.split} split has {len(store)}; lower it")  # fmt: skip
+                              f"{clips.split} split has {len(clips)}; lower it")  # fmt: skip
 
     def __getitem__(self, index: int) -> Any:
         epoch, within = divmod(index, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.store))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
         start = (within * self.world_size + self.rank) * self.batch_size
-        clips = [self.store[int(i)] for i in order[start : start + self.batch_size]]
-        return self.make(clips, seed=_mix(self.seed, index, self.rank))
+        chosen = [self.clips[int(i)] for i in order[start : start + self.batch_size]]
+        return self.make(chosen, seed=_mix(self.seed, index, self.rank))
 
 
 class MetaBatches:
@@ -60,13 +72,18 @@ class MetaBatches:
         self.micro_batches, self.count = micro_batches, count
 
     def __getitem__(self, step: int) -> list[Any]:
+        sources = {"train": self.train, "held_out": self.held_out}
+        return [sources[source][index] for source, index in self.keys(step)]
+
+    def keys(self, step: int) -> list[Key]:
+        """Which batches those are."""
         if self.kind == "held_out":
-            return [self.held_out[step * self.count + j] for j in range(self.count)]
+            return [("held_out", step * self.count + j) for j in range(self.count)]
         first = step * self.micro_batches
         if self.kind == "next":
-            return [self.train[first + self.micro_batches + j] for j in range(self.count)]
+            return [("train", first + self.micro_batches + j) for j in range(self.count)]
         back = [np.random.default_rng([self.train.seed, first, 1 + j]).integers(1, RECENT + 1) for j in range(self.count)]
-        return [self.train[max(0, first - int(b))] for b in back]
+        return [("train", max(0, first - int(b))) for b in back]
 
 
 def _mix(*numbers: int) -> int:

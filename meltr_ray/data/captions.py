@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from meltr_ray.data.store import Clip
+from meltr_ray.data.clip import Clip
 from meltr_ray.data.vocabulary import Vocabulary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -21,34 +22,61 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _Type:
+    """A type of numbers, text or objects as a pickle names it.
+
+    The pickle goes on to set its state; numpy believes what that says of fields and sizes, and reads any memory by it. Here it
+    sets the byte order alone.
+    """
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False):
+        self.dtype = np.dtype(code)
+        if self.dtype.kind not in "biufcSUO":
+            raise pickle.UnpicklingError(f"array of {code}")
+
+    def __setstate__(self, state: tuple) -> None:
+        if any(state[2:5]):
+            raise pickle.UnpicklingError("array of a structure")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array that a pickle fills. One of objects takes a whole list of what the pickle holds, never bytes as pointers."""
+
+    def __setstate__(self, state: tuple) -> None:
+        version, shape, kind, fortran, content = state
+        if kind.dtype.hasobject and not (isinstance(content, list) and len(content) == math.prod(shape)):
+            raise pickle.UnpicklingError("array of objects that is no list of its length")
+        super().__setstate__((version, shape, kind.dtype, fortran, content))
+
+
 def _reconstruct(kind: str, shape: tuple, code: bytes) -> np.ndarray:
     """The empty array that a pickled one begins as."""
     if kind is not ARRAY:
         raise pickle.UnpicklingError("array of another class")
-    return np.zeros(0).__reduce__()[0](np.ndarray, shape, code)
+    return _Array(0)
 
 
-def _frombuffer(buffer: bytes, dtype: np.dtype, shape: tuple, order: str) -> np.ndarray:
-    """A whole array, as protocol 5 has it."""
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
+def _scalar(kind: _Type, content: bytes) -> np.generic:
+    """One number or text. `content` is its bytes; numpy checks their length."""
+    if kind.dtype.hasobject:
+        raise pickle.UnpicklingError("scalar of an object")
+    return np.float64(0).__reduce__()[0](kind.dtype, content)
 
 
-def _dtype(code: str, align: bool = False, copy: bool = False) -> np.dtype:
-    """The type of numbers or text; a new one, since a pickle goes on to set its byte order."""
-    dtype = np.dtype(code, align, True)
-    if dtype.hasobject:
-        raise pickle.UnpicklingError("array of objects")
-    return dtype
+def _frombuffer(buffer: bytes, kind: _Type, shape: tuple, order: str) -> np.ndarray:
+    """A whole array, as protocol 5 has it; numpy refuses objects."""
+    return np.frombuffer(buffer, kind.dtype).reshape(shape, order=order)
 
 
 ALLOWED = {f"builtins.{kind.__name__}": kind for kind in (set, frozenset, bytes, bytearray, complex, slice, range)}
-ALLOWED |= {"_codecs.encode": _latin1, "numpy.ndarray": ARRAY, "numpy.dtype": _dtype}
+ALLOWED |= {"_codecs.encode": _latin1, "numpy.ndarray": ARRAY, "numpy.dtype": _Type}
 ALLOWED |= {
     f"numpy.{core}.{name}": function
     for core in ("core", "_core")  # numpy 1 and 2
     for name, function in {
         "multiarray._reconstruct": _reconstruct,
-        "multiarray.scalar": np.float64(0).__reduce__()[0],
+        "multiarray.scalar": _scalar,
         "numeric._frombuffer": _frombuffer,
     }.items()
 }

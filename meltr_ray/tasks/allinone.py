@@ -1,4 +1,5 @@
-"""All-in-one's batch and losses, as the published code and that of MELTR have them, and what retrieval asks of it.
+"""All-in-one's batch and losses, as the published code and that of MELTR have them, and what retrieval and
+question answering ask of it.
 
 B: clips, T: frames, L: word pieces, K: tokens in front of a frame's patches, P: patches of a frame, C: texts to choose
 from, Q: texts, V: videos, H: hidden size.
@@ -6,7 +7,7 @@ from, Q: texts, V: videos, H: hidden size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,15 +19,18 @@ from meltr_ray.backbones.allinone import AllInOne
 from meltr_ray.backbones.layers import used_length
 from meltr_ray.config import AllInOneConfig, TaskConfig
 from meltr_ray.data import masking
+from meltr_ray.data.answers import Answers
 from meltr_ray.data.captions import draw_captions, is_special, pad_captions
+from meltr_ray.data.clip import Clip
 from meltr_ray.data.pixels import allinone_clip, normalised
-from meltr_ray.data.store import Clip
+from meltr_ray.data.questions import pad_options, right_answers
 from meltr_ray.tasks.batch import Batch, TextInputs
 
 PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
                     "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
                     "answer": "vqa_loss"}  # fmt: skip
 """Losses and what the published code calls them; its `irtr_loss` is `rank` with choice 0 the right one."""
+PRETRAINED_HEADS = ("itm_score", "mlm_score", "projections")
 RETRIEVAL_TEMPERATURE = 0.05
 PAIRS_AT_ONCE = 256
 """Pairs of text and video that evaluation scores at once."""
@@ -37,7 +41,7 @@ class AllInOneBatch(Batch):
     """One text of each clip, and what some losses need beside it; None where no loss asks for it."""
 
     text_ids: Tensor
-    """(B, L) int64: [CLS], word pieces, [SEP], padding; a question for `answer`."""
+    """(B, L) int64: [CLS], word pieces, [SEP], padding; a caption, a question, or a question with its right option."""
     text_mask: Tensor
     """(B, L) bool."""
     video: Tensor
@@ -51,20 +55,23 @@ class AllInOneBatch(Batch):
     matched: Tensor | None = None
     """(B,) bool: compare the text with `video`, else with `false_video`; published: half of the batch."""
     choice_ids: Tensor | None = None
-    """(B, C, L) int64, for `rank` (the clip's text and false ones, or multiple choice) and `choice`."""
+    """(B, C, L) int64, for `rank` (the clip's text and false ones, or multiple choice) and `choice`; an absent one is padding."""
     choice_mask: Tensor | None = None
     """(B, C, L) bool."""
     answer: Tensor | None = None
-    """(B,) int64: which choice is right, or which answer."""
+    """(B,) int64: which choice is right, or which answer; -1: none of the answers (evaluation)."""
     shuffled: Tensor | None = None
     """(B,) int64: a permutation without fixed points, for the control."""
 
 
 @dataclass(frozen=True)
 class AllInOneInputs(TextInputs):
-    """Clips and captions as All-in-one reads them."""
+    """Clips with captions or questions as All-in-one reads them."""
 
     backbone: AllInOneConfig
+    task: TaskConfig = field(default_factory=TaskConfig)
+    answers: Answers | None = None
+    """For open questions."""
 
     def batch(self, clips: list[Clip], seed: int) -> AllInOneBatch:
         """A training batch; all that is random comes from `seed` alone, so equal arguments give equal batches.
@@ -73,25 +80,47 @@ class AllInOneInputs(TextInputs):
         no clip is decoded for nothing.
         """
         generator = np.random.default_rng(seed)
-        ids, mask = pad_captions(draw_captions(clips, generator), self.vocabulary, self.data.max_words)
+        if self.task.name == "retrieval":
+            ids, mask = pad_captions(draw_captions(clips, generator), self.vocabulary, self.data.max_words)
+            texts = dict(text_ids=ids, text_mask=mask)
+        else:
+            texts = self._questions(clips)
+            ids, mask = texts["text_ids"], texts["text_mask"]
         video = self._video(clips, generator)
         masked_ids, labels = masking.mask_words(
             ids, is_special(ids, mask, self.vocabulary), self.data.mask_probability, self.vocabulary.mask_id,
             self.vocabulary.random_word_range, generator,
         )  # fmt: skip
         matched = generator.permutation(np.arange(len(clips)) < (len(clips) + 1) // 2)
-        choices = draw_choices(len(clips), min(self.backbone.num_false_texts, len(clips) - 1), generator)
-        arrays = dict(
-            text_ids=ids, text_mask=mask, video=video, masked_text_ids=masked_ids, masked_word_labels=labels,
-            false_video=video[masking.derange(len(clips), generator)], matched=matched,
-            choice_ids=ids[choices], choice_mask=mask[choices], answer=np.zeros(len(clips), np.int64),
-            shuffled=masking.derange(len(clips), generator),
+        if self.task.name == "retrieval":
+            choices = draw_choices(len(clips), min(self.backbone.num_false_texts, len(clips) - 1), generator)
+            texts |= dict(choice_ids=ids[choices], choice_mask=mask[choices], answer=np.zeros(len(clips), np.int64))
+        arrays = texts | dict(
+            video=video, masked_text_ids=masked_ids, masked_word_labels=labels, matched=matched,
+            false_video=video[masking.derange(len(clips), generator)], shuffled=masking.derange(len(clips), generator),
         )  # fmt: skip
         return AllInOneBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+    def evaluation(self, clips: list[Clip]) -> AllInOneBatch:
+        """Clips with their question, nothing masked, the middle frames and crops."""
+        texts = {name: torch.from_numpy(array) for name, array in self._questions(clips).items()}
+        (video,) = self.videos(clips)
+        return AllInOneBatch(video=video, **texts)
 
     def videos(self, clips: list[Clip]) -> tuple[Tensor]:
         """Normalised frames (V, T, 3, height, width)."""
         return (torch.from_numpy(self._video(clips, None)),)
+
+    def _questions(self, clips: list[Clip]) -> dict[str, np.ndarray]:
+        """A batch's texts and answers; the text of a question with options is that with the right one."""
+        questions = [clip.question for clip in clips]
+        answer, max_words = right_answers(questions, self.answers), self.data.max_words
+        if self.task.name == "open_ended":
+            ids, mask = pad_captions([question.question for question in questions], self.vocabulary, max_words)
+            return dict(text_ids=ids, text_mask=mask, answer=answer)
+        ids, mask = pad_options(questions, self.backbone.option_text, self.vocabulary, max_words)
+        own = np.arange(len(clips)), answer
+        return dict(text_ids=ids[own], text_mask=mask[own], choice_ids=ids, choice_mask=mask, answer=answer)
 
     def _video(self, clips: list[Clip], generator: np.random.Generator | None) -> np.ndarray:
         """(B, T, 3, height, width) float32; random frames and crops where there is a generator, else the middle of each."""
@@ -103,6 +132,19 @@ def draw_choices(num_clips: int, num_false: int, generator: np.random.Generator)
     """Numbers of texts (B, 1 + num_false): each clip's own, then others, each at most once."""
     others = generator.random((num_clips, num_clips)) + np.where(np.eye(num_clips, dtype=bool), -1, 0)  # own sorts first
     return others.argsort(1)[:, : 1 + num_false]
+
+
+def allinone_heads(task: TaskConfig) -> tuple[str, ...]:
+    """The heads of a task's losses, by their names in checkpoints: those of pre-training and the task's own.
+
+    `vqa_classifier` has one class an answer; published, one more, which no question has.
+    """
+    own = {
+        "retrieval": ("rank_output",),
+        "multiple_choice": ("rank_output", "mc_vqa_classifier"),
+        "open_ended": ("vqa_classifier",),
+    }
+    return PRETRAINED_HEADS + own[task.name]
 
 
 class AllInOneLosses(nn.Module):
@@ -117,6 +159,16 @@ class AllInOneLosses(nn.Module):
         names = tuple(self.config.loss_set) if names is None else names
         found = compute_losses(self.backbone, batch, names)
         return torch.stack([found[name].to(torch.promote_types(found[name].dtype, torch.float32)) for name in names])
+
+    def scores(self, batch: AllInOneBatch) -> Tensor:
+        """Scores of the answers (B, A), or by the primary loss of the options (B, C), -inf for those that a question lacks."""
+        batch = cut_padding(batch)
+        tokens = self.backbone.embed_video(batch.video)
+        if self.config.name == "open_ended":
+            return self.backbone.predict_answer(self.backbone.encode_joint(batch.text_ids, batch.text_mask, tokens))
+        joint = self.backbone.encode_joint(*repeat_for_choices(batch, tokens))
+        predict = self.backbone.predict_rank if self.config.primary == "rank" else self.backbone.predict_choice
+        return choice_scores(predict(joint), batch)
 
     def query(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Captions (Q, L) as the primary loss compares them: ids and mask for `rank`, embeddings (Q, R) for `contrastive`."""
@@ -150,6 +202,16 @@ def cut_padding(batch: AllInOneBatch) -> AllInOneBatch:
     return replace(batch, **{name: x[..., :length] for name, x in given.items() if x is not None})
 
 
+def repeat_for_choices(batch: AllInOneBatch, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and mask (B C, L) of all choices and the tokens (B C, T, K+P, H) of the clip of each."""
+    return batch.choice_ids.flatten(0, 1), batch.choice_mask.flatten(0, 1), tokens.repeat_interleave(batch.choice_ids.size(1), 0)
+
+
+def choice_scores(scores: Tensor, batch: AllInOneBatch) -> Tensor:
+    """(B C,) -> (B, C), -inf for choices that are padding."""
+    return scores.view(batch.choice_mask.shape[:2]).masked_fill(~batch.choice_mask.any(2), -torch.inf)
+
+
 def compute_losses(model: AllInOne, batch: AllInOneBatch, names: tuple[str, ...]) -> dict[str, Tensor]:
     """The losses in `names`, at most three passes: all joint ones stacked, text alone, video alone; frames embedded once.
 
@@ -174,8 +236,7 @@ def compute_losses(model: AllInOne, batch: AllInOneBatch, names: tuple[str, ...]
     if "answer" in chosen:
         rows["answer"] = (batch.text_ids, batch.text_mask, tokens)
     if choices:
-        repeated = tokens.repeat_interleave(batch.choice_ids.size(1), 0)
-        rows["choices"] = (batch.choice_ids.flatten(0, 1), batch.choice_mask.flatten(0, 1), repeated)
+        rows["choices"] = repeat_for_choices(batch, tokens)
     if not rows:
         return found
     num_kept = None if "alignment" in chosen else batch.text_ids.size(1) if "masked_language" in chosen else 1
@@ -192,9 +253,9 @@ def compute_losses(model: AllInOne, batch: AllInOneBatch, names: tuple[str, ...]
     if "answer" in chosen:
         found["answer"] = F.cross_entropy(model.predict_answer(joint["answer"]), batch.answer)
     if "rank" in chosen:
-        found["rank"] = F.cross_entropy(model.predict_rank(joint["choices"]).view(len(batch.video), -1), batch.answer)
+        found["rank"] = F.cross_entropy(choice_scores(model.predict_rank(joint["choices"]), batch), batch.answer)
     if "choice" in chosen:
-        found["choice"] = F.cross_entropy(model.predict_choice(joint["choices"]).view(len(batch.video), -1), batch.answer)
+        found["choice"] = F.cross_entropy(choice_scores(model.predict_choice(joint["choices"]), batch), batch.answer)
     return found
 
 

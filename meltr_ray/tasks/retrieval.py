@@ -1,4 +1,4 @@
-"""Text-to-video retrieval: its metrics, for any backbone. Q: queries, V: videos."""
+"""Text-to-video retrieval: its examples, predictions and metrics, for any backbone. Q: queries, V: videos."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from meltr_ray.data.store import Clip, ClipStore
+from meltr_ray.config import Config, TaskConfig
+from meltr_ray.data.clip import Clip
+from meltr_ray.data.store import ClipStore
+from meltr_ray.metrics.bootstrap import histogram, interval, ratio, with_ones
+from meltr_ray.metrics.retrieval import dual_softmax, rank_metrics, ranks
+from meltr_ray.tasks.examples import Examples, Metric
 
+METRIC = Metric("recall_at_10", "%")
 AT_ONCE = 256
 """Captions that evaluation encodes at once."""
 CLIPS_AT_ONCE = 64
 """Clips that evaluation reads and encodes at once."""
+SHOWN = 10
+"""Videos that a prediction lists."""
 
 
 class Inputs(Protocol):
     """Clips and captions as a backbone reads them (tasks/<backbone>.py)."""
-
-    def batch(self, clips: list[Clip], seed: int) -> Any: ...
 
     def texts(self, captions: list[str]) -> tuple[Tensor, ...]: ...
 
@@ -36,36 +42,74 @@ class Ranker(Protocol):
     def similarity(self, query: tuple[Tensor, ...], candidate: tuple[Tensor, ...]) -> Tensor: ...
 
 
-def evaluate(model: Any, store: ClipStore, inputs: Inputs, device: torch.device | str, captions: int | None = None) -> dict[str, float]:
-    """Metrics of retrieval on `store`, each caption of each clip once a query; the score is recall_at_10 (%).
+def count_captioned(clip: Clip) -> int:
+    return min(len(clip.captions), 1)
 
-    Caption number j of every clip that has one makes one set of queries against all videos; metrics are means over j.
-    Video-to-text recall ranks the captions of one such set. `captions`: only the first so many of each clip.
+
+def examples(store: ClipStore, config: Config) -> Examples:
+    """Clips that have a caption, once each."""
+    return Examples(store, config.task.name, count_captioned)
+
+
+def predict(model: Ranker, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig) -> list[dict[str, Any]]:
+    """One row a query: each caption of each clip, or the first `task.evaluate_captions`.
+
+    Caption number j of every clip that has one makes one set of queries, ranked against all videos; `video_rank` is the rank of
+    the caption among those of its set, for its video.
     """
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            similarity, target, number = similarities(model, store, inputs, device, captions)
-    finally:
-        model.train(training)
-    rows = []
+    similarity, target, number, captions = similarities(model, examples, inputs, device, task.evaluate_captions)
+    clips = [(clip.id, clip.source) for clip in examples]
+    rows: list[dict[str, Any]] = [{} for _ in target]
     for j in range(int(number.max()) + 1):
-        chosen = similarity[number == j], target[number == j]
-        row = rank_metrics(*chosen)
-        back = rank_metrics(chosen[0][:, chosen[1]].T, torch.arange(len(chosen[1])))
-        rows.append(row | {"video_to_text_recall_at_10": back["recall_at_10"]})
-    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        asked = np.flatnonzero(number == j)
+        scores, right = similarity[asked], target[asked]
+        if task.dual_softmax:
+            scores = dual_softmax(scores, task.dual_softmax)
+        forward, back = ranks(scores, right), ranks(scores[:, right].T, np.arange(len(right)))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :SHOWN]
+        for at, row in enumerate(asked):
+            name, source = clips[right[at]]
+            rows[row] = dict(
+                id=name, source=source, correct=bool(forward[at] == 1), quality=-float(forward[at]), query=captions[row],
+                caption_number=j, rank=float(forward[at]), video_rank=float(back[at]),
+                top_ids=[clips[video][0] for video in best[at]], top_scores=[float(s) for s in scores[at, best[at]]],
+            )  # fmt: skip
+    return rows
+
+
+def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Metrics of text-to-video, means over the caption numbers, and video-to-text recall; the score is recall_at_10 (%)."""
+    sets: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        sets.setdefault(row["caption_number"], []).append(row)
+    found = []
+    for chosen in sets.values():
+        forward, back = (rank_metrics(np.array([row[name] for row in chosen])) for name in ("rank", "video_rank"))
+        found.append(forward | {"video_to_text_recall_at_10": back["recall_at_10"]})
+    mean = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
     return mean | {"score": mean["recall_at_10"]}
 
 
+def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
+    """All metrics, their intervals over the videos, and notes."""
+    found = metrics(rows)
+    videos, asked = len({row["id"] for row in rows}), len({row["caption_number"] for row in rows})
+    notes = [f"{len(rows)} queries for {videos} videos; metrics are means over {asked} caption{'s' * (asked > 1)} of each as single queries.",
+             "Ranks count a tie as half won."]  # fmt: skip
+    rank, sources = np.array([row["rank"] for row in rows]), [row["source"] for row in rows]
+    means = {f"recall_at_{k}": 100.0 * (rank <= k) for k in (1, 5, 10)} | {"mean_rank": rank}
+    intervals = {name: interval(with_ones(values), sources, ratio) for name, values in means.items()}
+    counts, median = histogram(rank)
+    return found, intervals | {"median_rank": interval(counts, sources, median)}, notes
+
+
 def similarities(
-    model: Ranker, store: ClipStore, inputs: Inputs, device: torch.device | str, captions: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """All similarities (Q, V), each query's video (Q,) and the number of its caption (Q,), on the CPU."""
+    model: Ranker, examples: Examples, inputs: Inputs, device: torch.device | str, captions: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """All similarities (Q, V), each query's video (Q,), the number of its caption (Q,) and the captions."""
     texts, target, number, encoded = [], [], [], []
-    for start in range(0, len(store), CLIPS_AT_ONCE):
-        clips = [store[index] for index in range(start, min(start + CLIPS_AT_ONCE, len(store)))]
+    for start in range(0, len(examples), CLIPS_AT_ONCE):
+        clips = [examples[index] for index in range(start, min(start + CLIPS_AT_ONCE, len(examples)))]
         encoded.append(model.candidate(*(x.to(device) for x in inputs.videos(clips))))
         for index, clip in enumerate(clips, start):
             asked = clip.captions[:captions]
@@ -75,20 +119,4 @@ def similarities(
     for start in range(0, len(texts), AT_ONCE):
         query = model.query(*(x.to(device) for x in inputs.texts(texts[start : start + AT_ONCE])))
         blocks.append(model.similarity(query, candidates).float().cpu())
-    return torch.cat(blocks), torch.tensor(target), torch.tensor(number)
-
-
-def rank_metrics(similarity: Tensor, target: Tensor) -> dict[str, float]:
-    """Recall (%), median and mean rank of column `target` (Q,) in each row of `similarity` (Q, V).
-
-    Rank: 1 + the columns that score higher + half of the others that tie, so that a constant score ranks in the middle,
-    (V + 1) / 2, and doesn't win. A NaN counts as higher than all, and one of the target as lower. Differs from the
-    published metrics, which count a tied query once for each tie.
-    """
-    own = similarity.gather(1, target[:, None])
-    others = torch.ones_like(similarity, dtype=torch.bool).scatter_(1, target[:, None], False)
-    higher = (~(similarity <= own) & others).sum(1)
-    ties = ((similarity == own) & others).sum(1)
-    rank = 1 + higher.double() + ties / 2
-    recall = {f"recall_at_{k}": 100 * (rank <= k).double().mean().item() for k in (1, 5, 10)}
-    return recall | {"median_rank": float(np.median(rank.numpy(force=True))), "mean_rank": rank.mean().item()}
+    return torch.cat(blocks).numpy(), np.array(target), np.array(number), texts

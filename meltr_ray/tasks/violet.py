@@ -1,11 +1,11 @@
-"""VIOLET's batch and losses, as the code of MELTR has them, and what retrieval asks of it.
+"""VIOLET's batch and losses, as the code of MELTR has them, and what retrieval and question answering ask of it.
 
 B: clips, T: frames, P: video positions, L: word pieces, O: options of a question, Q: texts, V: videos, H: hidden size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from meltr_ray.backbones.layers import used_length
 from meltr_ray.backbones.violet import Violet
 from meltr_ray.config import TaskConfig, VioletConfig
 from meltr_ray.data import block_masking, masking
+from meltr_ray.data.answers import Answers
 from meltr_ray.data.captions import draw_captions, is_special, pad_captions
+from meltr_ray.data.clip import Clip
 from meltr_ray.data.pixels import unit_range, violet_clip
-from meltr_ray.data.store import Clip
+from meltr_ray.data.questions import pad_options, right_answers
 from meltr_ray.data.visual_tokens import VisualTokens, token_grid
 from meltr_ray.tasks.batch import Batch, TextInputs
 
@@ -30,55 +32,88 @@ MASKED = ("masked_language", "masked_patch")
 
 @dataclass
 class VioletBatch(Batch):
-    """Clips with a text each; for multiple choice, with O texts each (question and option), (B, O, L) in place of (B, L)."""
+    """Clips with a text each; for multiple choice, with O texts each (question and option), (B, O, L) in place of (B, L).
+
+    An option that a question lacks is padding from end to end. Masked texts and patches: None where no loss asks for them.
+    """
 
     frames: Tensor
-    """(B, T, 3, rows, columns) in [0, 1]; masked patches are black, for every loss (published)."""
+    """(B, T, 3, rows, columns) in [0, 1]; masked patches are black, for every loss (published), but not in evaluation."""
     text_ids: Tensor
     """(B, L) int64: [CLS], word pieces, [SEP], padding."""
     text_mask: Tensor
     """(B, L) bool."""
-    masked_text_ids: Tensor
+    masked_text_ids: Tensor | None = None
     """(B, L) int64."""
-    word_labels: Tensor
+    word_labels: Tensor | None = None
     """(B, L) int64: the true id of a masked word, else -1."""
-    patch_labels: Tensor
+    patch_labels: Tensor | None = None
     """(B, P) int64: the visual token of a masked patch, else -1."""
-    answers: Tensor
-    """(B,) int64: number of the right option or answer; all 0 for retrieval."""
+    answers: Tensor | None = None
+    """(B,) int64: number of the right option or answer, -1 if it isn't among the answers (evaluation); all 0 for retrieval."""
     shuffled: Tensor | None = None
     """(B,) int64: a permutation without fixed points."""
 
 
 @dataclass(frozen=True)
 class VioletInputs(TextInputs):
-    """Clips and captions as VIOLET reads them."""
+    """Clips with captions or questions as VIOLET reads them."""
 
     backbone: VioletConfig
     tokens: VisualTokens
     """Visual tokens of clips that come without any."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    answers: Answers | None = None
+    """For open questions."""
 
     def batch(self, clips: list[Clip], seed: int) -> VioletBatch:
         """A training batch; captions, masks and the permutation come from `seed` alone, so equal arguments give equal batches."""
         generator = np.random.default_rng(seed)
-        ids, mask = pad_captions(draw_captions(clips, generator), self.vocabulary, self.data.max_words)
+        if self.task.name == "retrieval":
+            ids, mask = pad_captions(draw_captions(clips, generator), self.vocabulary, self.data.max_words)
+            answers = np.zeros(len(clips), np.int64)
+        else:
+            ids, mask, answers = self._questions(clips)
         frames = self._frames(clips)
         visual = self._visual_tokens(clips, frames)
         starts, sizes = block_masking.draw_blocks(len(clips), visual.shape[1:], generator)
         masked = block_masking.cover(starts, sizes, visual.shape[1:])
-        masked_ids, word_labels = block_masking.hide_words(
-            ids, is_special(ids, mask, self.vocabulary), self.data.mask_probability, self.vocabulary.mask_id, generator
-        )
+        masked_ids, word_labels = self._hide_words(ids, mask, generator)
         arrays = dict(
             frames=unit_range(block_masking.hide_pixels(frames, masked)), text_ids=ids, text_mask=mask, masked_text_ids=masked_ids,
             word_labels=word_labels, patch_labels=block_masking.label_patches(visual, masked),
-            answers=np.zeros(len(clips), np.int64), shuffled=masking.derange(len(clips), generator),
+            answers=answers, shuffled=masking.derange(len(clips), generator),
         )  # fmt: skip
         return VioletBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+    def evaluation(self, clips: list[Clip]) -> VioletBatch:
+        """Clips with their question, nothing masked and nothing random."""
+        ids, mask, answers = (torch.from_numpy(x) for x in self._questions(clips))
+        return VioletBatch(*self.videos(clips), ids, mask, answers=answers)
 
     def videos(self, clips: list[Clip]) -> tuple[Tensor]:
         """Frames (V, T, 3, rows, columns) in [0, 1]."""
         return (torch.from_numpy(unit_range(self._frames(clips))),)
+
+    def _questions(self, clips: list[Clip]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids and mask of questions (B, L), with options (B, O, L), and the numbers of their answers (B,)."""
+        questions = [clip.question for clip in clips]
+        if self.task.name == "open_ended":
+            texts = pad_captions([question.question for question in questions], self.vocabulary, self.data.max_words)
+        else:
+            texts = pad_options(questions, self.backbone.option_text, self.vocabulary, self.data.max_words)
+        return *texts, right_answers(questions, self.answers)
+
+    def _hide_words(self, ids: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Masked ids and labels, the shape of ids (B, L) or (B, O, L)."""
+        special = is_special(ids, mask, self.vocabulary)
+        chances = self.data.mask_probability, self.vocabulary.mask_id, generator
+        if ids.ndim == 2:
+            return block_masking.hide_words(ids, special, *chances)
+        if self.backbone.published_options:
+            return block_masking.hide_options(ids, special, *chances)
+        rows = ids.reshape(-1, ids.shape[2]), special.reshape(-1, ids.shape[2])
+        return tuple(x.reshape(ids.shape) for x in block_masking.hide_words(*rows, *chances))
 
     def _frames(self, clips: list[Clip]) -> np.ndarray:
         """(B, T, 3, rows, columns) uint8."""
@@ -104,6 +139,15 @@ class VioletLosses(nn.Module):
         """Losses (T,) float32 in the order of `names` (default: the loss set); passes that no name needs are left out."""
         return violet_losses(self.backbone, batch, tuple(self.config.loss_set) if names is None else names)
 
+    def scores(self, batch: VioletBatch) -> Tensor:
+        """Scores of the answers (B, A), or of the options (B, O), -inf for those that a question lacks."""
+        model, batch = self.backbone, cut_padding(batch)
+        ids, mask = (x.flatten(0, -2) for x in (batch.text_ids, batch.text_mask))
+        clips = torch.arange(len(batch.frames), device=ids.device).repeat_interleave(len(ids) // len(batch.frames))
+        video = model.encode_video(batch.frames)
+        first = model.encode_pairs(model.embed_text(ids), mask, video, torch.arange(len(ids), device=ids.device), clips)
+        return answer_scores(model, first, batch)
+
     def query(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Captions (Q, L) -> embedded (Q, L, H), and their mask."""
         return self.backbone.embed_text(ids), mask
@@ -128,9 +172,16 @@ def cut_padding(batch: VioletBatch) -> VioletBatch:
 
     Not beyond a labelled position: the published masking of options labels padding, too.
     """
-    length = used_length(batch.text_mask | (batch.word_labels >= 0))
-    names = ("text_ids", "text_mask", "masked_text_ids", "word_labels")
-    return replace(batch, **{name: getattr(batch, name)[..., :length] for name in names})
+    used = batch.text_mask if batch.word_labels is None else batch.text_mask | (batch.word_labels >= 0)
+    length = used_length(used)
+    given = {name: getattr(batch, name) for name in ("text_ids", "text_mask", "masked_text_ids", "word_labels")}
+    return replace(batch, **{name: x[..., :length] for name, x in given.items() if x is not None})
+
+
+def answer_scores(model: Violet, first: Tensor, batch: VioletBatch) -> Tensor:
+    """[CLS] (B O, H) of each clip with each of its texts -> scores (B, A), or (B, O) with -inf for options of padding."""
+    scores = model.choose_answer(first.unflatten(0, (len(batch.frames), -1)))
+    return scores if batch.text_ids.dim() == 2 else scores.masked_fill(~batch.text_mask.any(2), -torch.inf)
 
 
 def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> Tensor:
@@ -190,7 +241,7 @@ def pair_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[s
         if "shuffled" in names:  # the text of each video is another clip's
             found["shuffled"] = matching(scores[:, batch.shuffled], model.config)
     if "answer" in parts:
-        found["answer"] = cross_entropy(model.choose_answer(parts["answer"].unflatten(0, (len(video), -1))), batch.answers)
+        found["answer"] = cross_entropy(answer_scores(model, parts["answer"], batch), batch.answers)
     return found
 
 

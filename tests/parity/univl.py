@@ -4,7 +4,8 @@ Run from the root of this repository; <checkout> is one of github.com/mlvlab/MEL
 downloads that nothing here asks for; empty modules stand in where those are missing.
 
 Prints a table of relative errors on the toy model of tests/test_univl.py, in float64 and float32: names, shapes and counts,
-each intermediate, each loss, each loss's gradient; and the errors of BertAdam. `--base`: also at the published size, two
+each intermediate, each loss, each loss's gradient; the errors of BertAdam; and how many captions their beam search and ours agree
+on, on models drawn at random. `--base`: also at the published size, two
 clips (8 GB of memory). `--step`: instead, weights and combiner after each step of their training loop and of ours
 (tests/test_published_step.py). `--store`: writes the numbers that tests/test_univl.py and, with `--step`,
 tests/test_published_step.py read.
@@ -37,6 +38,7 @@ from meltr_ray.backbones.univl import UniVL
 from meltr_ray.bert_adam import SCHEDULES, BertAdam, learning_rate_factor
 from meltr_ray.config import UNIVL_LOSSES, Config, TaskConfig, UniVLConfig
 from meltr_ray.data import masking
+from meltr_ray.tasks.beam_search import beam_search
 from meltr_ray.tasks.univl import UniVLBatch, UniVLLosses
 from tests import test_published_step as step
 from tests import test_univl as toy
@@ -340,6 +342,73 @@ def compare_step(authors: Authors, store: bool) -> None:
         print(f"{step.REFERENCE}: {step.REFERENCE.stat().st_size} bytes")
 
 
+def their_captions(authors: Authors, theirs: nn.Module, batch: UniVLBatch, num_beams: int, max_words: int) -> list[list[int]]:
+    """Captions of their beam search up to [SEP], which is the last id where there is one."""
+    search = importlib.import_module("eval.captioning")
+    constants = types.SimpleNamespace(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3})
+    beams = [importlib.import_module("modules.beam").Beam(num_beams, device="cpu", tokenizer=constants) for _ in range(len(batch.video))]
+    mask, video_mask = batch.text_mask.long(), batch.video_mask.long()
+    encoded = theirs.get_sequence_visual_output(batch.text_ids, torch.zeros_like(mask), mask, batch.video, video_mask)
+    rows = tuple(x.repeat_interleave(num_beams, 0) for x in (*encoded, batch.text_ids, mask, video_mask))
+    places = {clip: clip for clip in range(len(beams))}
+    for length in range(1, max_words + 1):
+        active = search.beam_decode_step(theirs.decoder_caption, beams, length, places, num_beams, "cpu", rows)
+        if not active:
+            break
+        rows, places = search.collate_active_info(rows, places, active, num_beams, "cpu")
+    captions, _ = search.collect_hypothesis_and_scores(beams, 1)
+    return [ids[: ids.index(3) + 1] if 3 in ids else ids for (ids,) in captions]
+
+
+def their_log_p(theirs: nn.Module, batch: UniVLBatch, captions: list[list[int]]) -> list[float]:
+    """Log probabilities of captions, one a clip."""
+    mask, video_mask = batch.text_mask.long(), batch.video_mask.long()
+    encoded = theirs.get_sequence_visual_output(batch.text_ids, torch.zeros_like(mask), mask, batch.video, video_mask)
+    found = []
+    for clip, ids in enumerate(captions):
+        row = [x[clip : clip + 1] for x in (*encoded, batch.text_ids, mask, video_mask)]
+        said = torch.tensor([[2, *ids[:-1]]])
+        log_p = theirs.decoder_caption(*row, said, torch.ones_like(said), shaped=True, get_logits=True)[0].log_softmax(-1)
+        found.append(log_p[torch.arange(len(ids)), torch.tensor(ids)].sum().item())
+    return found
+
+
+def compare_captions(authors: Authors, num_models: int = 20, num_beams: int = 5, max_words: int = 8) -> None:
+    """Captions that agree, log probabilities of these by their decoder, and whose are likelier where captions differ.
+
+    Ours may say any word here, as theirs does.
+    """
+    equal, likelier, error = 0, 0, 0.0
+    for seed in range(num_models):
+        torch.manual_seed(seed)
+        ours, batch = toy.toy_task(fused_attention=False).eval(), as_type(toy.toy_batch(), torch.float64)
+        with torch.no_grad():
+            for p in ours.parameters():
+                p += 0.1 * torch.randn_like(p)
+            ours.backbone.decoder.classifier["cls"]["predictions"].bias[3] += 3  # some captions end
+            theirs = load(authors.univl(ours.backbone.config, toy.WORDS, toy.FEATURES, toy.CLIPS), ours, torch.float64).eval()
+            ours = ours.double()
+            with precise():
+                expected = their_captions(authors, theirs, batch, num_beams, max_words)
+                totals = their_log_p(theirs, batch, expected)
+            parts = (ours.backbone.encode_text(batch.text_ids, batch.text_mask), batch.text_mask,
+                     ours.backbone.encode_video(ours.backbone.normalize_video(batch.video), batch.video_mask), batch.video_mask)  # fmt: skip
+            decoder = ours.backbone.decoder
+            cache = decoder.start(ours.backbone.encode_cross(*parts), torch.cat((parts[1], parts[3]), dim=1), num_beams)
+
+            def step(ids: Tensor, rows: Tensor) -> Tensor:
+                cache.follow(rows)
+                return decoder.step(ids, cache)
+
+            got = beam_search(step, toy.CLIPS, num_beams, max_words, start_id=2, end_id=3)
+        for (ids, total), other, their_total in zip(got, expected, totals):
+            same = ids == [word for word in other if word != 3]
+            equal, likelier = equal + same, likelier + (not same and total > their_total)
+            error = max(error, abs(total - their_total)) if same else error
+    print(f"beam search, {num_beams} beams: {equal} of {num_models * toy.CLIPS} captions are theirs, log p within {error:.1e}; "
+          f"{likelier} of the others are likelier than theirs")  # fmt: skip
+
+
 def store_losses(authors: Authors) -> None:
     """Losses and gradients times probes, of their class in float64."""
     theirs, _, batch = toy_pair(authors, torch.float64)
@@ -369,6 +438,7 @@ def main() -> None:
     if arguments.base:
         print_table("base", base_pair, authors)
     compare_bert_adam(authors)
+    compare_captions(authors)
     if arguments.store:
         store_losses(authors)
 

@@ -1,0 +1,131 @@
+"""Extracted features in the files that others write: one array (frames, D) a video, by its id.
+
+    *.npz           `video_id` (N,) and `feat` (N, frames, D) or any other array of ids beside one of numbers; or one array an id
+    *.npy           one id a file, named by it
+    *.h5, *.hdf5    one dataset an id, or as npz
+    *.pkl, *.pickle a dictionary id -> array (UniVL), read by `data.pickles`: no code is run
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meltr_ray.config import ConfigError, check
+from meltr_ray.data.pickles import read_pickle
+
+PICKLES, HDF5 = (".pkl", ".pickle", ".p"), (".h5", ".hdf5", ".hdf")
+ENDINGS = (".npz", ".npy", *HDF5, *PICKLES)
+LARGEST = float(np.finfo(np.float16).max)
+VIDEO_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".gif", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts", ".3gp", ".ogv")
+
+
+@dataclass
+class FeatureFiles:
+    """Features by id, read when they are asked for."""
+
+    files: list[Path] = field(default_factory=list)
+    """Files that hold features of many ids."""
+    single: list[Path] = field(default_factory=list)
+    """Files of one id each (.npy)."""
+    ignored: list[Path] = field(default_factory=list)
+    """Files of these endings that hold anything else."""
+    found: dict[str, tuple[Path, Callable[[], Any]]] = field(default_factory=dict)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.found
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """(frames, D) of any float type; a vector (D,) is one frame. Raises ConfigError where the file is damaged."""
+        path, read = self.found[key]
+        values = np.asarray(_guarded(path, read))
+        values = values[None] if values.ndim == 1 else values
+        values = values[0] if values.ndim == 3 and len(values) == 1 else values
+        check(is_features(values), "source", path, f"{key} is {values.dtype} of shape {values.shape}, not floats (frames, D); mend the file")
+        return values
+
+
+def find_features(paths: Iterable[Path]) -> FeatureFiles:
+    """What feature files there are among `paths`. Raises ConfigError for a damaged one, and for an id in two files."""
+    result = FeatureFiles()
+    for path in paths:
+        suffix = path.suffix.lower()
+        if suffix not in ENDINGS:
+            continue
+        if suffix == ".npy":
+            arrays = {path.stem: lambda path=path: np.load(path, allow_pickle=False)}
+        else:
+            arrays = _by_id(path, _guarded(path, lambda: _open(path, suffix)))
+        (result.ignored if not arrays else result.single if suffix == ".npy" else result.files).append(path)
+        for key, read in arrays.items():
+            stem = key[: -len(Path(key).suffix)] if Path(key).suffix.lower() in VIDEO_ENDINGS else key
+            other = result.found.get(stem, (path,))[0]
+            check(other == path, "source", path, f"and {other.name} both hold features of {stem}; leave one of them in the folder")
+            result.found[stem] = path, read
+    return result
+
+
+def problem(values: np.ndarray) -> str:
+    """Why features (frames, D) can't be stored in float16; empty where they can."""
+    if not values.size:
+        return "features of no frame"
+    if not np.isfinite(values).all():
+        return "features with NaN or infinity"
+    return f"features beyond float16's {LARGEST:.0f}" if np.abs(values).max() > LARGEST else ""
+
+
+def is_features(values: np.ndarray) -> bool:
+    return values.ndim == 2 and np.issubdtype(values.dtype, np.floating)
+
+
+def _open(path: Path, suffix: str) -> Mapping[str, Any]:
+    """Name -> array, or what gives it when indexed."""
+    if suffix == ".npz":
+        return np.load(path, allow_pickle=False)
+    if suffix in PICKLES:
+        content = read_pickle(path)
+        return content if isinstance(content, dict) and all(isinstance(key, str) for key in content) else {}
+    try:
+        import h5py
+    except ImportError:
+        raise ConfigError(f"source={path}: is HDF5, which needs h5py; pip install h5py") from None
+    file, datasets = h5py.File(path, "r"), []
+    file.visititems(lambda name, value: datasets.append(name) if isinstance(value, h5py.Dataset) else None)
+    leaves = [name.rsplit("/", 1)[-1] for name in datasets]
+    by_leaf = len(set(leaves)) == len(leaves)  # otherwise a group an id, with datasets of equal names
+    return {leaf if by_leaf else name.split("/", 1)[0]: file[name] for leaf, name in zip(leaves, datasets)}
+
+
+def _by_id(path: Path, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Id -> what reads its array; empty where the file holds no features."""
+    names = list(arrays)
+    if 2 <= len(names) <= 8:  # few enough to be columns, not ids
+        columns = {name: _guarded(path, lambda: np.asarray(arrays[name])) for name in names}
+        ids = [name for name in names if columns[name].ndim == 1 and columns[name].dtype.kind in "USO"]
+        if ids:
+            keys = [key.decode() if isinstance(key, bytes) else str(key) for key in columns[ids[0]].tolist()]
+            values = [column for column in columns.values() if column.dtype.kind == "f" and len(column) == len(keys)]
+            chosen = columns.get("feat", values[0] if len(values) == 1 else None)
+            whole = chosen is not None and len(chosen) == len(keys) and chosen.ndim in (2, 3)
+            check(whole, "source", path, f"has ids ({ids[0]}) and no one array of as many features; leave video_id (N,) and feat (N, frames, D)")
+            return {key: lambda at=at: chosen[at] for at, key in enumerate(keys)}
+    first = np.asarray(_guarded(path, lambda: arrays[names[0]])) if names else np.zeros(0)
+    if first.dtype.kind != "f" or first.ndim not in (1, 2, 3):
+        return {}
+    return {name: lambda name=name: arrays[name] for name in names}
+
+
+def _guarded(path: Path, read: Callable[[], Any]) -> Any:
+    """What `read` returns; what a damaged file raises ends as a ConfigError of one line."""
+    try:
+        return read()
+    except ConfigError:
+        raise
+    except (KeyError, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        raise ConfigError(f"source={path}: is no whole {path.suffix} file of arrays; fetch the file again") from None

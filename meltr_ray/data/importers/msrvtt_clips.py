@@ -1,0 +1,43 @@
+"""A few videos of MSR-VTT with captions and MSRVTT-QA questions: `clips.json` beside the video files.
+
+Its objects have `video_id`, `captions`, `category` and `qa` (objects with `question`, `answer`, `qid`). The official split would leave no
+question to train on, so clips are divided anew (`held_out`), or stand in every split (`overfit`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meltr_ray.config import check
+from meltr_ray.data.clip import Clip, Question
+from meltr_ray.data.importers.annotations import Annotations
+from meltr_ray.data.importers.caption_choice import add_caption_choice
+from meltr_ray.data.importers.files import need, read_json
+from meltr_ray.data.importers.msrvtt import category_question
+from meltr_ray.data.importers.videos import VARIANTS as VARIANTS
+from meltr_ray.data.importers.videos import everywhere
+
+
+def read(folder: Path, variant: str | None) -> Annotations:
+    """Raises ConfigError for a missing or damaged file."""
+    path = need(folder, "clips.json")
+    rows = read_json(path)
+    whole = isinstance(rows, list) and all(isinstance(row, dict) and {"video_id", "captions", "qa"} <= set(row) for row in rows)
+    check(whole, "source", path, "is no list of objects with video_id, captions and qa; fetch the file again")
+    clips = []
+    for row in rows:
+        clip = Clip(row["video_id"], row["captions"], questions=category_question(row["video_id"], row.get("category")))
+        clip.questions += [Question(str(asked["qid"]), asked["question"], asked["answer"]) for asked in row["qa"]]
+        clips.append(clip)
+    splits: dict[str, list[Clip]] = {"train": clips}
+    media: dict[str, str] = {}
+    if variant == "overfit":
+        add_caption_choice(clips)  # the same questions in every split
+        splits, media = everywhere(clips, media)
+    return Annotations(f"MSR-VTT clips with questions, {variant}", splits, [path], media)
+
+
+def derive(splits: dict[str, list[Clip]]) -> None:
+    """Add the questions with captions to choose from, where `overfit` hasn't yet."""
+    for clips in splits.values():
+        add_caption_choice([clip for clip in clips if not any(question.options for question in clip.questions)])

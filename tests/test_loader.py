@@ -1,0 +1,113 @@
+"""Batches made ahead by worker processes are those that training would make by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from meltr_ray.config import BACKBONES, Config, ConfigError, DataConfig
+from meltr_ray.data import store
+from meltr_ray.data.batches import Batches, MetaBatches
+from meltr_ray.data.clip import Clip
+from meltr_ray.data.folder import DataFolder
+from meltr_ray.data.loader import Loader
+from meltr_ray.data.video import decode_video
+from meltr_ray.model import make_examples, make_inputs
+from meltr_ray.tasks.batch import Batch
+
+KINDS = ("recent", "next", "held_out")
+MICRO, META, EVERY, LAST = 2, 2, 3, 14
+
+
+def is_due(step: int) -> bool:
+    return (step + 1) % EVERY == 0
+
+
+def make_batches(folder: Path, backbone: str, kind: str) -> tuple[Batches, MetaBatches]:
+    small = dict(image_size=32, num_frames=2, num_visual_tokens=16) if backbone == "violet" else {}
+    config = Config(data=DataConfig(folder=str(folder)), backbone=BACKBONES[backbone](**small))
+    data = DataFolder.open(config)
+    inputs = make_inputs(config, data)
+    train, held_out = (Batches(make_examples(config, data, split), inputs.batch, 4, seed=5) for split in ("train", "meta"))
+    return train, MetaBatches(kind, train, held_out, MICRO, META)
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    held = [(getattr(a, item.name), getattr(b, item.name)) for item in dataclasses.fields(a)]
+    return all(x is y is None or torch.equal(x, y) for x, y in held)
+
+
+@pytest.mark.parametrize("backbone, kind, workers", [*(("univl", kind, 0) for kind in KINDS), ("univl", "recent", 1),
+                                                     ("violet", "recent", 3), ("violet", "next", 3)])  # fmt: skip
+def test_any_number_of_workers_gives_the_same_and_goes_on_at_any_step(digits_folder, backbone, kind, workers):
+    batches, meta_batches = make_batches(digits_folder, backbone, kind)
+    for first in (0, 7):
+        torch.manual_seed(0)
+        seen = list(Loader(batches, meta_batches, is_due, first, LAST, workers))
+        assert torch.initial_seed() == 0 and torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
+        assert len(seen) == LAST - first
+        for step, (micro, meta) in enumerate(seen, first):
+            assert len(micro) == MICRO and all(equal(got, batches[MICRO * step + at]) for at, got in enumerate(micro))
+            assert (meta is not None) == is_due(step)
+            assert meta is None or len(meta) == META and all(map(equal, meta, meta_batches[step]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_batch_is_made_twice_and_none_is_kept_too_long(digits_folder, kind):
+    made = []
+    clips = store.ClipStore(digits_folder, "train")
+    train, held_out = (Batches(clips, lambda clips, seed: made.append(seed) or seed, 4, seed) for seed in (1, 2))
+    loader = iter(Loader(train, MetaBatches(kind, train, held_out, MICRO, META), is_due, 0, 60))
+    most = max(len(loader.gi_frame.f_locals["held"]) for _ in loader)
+    assert len(made) == len(set(made)) == 60 * MICRO + {"recent": 0, "next": META * (60 % EVERY == 0), "held_out": 20 * META}[kind]
+    assert most <= 10 + MICRO + META
+
+
+def test_a_worker_that_fails_is_one_line(tmp_path):
+    with store.new_folder(tmp_path / "clips") as folder:
+        clips = [Clip(f"clip{at}", ["a"], video=b"no video") for at in range(4)]
+        entry = store.write_split(folder, "train", clips)
+        store.write_manifest(folder, name="test", splits={"train": entry}, feature_size=0)
+    batches = Batches(store.ClipStore(tmp_path / "clips", "train", videos=True), decode_first, 2, 0)
+    for workers in (0, 1):
+        with pytest.raises(ConfigError, match=r"^video=<8 bytes>: can't be decoded \(.*\); replace the file$"):
+            list(Loader(batches, MetaBatches("next", batches, None), is_due, 0, 2, workers))
+
+
+def decode_first(clips: list[Clip], seed: int) -> torch.Tensor:
+    return torch.from_numpy(decode_video(clips[0].video))
+
+
+def test_workers_end_with_a_killed_parent():
+    program = """
+import sys, time; sys.path.insert(0, sys.argv[1])
+from tests.test_loader import *
+if __name__ == "__main__":
+    batches = Batches(range(100), give, 2, 0)
+    for step in Loader(batches, MetaBatches("next", batches, None), is_due, 0, 40, 2):
+        print("started", flush=True)
+        time.sleep(60)
+"""
+    path = Path(__file__).parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "started\n"
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) >= 3  # two workers and the server that forks them
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def give(clips: list[int], seed: int) -> torch.Tensor:
+    time.sleep(0.01)
+    return torch.tensor(clips)
