@@ -17,7 +17,7 @@ WRONG = [
     ("task.loss_set=[joint,foo]", "task.loss_set=foo: unknown"),
     ("task.loss_set=[caption]", "lacks the primary loss; add joint"),
     ("task.loss_set=[joint,joint]", "names a loss twice"),
-    ("data=nowhere", "use one of digits, msrvtt"),
+    ("data=nowhere", "use one of digits, mosei, mosi, msrvtt"),
     ("aid.solver=newton", "use one of identity, neumann, cg"),
     ("backbone.num_heads=7", "must divide backbone.hidden_size=64"),
     ("combiner.weights=[1,2]", "one number per loss"),

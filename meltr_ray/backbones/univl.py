@@ -45,7 +45,7 @@ def encoder_layers(config: UniVLConfig, num_layers: int) -> LayerStack:
 
 
 class TextEncoder(nn.Module):
-    """BERT: ids (B, L) int64 and mask (B, L) -> (B, L, H)."""
+    """BERT, or a bag of words: ids (B, L) int64 and mask (B, L) -> (B, L, H)."""
 
     def __init__(self, config: UniVLConfig, vocabulary_size: int):
         super().__init__()
@@ -54,8 +54,11 @@ class TextEncoder(nn.Module):
         self.embeddings = Embeddings(config, words, positions, num_types=2)
         self.encoder = encoder_layers(config, config.text_layers)
         self.pooler = Pooler(config)
+        self.bag_of_words = config.bag_of_words
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        if self.bag_of_words:
+            return self.embeddings.word_embeddings(ids)
         types = torch.zeros(ids.size(1), dtype=torch.int64, device=ids.device)
         return self.encoder(self.embeddings(ids, types), attention_bias(mask))
 
@@ -220,6 +223,7 @@ class UniVL(nn.Module):
             frames = self.visual.embeddings.word_embeddings.weight
             self.cls_visual = nn.ModuleDict({"predictions": FramePredictions(config, frames)})
         self.similarity_dense = nn.Linear(config.hidden_size, 1)
+        self.pool_dropout = Dropout(config.embedding_dropout)
         if self.has_frames:
             self.normalize_video = nn.Sequential(OrderedDict(visual_norm2d=layer_norm(video_size)))
         if task == "open_ended":
@@ -304,4 +308,5 @@ class UniVL(nn.Module):
     def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
         weights = mask.to(x.dtype)
         mean = (x * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+        mean = self.pool_dropout(mean)
         return F.normalize(mean, dim=-1) if self.config.normalize_embeddings else mean

@@ -98,6 +98,10 @@ class UniVLConfig(BackboneConfig):
     """Divides the joint similarities before their loss (published: 1); default: from `size`."""
     normalize_embeddings: Optional[bool] = None
     """Scale text and video embeddings to length 1 before the joint similarity; the published MELTR code does; default: from `size`."""
+    embedding_dropout: float = 0.0
+    """Dropout probability of the pooled text and video embeddings (not UniVL's; for small data)."""
+    bag_of_words: bool = False
+    """Read text as word embeddings alone, without positions, norm and `text_layers` (not UniVL's; for small data from scratch)."""
     joint_loss: str = "contrastive"
     """Loss on the joint similarity matrix: `contrastive` (cross entropy both ways) or `margin` (max-margin ranking, the published MELTR code)."""
     auxiliary_text: str = "caption"
@@ -107,6 +111,8 @@ class UniVLConfig(BackboneConfig):
 
     def __post_init__(self):
         self._fill(UNIVL_SIZES)
+        self._check_probabilities("embedding_dropout")
+        check(not (self.bag_of_words and self.weights), "backbone.bag_of_words", True, "an imported text encoder would not be used; set it to false")
         check_choice("backbone.joint_loss", self.joint_loss, ("contrastive", "margin"))
         check_choice("backbone.auxiliary_text", self.auxiliary_text, ("caption", "transcript"))
         check_choice("backbone.choice_score", self.choice_score, ("pair", "joint"))

@@ -28,6 +28,8 @@ class DataConfig:
     """Word pieces a caption is cut to, [CLS] and [SEP] included."""
     max_frames: int = 12
     """Frame features a clip is sampled down to, evenly; backbones that read pixels take `backbone.num_frames` frames."""
+    word_dropout: float = 0.0
+    """Probability that a word piece of a training caption isn't seen by the losses that compare texts with videos (UniVL; published: 0; for small data)."""
     mask_probability: float = 0.15
     """Probability that a word piece or a frame is masked in the masked losses (BERT's 80/10/10 rule for words)."""
     loader_workers: Optional[int] = None
@@ -40,6 +42,7 @@ class DataConfig:
         check_at_least("data.max_frames", self.max_frames, 1)
         check_at_least("data.loader_workers", 0 if self.loader_workers is None else self.loader_workers, 0)
         check_at_least("data.prefetch", self.prefetch, 1)
+        check(0 <= self.word_dropout < 1, "data.word_dropout", self.word_dropout, "must lie in [0, 1); lower it")
         check(0 < self.mask_probability < 1, "data.mask_probability", self.mask_probability,
               "must lie between 0 and 1; published: 0.15")
 

@@ -61,3 +61,19 @@ def build_vocabulary(captions: Iterable[str], path: Path, size: int = 4000, min_
     pieces = tokenizer.get_vocab()
     Path(path).write_text("\n".join(sorted(pieces, key=pieces.get)) + "\n", encoding="utf-8")
     return Vocabulary(path)
+
+
+def list_words(captions: Iterable[Iterable[str]], path: Path, least_clips: int = 2) -> None:
+    """Write the whole words that captions of at least so many clips have, to stand in for word pieces where data is small.
+
+    `captions`: those of each clip. Words are what WordPiece splits first: letters and digits, lower case, without accents.
+    """
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    split = tokenizer._tokenizer.pre_tokenizer  # the wrapper doesn't hand it on
+    counts: dict[str, int] = {}
+    for texts in captions:
+        words = {word for text in texts for word, _ in split.pre_tokenize_str(tokenizer.normalize(text))}
+        for word in words:
+            counts[word] = counts.get(word, 0) + 1
+    chosen = sorted(word for word, count in counts.items() if count >= least_clips)
+    Path(path).write_text("\n".join([*SPECIAL, *chosen]) + "\n", encoding="utf-8")

@@ -147,6 +147,10 @@ class UniVLInputs(TextInputs):
             decoder_input_ids=decoder_input_ids, decoder_mask=decoder_mask, decoder_target_ids=decoder_target_ids,
             shuffled=masking.derange(len(clips), generator),
         )  # fmt: skip
+        if self.data.word_dropout:
+            kept = generator.random(text_mask.shape) >= self.data.word_dropout
+            kept[:, 0] = True  # [CLS]
+            arrays["text_mask"] = text_mask & kept
         if "context_ids" in arrays:
             arrays["masked_context_ids"] = self._mask_words(arrays["context_ids"], arrays["context_mask"], generator)[0]
         return to_batch(arrays)

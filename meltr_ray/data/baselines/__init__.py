@@ -1,4 +1,4 @@
-"""What costs nothing: chance, constant answers and closed-form ridge regressions, for every task that a data set's clips allow."""
+"""What costs nothing: chance, constant answers and closed-form ridge regressions, for every task that the clips allow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from meltr_ray.data.store import ClipStore
 
 Found = dict[str, dict[str, dict[str, float]]]
 """Split (validation, test) -> name of a baseline -> metric -> value."""
-SHOWN = {"retrieval": "recall_at_10", "multiple_choice": "accuracy", "open_ended": "accuracy", "captioning": "cider", "sentiment": "mae"}
+SHOWN = {
+    "retrieval": "recall_at_10", "multiple_choice": "accuracy", "open_ended": "accuracy", "captioning": "cider",
+    "sentiment": "mae",
+}  # fmt: skip
 """The metric that a report of an import names."""
 
 
@@ -49,8 +52,10 @@ def of_task(task: str, splits: dict[str, list[Clip]], folder: Path) -> Found | N
 
 def finite(rows: Found) -> Found:
     """Without what isn't defined, such as the correlation of a constant."""
-    return {split: {name: {metric: value for metric, value in values.items() if math.isfinite(value)} for name, values in named.items()}
-            for split, named in rows.items()}  # fmt: skip
+    def defined(values: dict[str, float]) -> dict[str, float]:
+        return {metric: value for metric, value in values.items() if math.isfinite(value)}
+
+    return {split: {name: defined(values) for name, values in named.items()} for split, named in rows.items()}
 
 
 def useful(task: str, clip: Clip) -> bool:

@@ -13,7 +13,7 @@ from meltr_ray.data.clip import Clip
 from meltr_ray.metrics import captions as metrics
 
 TRIED, JUDGED = 40, 200
-"""Train captions tried as the constant one, those that are said most often; held-out train clips that it is chosen on, at most."""
+"""Train captions tried as the constant one, the most frequent; held-out train clips that it is chosen on, at most."""
 
 
 def baselines(splits: dict[str, Sequence[Clip]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -45,7 +45,7 @@ def score(said: Sequence[str], clips: Sequence[Clip]) -> dict[str, float]:
 
 
 def tokenize(said: Sequence[str], clips: Sequence[Clip]) -> tuple[list[str], list[list[str]]]:
-    """Tokens of what is said and of the references, without clips of which no reference has a word. Raises ValueError if none is left."""
+    """Tokens of what is said and of references; clips without a word of reference go. Raises ValueError if none is left."""
     names = [str(number) for number in range(len(clips))]
     references = dict(zip(names, [clip.captions for clip in clips], strict=True))
     found = [pair for pair in metrics.tokens(dict(zip(names, said, strict=True)), references, False, 0)[0].values() if pair[1]]

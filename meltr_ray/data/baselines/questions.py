@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from meltr_ray.data.answers import Answers
 from meltr_ray.data.baselines import retrieval
-from meltr_ray.data.baselines.ridge import fit_ridge
+from meltr_ray.data.baselines.ridge import Scale, fit_ridge
 from meltr_ray.data.clip import Clip, Question
 
 Asked = tuple[Clip, Question]
@@ -89,6 +89,8 @@ class AnswerRidge:
         self.words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+", max_features=MOST_WORDS)
         self.words = self.words.fit(texts) if any(map(retrieval.split_words, texts)) else None
         self.kinds = [kind for kind, _ in Counter(question.kind for _, question in pairs).most_common(MOST_KINDS)]
+        if sees:
+            self.scale = Scale.fit(retrieval.summaries([clip for clip, _ in pairs]))
         truth = np.eye(len(known))[[self.number[question.answer] for _, question in pairs]]
 
         def error(predicted: np.ndarray, rows: np.ndarray) -> float:
@@ -104,7 +106,7 @@ class AnswerRidge:
         if self.words is not None:
             parts.append(self.words.transform([question.question for _, question in pairs]).toarray())
         if self.sees:
-            seen = retrieval.summaries([clip for clip, _ in pairs])
+            seen = self.scale(retrieval.summaries([clip for clip, _ in pairs]))
             parts += [seen, (kinds[:, :, None] * seen[:, None]).reshape(len(pairs), -1)] if len(self.kinds) > 1 else [seen]
         return np.concatenate(parts, axis=1)
 
@@ -132,4 +134,5 @@ class CaptionRidge:
         self.ridge = retrieval.Ridge.fit(clips, retrieval.choose_strength(clips))
 
     def scores(self, pairs: Sequence[Asked]) -> list[dict[str, float]]:
-        return [dict(zip(question.options, self.ridge.scores(question.options, [clip])[:, 0].tolist())) for clip, question in pairs]
+        return [dict(zip(question.options, self.ridge.scores(question.options, [clip])[:, 0].tolist()))
+                for clip, question in pairs]  # fmt: skip

@@ -1,15 +1,29 @@
-"""Ridge regression with its strength chosen on held-out train examples."""
+"""Ridge regression from several kinds of inputs, its strength chosen on held-out train examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 from sklearn.linear_model import Ridge
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-STRENGTHS = (1.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+class Scale:
+    """Standardised by train and divided by the root of their number, so that rows have length 1 or so, as tf-idf has."""
+
+    @classmethod
+    def fit(cls, x: np.ndarray) -> Self:
+        scale = cls()
+        scale.standard = StandardScaler().fit(x)
+        return scale
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N, D)"""
+        return self.standard.transform(x) / np.sqrt(x.shape[1])
 
 
 def held_out(groups: Sequence[str]) -> np.ndarray:
@@ -22,16 +36,13 @@ def held_out(groups: Sequence[str]) -> np.ndarray:
 
 def fit_ridge(
     x: np.ndarray, y: np.ndarray, groups: Sequence[str], error: Callable[[np.ndarray, np.ndarray], float]
-) -> tuple[Pipeline, float]:
-    """Regression from x (N, D), standardised, to y (N,) or (N, K), and its strength.
+) -> tuple[Ridge, float]:
+    """Regression from x (N, D) to y (N,) or (N, K), and its strength.
 
     The strength is that of the lowest `error(predicted, indices)` on every fifth group, fitted on the others.
     Raises ValueError where there is but one group.
     """
     out = held_out(groups)
-
-    def fitted(strength: float, rows: np.ndarray) -> Pipeline:
-        return make_pipeline(StandardScaler(), Ridge(strength)).fit(x[rows], y[rows])
-
-    best = min(STRENGTHS, key=lambda strength: error(fitted(strength, ~out).predict(x[out]), np.flatnonzero(out)))
-    return fitted(best, np.ones(len(x), bool)), best
+    judged = np.flatnonzero(out)
+    best = min(STRENGTHS, key=lambda strength: error(Ridge(strength).fit(x[~out], y[~out]).predict(x[judged]), judged))
+    return Ridge(best).fit(x, y), best

@@ -1,10 +1,10 @@
-"""What can be said of a digit in one word: what questions ask for, what they know it by, and what utterances speak about."""
+"""What can be said of a digit in one word: what questions ask for, and what they know it by."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from meltr_ray.data.digits.scene import COLOURS, DIRECTIONS, MET, NAMES, SIZES, Digit
+from meltr_ray.data.digits.scene import COLOURS, DIRECTIONS, MET, NAMES, Digit
 
 DEEDS = {
     "pass": "passes", "bounce": "bounces", "turn": "turns", "stop": "stops", "vanish": "vanishes", "appear": "appears",
@@ -12,14 +12,16 @@ DEEDS = {
 }  # fmt: skip
 """Event -> its word."""
 VALUES: dict[str, tuple[str, ...]] = {
-    "colour": tuple(COLOURS), "digit": NAMES, "size": tuple(SIZES), "direction": tuple(DIRECTIONS), "turn": tuple(DIRECTIONS),
-    "event": tuple(DEEDS.values()),
+    "colour": tuple(COLOURS), "digit": NAMES, "direction": tuple(DIRECTIONS), "event": tuple(DEEDS.values()),
 }  # fmt: skip
-"""Kind of property -> its values. `direction` is that in which a digit sets off, `turn` that which it takes later."""
+"""Kind of property that is asked for -> its values."""
 
 
 def value_of(digit: Digit, kind: str) -> str | None:
-    """None where the digit has none: one that waits sets off nowhere, one that grows or shrinks is neither small nor large."""
+    """`colour`, `digit`, `size`, `event`, `direction` (in which it sets off) or `turn` (which it takes later).
+
+    None where the digit has none: one that waits sets off nowhere, one that grows or shrinks is neither small nor large.
+    """
     match kind:
         case "digit":
             return NAMES[digit.value]

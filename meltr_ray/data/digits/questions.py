@@ -31,9 +31,9 @@ KNOWN_BY = dict.fromkeys(("direction", "turn", "event"), ("colour", "digit", "si
     "colour": ("digit", "size", "direction", "turn", "event"),
     "digit": ("colour", "size", "direction", "turn", "event"),
 }
-"""Kind that is asked for -> kinds that a digit may be known by. Those of a movement tell of others: a turn is never straight on."""
+"""Kind that is asked for -> kinds that a digit may be known by. Movements tell of each other: a turn is never straight on."""
 COUNTED = {1: 0.25, 2: 0.25, 3: 0.5}
-"""Digits in a clip -> probability that it is asked how many: as 40, 40 and 20 % of clips have so many, a third of answers each."""
+"""Digits in a clip -> probability that it is asked how many; 40, 40 and 20 % have so many: a third of answers each."""
 PAIRS = {("colour", "digit"): "{} {}", ("colour", "event"): "{} digit that {}", ("digit", "event"): "{} that {}"}
 
 

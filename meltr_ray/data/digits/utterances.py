@@ -1,17 +1,18 @@
-"""What somebody says before the clip, and the sentiment in [-3, 3] of what then comes: neither words nor picture alone tell it.
+"""What somebody says before the clip, and the sentiment in [-3, 3] that then comes: neither words nor picture alone tell it.
 
-Two attitudes are stated, one to a property that some digit of the clip has and one to a property that none has. The score is
-that of the first kind. Both scores are drawn without a look at the clip and put in any order, so the words leave two scores open,
-mostly of opposite signs, and the picture leaves all.
+Two attitudes are stated, one to warm colours and one to cold ones, mostly of opposite signs; the score is their mean over the
+digits of the clip. Most speakers like warm ones better, so the picture alone tells something, and so do the words; their product
+tells the rest.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from meltr_ray.data.digits.properties import VALUES, sizes_are_clear, values
 from meltr_ray.data.digits.scene import Digit
 
+WARM = ("red", "orange", "yellow", "purple")
+"""The other colours are cold, white among them."""
 ATTITUDES = {
     3: ("i really love {}", "i utterly enjoy {}"),
     2: ("i love {}", "i enjoy {}"),
@@ -22,36 +23,21 @@ ATTITUDES = {
     -3: ("i really hate {}", "{} utterly bore me"),
 }
 """Score -> how it is said of something."""
-OPPOSITE, NEUTRAL = 0.75, 0.05
-"""Probability that the two scores are of opposite signs, and that a score is 0."""
-SPOKEN_OF = {"colour": "{} digits", "size": "{} digits"}
-"""Kind of property -> how things that have it are called."""
+OPPOSITE, NEUTRAL, LIKES_WARM = 0.75, 0.05, 0.8
+"""Probability that the two scores are of opposite signs, that one is 0, and that warm colours have the higher one."""
 
 
 def utter(digits: list[Digit], random: np.random.Generator) -> tuple[str, float]:
     """What is said, and its score for these digits."""
-    there, absent = properties(digits, random)
-    score, other = draw_scores(random)
-    said = [str(random.choice(ATTITUDES[value])).format(of) for value, of in ((score, there), (other, absent))]
-    return (" but " if score * other < 0 else " and ").join(random.permutation(said)), float(score)
-
-
-def properties(digits: list[Digit], random: np.random.Generator) -> tuple[str, str]:
-    """What some digit is, and what none of them is, of the same kind."""
-    found = {}
-    for kind in SPOKEN_OF:
-        present = sorted(set(values(digits, kind)))
-        absent = [value for value in VALUES[kind] if value not in present]
-        if present and absent and (kind != "size" or sizes_are_clear(digits)):
-            found[kind] = present, absent
-    kind = str(random.choice(list(found)))
-    there, absent = (str(random.choice(some)) for some in found[kind])
-    return SPOKEN_OF[kind].format(there), SPOKEN_OF[kind].format(absent)
+    warm, cold = draw_scores(random)
+    said = [str(random.choice(ATTITUDES[score])).format(f"{what} colours") for score, what in ((warm, "warm"), (cold, "cold"))]
+    transcript = (" but " if warm * cold < 0 else " and ").join(random.permutation(said))
+    return transcript, float(np.mean([warm if digit.colour in WARM else cold for digit in digits]))
 
 
 def draw_scores(random: np.random.Generator) -> tuple[int, int]:
-    """Two scores of which either may be true with the same probability."""
+    """Of warm and of cold colours."""
     sign = random.choice((-1, 1))
     signs = np.array([sign, -sign if random.random() < OPPOSITE else sign])
-    scores = signs * random.integers(1, 4, 2) * (random.random(2) >= NEUTRAL)
-    return int(scores[0]), int(scores[1])
+    low, high = sorted((signs * random.integers(1, 4, 2) * (random.random(2) >= NEUTRAL)).tolist())
+    return (high, low) if random.random() < LIKES_WARM else (low, high)

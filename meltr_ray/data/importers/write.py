@@ -17,7 +17,7 @@ from meltr_ray.data.importers.annotations import Annotations
 from meltr_ray.data.importers.media import KINDS, Media, group_reasons, look_into, required
 from meltr_ray.data.importers.splits import hold_out, shared_sources
 from meltr_ray.data.schema import SPLITS
-from meltr_ray.data.vocabulary import build_vocabulary
+from meltr_ray.data.vocabulary import build_vocabulary, list_words
 
 MOST_SCORE = 3.0
 SPREAD = ("least", "mean", "most")
@@ -196,11 +196,12 @@ def _reasons(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 def _write_words(folder: Path, splits: dict[str, list[Clip]], num_answers: int | None) -> dict[str, int]:
-    """vocabulary.txt and answers.txt, of train alone; counts what other splits ask beyond the answers."""
+    """vocabulary.txt, words.txt and answers.txt, of train alone; counts what other splits ask beyond the answers."""
     train = splits["train"]
     texts = [text for clip in train for text in (*clip.captions, clip.transcript or "")]
     asked = {text for clip in train for question in clip.questions for text in (question.question, question.answer, *question.options)}
     build_vocabulary([*texts, *sorted(asked - set(texts))], folder / "vocabulary.txt")
+    list_words(([*clip.captions, clip.transcript or ""] for clip in train), folder / "words.txt")
     answers = {split: [question.answer for clip in splits[split] for question in clip.questions if question.right is None] for split in splits}
     if not any(answers.values()):
         return {}
