@@ -28,6 +28,10 @@ def p_value(p: float) -> str:
     return DASH if not np.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
+DIGITS = {"mae": 3, "correlation": 3, "distinct_captions": 0}
+"""Decimals of metrics that aren't percentages or ranks."""
+
+
 def score(sweep: Sweep, value: Any, sign: bool = False) -> str:
     return number(value, 1 if sweep.metric.unit == "%" else 3, sign)
 
@@ -146,7 +150,7 @@ def sceptic_table(sweep: Sweep) -> Table:
         is_arm = r.n is not None and np.isfinite(r.n)
         bracket = f"[{score(sweep, r.low)}, {score(sweep, r.high)}]" if is_arm and r.n else DASH
         rows.append(
-            [what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name]) for name in metrics)]
+            [what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name], DIGITS.get(name, 1)) for name in metrics)]
         )
     header = ["what", "seeds", sweep.metric.label, "95 % interval", *(tables.Metric(name).label for name in metrics)]
     return Table(f"On the {split} split", header, rows)

@@ -16,6 +16,7 @@ from meltr_ray.backbones.univl import UniVL
 from meltr_ray.backbones.violet import Violet
 from meltr_ray.config import Config, ConfigError
 from meltr_ray.data.folder import DataFolder
+from meltr_ray.data.schema import SPLITS
 from meltr_ray.data.visual_tokens import VisualTokens, ensure_visual_tokens
 from meltr_ray.tasks import captioning, question_answering, retrieval, sentiment
 from meltr_ray.tasks.allinone import AllInOneInputs, AllInOneLosses, allinone_heads
@@ -94,29 +95,34 @@ def visual_tokens(config: Config, report: Callable[[str], None] = print) -> Visu
                                 backbone.num_frames, report=report)  # fmt: skip
 
 
-def make_ready(config: Config, report: Callable[[str], None] = print) -> None:
+def make_ready(config: Config, report: Callable[[str], None] = print) -> dict[str, int]:
     """What has to be checked or made before any worker starts: called on the driver, on a prepared data folder.
+
+    Returns the number of examples of each split.
 
     Raises:
         ConfigError: the data set lacks what the backbone reads or the task asks; the vocabulary is no file of word pieces; the
             checkpoint to start from is of another backbone, size or vocabulary; a module to tune doesn't exist.
     """
     data = DataFolder.open(config)
-    for split in ("train", "meta", "validation", "test"):
-        make_examples(config, data, split)
+    sizes = {split: len(make_examples(config, data, split)) for split in SPLITS}
     check_start(config.backbone, len(data.vocabulary), data.feature_size)
     with torch.device("meta"):  # names and shapes alone
         check_tuning(config, build(config, data))
     if config.backbone.name == "violet":
         visual_tokens(config, report)
+    return sizes
 
 
 def caveats(config: Config) -> list[str]:
     """What a reader of the results has to know of how the model's inputs were made."""
-    if "masked_patch" not in config.task.loss_set or DataFolder.open(config).split("train")[0].vq_tokens is not None:
-        return []
-    return [f"masked_patch: {config.backbone.num_visual_tokens} k-means tokens of train patches stand in for DALL-E's visual tokens, "
-            "which the data set lacks."]  # fmt: skip
+    found, train = [], DataFolder.open(config).split("train")
+    if "masked_patch" in config.task.loss_set and train[0].vq_tokens is None:
+        found.append(f"masked_patch: {config.backbone.num_visual_tokens} k-means tokens of train patches stand in for DALL-E's visual "
+                     "tokens, which the data set lacks.")  # fmt: skip
+    if config.task.name == "open_ended" and (count := question_answering.left_out(train, config)):
+        found.append(f"{count} train questions have an answer outside the vocabulary and train nothing.")
+    return found
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -> None:

@@ -6,8 +6,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,7 +25,8 @@ from meltr_ray.config import (
     VioletConfig,
 )
 from meltr_ray.data.folder import DataFolder
-from meltr_ray.data.store import load_manifest, sha256, write_manifest
+from meltr_ray.data.schema import SPLITS
+from meltr_ray.data.store import ClipStore, load_manifest, new_folder, write_manifest, write_split
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
 from meltr_ray.meta import SOLVERS
@@ -174,15 +173,11 @@ def test_a_run_trains_and_its_best_weights_score_what_the_table_says(name, digit
 
 def test_a_data_set_without_videos_is_refused(digits_folder, tmp_path):
     folder = tmp_path / "features_only"
-    folder.mkdir()
-    manifest = load_manifest(digits_folder)
-    for split in manifest["splits"]:
-        table = pq.read_table(Path(digits_folder) / f"{split}.parquet")
-        path, lost = folder / f"{split}.parquet", pa.nulls(len(table), pa.large_binary())
-        pq.write_table(table.set_column(table.schema.get_field_index("video"), table.schema.field("video"), lost), path)
-        manifest["splits"][split] |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    (folder / "vocabulary.txt").write_text((Path(digits_folder) / "vocabulary.txt").read_text())
-    write_manifest(folder, **manifest)
+    with new_folder(folder) as temporary:
+        splits = {split: write_split(temporary, split, ClipStore(digits_folder, split)) for split in SPLITS}
+        (temporary / "vocabulary.txt").write_text((Path(digits_folder) / "vocabulary.txt").read_text())
+        manifest = {key: value for key, value in load_manifest(digits_folder).items() if key not in ("rows", "files")}
+        write_manifest(temporary, **manifest | {"splits": splits})
     code, output = commands.run("train", "backbone=violet", f"data.folder={folder}", "train.batch_size=4", "name=run", cwd=tmp_path)
     assert code == 2 and output.startswith("error: data.folder=") and "video" in output and "Traceback" not in output
     assert not (tmp_path / "outputs").exists()

@@ -153,28 +153,31 @@ def check_machine(config: Config) -> None:
                           "lower it or train.threads")  # fmt: skip
 
 
-def check_data(config: Config, rows: dict[str, int]) -> None:
-    """Refuse batches that a split can't fill; `rows` is split -> clips, from the manifest.
+def check_models(configs: Iterable[Config]) -> None:
+    """Refuse what the models of these configurations can't take, and make what they need; on prepared data.
 
     Raises:
-        ConfigError: names the split and both numbers.
+        ConfigError: as `make_ready` does; or a split can't fill a batch.
     """
+    from meltr_ray.model import make_ready
+
+    seen: list[tuple[Any, dict[str, int]]] = []
+    for config in configs:
+        key = (config.backbone, config.data, config.task, config.tuning)
+        sizes = next((known for other, known in seen if other == key), None)
+        if sizes is None:
+            sizes = make_ready(config)
+            seen.append((key, sizes))
+        check_batches(config, sizes)
+
+
+def check_batches(config: Config, sizes: dict[str, int]) -> None:
+    """Refuse batches that a split can't fill; `sizes` is split -> examples."""
     wanted = config.train.batch_size * max(1, config.train.num_workers)
     needed = ["train"] + (["meta"] if config.combiner.name == "meltr" and config.aid.meta_batch == "held_out" else [])
     for split in needed:
-        check(rows[split] >= wanted, "train.batch_size", config.train.batch_size,
-              f"all workers together take {wanted} clips at once and the {split} split has {rows[split]}; lower it")  # fmt: skip
-
-
-def check_models(configs: Iterable[Config]) -> None:
-    """Refuse what the models of these configurations can't take, and make what they need; on prepared data."""
-    from meltr_ray.model import make_ready
-
-    seen = []
-    for config in configs:
-        if (key := (config.backbone, config.data, config.task, config.tuning)) not in seen:
-            make_ready(config)
-            seen.append(key)
+        check(sizes[split] >= wanted, "train.batch_size", config.train.batch_size,
+              f"all workers together take {wanted} examples at once and the {split} split has {sizes[split]}; lower it")  # fmt: skip
 
 
 @contextmanager

@@ -43,8 +43,8 @@ def evaluate(settings: DictConfig, config: Config) -> int:
     facts = dict(split=config.split, data=trained.data.name, checkpoint=str(config.checkpoint), metrics=metrics, intervals=intervals, notes=notes)
     target = folder / "predictions" / config.split
     predictions.write(target, trained.task.name, rows, thumbnails(trained.data.folder, config.split), facts)
-    print(json.dumps(predictions.finite({"task": trained.task.name} | facts), indent=1, ensure_ascii=False))
-    print(f"predictions: {write_page(target)}", file=sys.stderr)
+    found = {"task": trained.task.name} | facts | {"page": str(write_page(target))}
+    print(json.dumps(predictions.finite(found), indent=1, ensure_ascii=False))
     return 0
 
 

@@ -49,7 +49,7 @@ class Progress(tune.Callback):
         left = (now - self.started) / self.done * (self.total - self.skipped - self.done) if self.done else None
         parts = [f"{self.done + self.skipped}/{self.total} trials done", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"best {self.best[0]:.1f} ({self.best[1]})"] if self.best else []
+        parts += [f"best {self.best[0]:.4g} ({self.best[1]})"] if self.best else []
         parts += [f"about {left / 60:.0f} min {left % 60:02.0f} s left" if left is not None else "time left: not known yet"]
         line = "  ".join(parts)
         os.write(self.terminal, (f"\r\033[K{line}" if on_terminal else line + "\n").encode())

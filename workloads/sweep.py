@@ -1,7 +1,7 @@
 """The main job: compare ways to combine losses, on a laptop or a Ray cluster, and write an honest report.
 
     python workloads/sweep.py                                     the embedded data, two cores, about 10 minutes
-    python workloads/sweep.py experiment=msrvtt_small             MSR-VTT, after workloads/prepare.py
+    python workloads/sweep.py experiment=msrvtt_retrieval         MSR-VTT, after workloads/prepare.py
     python workloads/sweep.py resume=outputs/sweeps/digits        go on with an interrupted sweep
 """
 
@@ -40,9 +40,7 @@ def sweep(settings: DictConfig, config: Config) -> int:
     trials = comparison(settings, config, {})
     for trial in [*search, *trials]:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
-    manifest = ensure_prepared(config.data.name, Path(config.data.folder), print, config.data.variant)
-    for trial in [*search, *trials]:
-        cli.check_data(trial.config, manifest["rows"])
+    ensure_prepared(config.data.name, Path(config.data.folder), print, config.data.variant)
     cli.check_models(trial.config for trial in [*search, *trials])
     start(folder, settings, config)
     print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)

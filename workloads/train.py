@@ -31,7 +31,7 @@ def train(settings: DictConfig, config: Config) -> int:
     else:
         folder = cli.new_folder(config, "runs", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
     cli.check_machine(config)
-    cli.check_data(config, ensure_prepared(config.data.name, Path(config.data.folder), print, config.data.variant)["rows"])
+    ensure_prepared(config.data.name, Path(config.data.folder), print, config.data.variant)
     cli.make_paths_absolute(config)
     cli.check_models([config])
     config_file.write(folder / "config.yaml", config)
