@@ -89,7 +89,7 @@ def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and interval of each metric, as text."""
     intervals, rows = metrics.get("intervals") or {}, []
     for name, value in (metrics.get("metrics") or {}).items():
-        ends = [_number(end) for end in intervals.get(name) or ()]
+        ends = [_number(end) for end in intervals.get(name) or () if end is not None]
         rows.append((Metric(name).label, _number(value), f"[{', '.join(ends)}]" if ends else "–"))
     return rows
 

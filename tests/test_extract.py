@@ -99,15 +99,15 @@ def test_features_bad_videos_and_going_on(ray_here, model_folder, tmp_path):
     counts = extract.extract(videos + bad, model_folder, out, Frames(count=3), report=lines.append)  # whose decoder doesn't crash
     assert counts == {"done": 1, "there already": 4, "left out": 4}
     assert all(path.stat().st_mtime_ns == time for path, time in before.items()) and (out / "clip3.npy").is_file()
-    with pytest.raises(ConfigError, match="^out=.*: holds features of another model or of other frames; "):
+    with pytest.raises(ConfigError, match="^export=.*: holds features of another model or of other frames; "):
         extract.extract(videos, model_folder, out, Frames(count=2))
 
 
 def test_what_cannot_be_done_is_one_line(model_folder, tmp_path):
     for videos, model, rule in (([Video("a/b", "x")], model_folder, "^id=a/b: can't be the name of a file"),
                                 ([Video("a", "x")] * 2, model_folder, "^videos=2: some share an id"),
-                                ([], tmp_path / "none", "^model=.*: no such folder"),
-                                ([], tmp_path, "^model=.*: can't be read")):  # fmt: skip
+                                ([], tmp_path / "none", "^extractor=.*: no such folder"),
+                                ([], tmp_path, "^extractor=.*: can't be read")):  # fmt: skip
         with pytest.raises(ConfigError, match=rule) as error:
             extract.extract(videos, model, tmp_path / "out", Frames(count=1))
         assert "\n" not in str(error.value)

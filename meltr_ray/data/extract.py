@@ -89,7 +89,7 @@ def extract(videos: Iterable[Video], model_folder: str | Path, out: str | Path, 
     for video in videos:
         check(video.id not in ("", ".", "..") and "/" not in video.id, "id", video.id, "can't be the name of a file; rename the video")
     check(len({video.id for video in videos}) == len(videos), "videos", len(videos), "some share an id; give each its own")
-    _load_model(Path(model_folder))  # here, where what is wrong with it is one line
+    check_extractor(model_folder)
     _claim(out, {"model": _model_checksum(Path(model_folder)), "frames": asdict(frames)})
     waiting = [video for video in videos if not (out / f"{video.id}.npy").is_file()]
     report(f"features: {len(videos)} videos, {len(videos) - len(waiting)} there already")
@@ -215,17 +215,22 @@ def frame_features(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     return hidden[:, 0] if has_class_token else hidden.mean(1)
 
 
+def check_extractor(folder: str | Path) -> None:
+    """Raises ConfigError, in one line, where a worker couldn't load this model."""
+    _load_model(Path(folder))
+
+
 def _load_model(folder: Path) -> tuple[nn.Module, Any]:
     """The model and its image processor, from the folder alone."""
     from transformers import AutoImageProcessor, AutoModel  # seconds to import, and of use here alone
 
-    check(folder.is_dir(), "model", folder, "no such folder; give that of a saved Hugging Face model")
+    check(folder.is_dir(), "extractor", folder, "no such folder; give that of a saved Hugging Face model")
     try:
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         return model.eval(), AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"model={folder}: can't be read ({reason}); give the folder of a vision model with its image processor "
+        raise ConfigError(f"extractor={folder}: can't be read ({reason}); give the folder of a vision model with its image processor "
                           "and model.safetensors") from None  # fmt: skip
 
 
@@ -244,10 +249,10 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     known = out / "extraction.json"
     if known.is_file():
-        check(json.loads(known.read_text(encoding="utf-8")) == settings, "out", out,
+        check(json.loads(known.read_text(encoding="utf-8")) == settings, "export", out,
               "holds features of another model or of other frames; choose another folder")  # fmt: skip
     else:
-        check(not any(out.glob("*.npy")), "out", out, "holds .npy files of something else; choose another folder")
+        check(not any(out.glob("*.npy")), "export", out, "holds .npy files of something else; choose another folder")
         known.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
