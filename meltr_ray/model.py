@@ -21,6 +21,7 @@ from meltr_ray.data.visual_tokens import VisualTokens, ensure_visual_tokens
 from meltr_ray.tasks import captioning, question_answering, retrieval, sentiment
 from meltr_ray.tasks.allinone import AllInOneInputs, AllInOneLosses, allinone_heads
 from meltr_ray.tasks.examples import Examples
+from meltr_ray.tasks.reranking import check_reranking
 from meltr_ray.tasks.univl import UniVLLosses
 from meltr_ray.tasks.univl_batch import AudioScale, UniVLInputs
 from meltr_ray.tasks.violet import VioletInputs, VioletLosses
@@ -104,6 +105,7 @@ def make_ready(config: Config, report: Callable[[str], None] = print) -> dict[st
         ConfigError: the data set lacks what the backbone reads or the task asks; the vocabulary is no file of word pieces; the
             checkpoint to start from is of another backbone, size or vocabulary; a module to tune doesn't exist.
     """
+    check_reranking(config)
     data = DataFolder.open(config)
     sizes = {split: len(make_examples(config, data, split)) for split in SPLITS}
     check_start(config.backbone, len(data.vocabulary), data.feature_size)
@@ -151,6 +153,7 @@ def predict(model: nn.Module, config: Config, examples: Examples, inputs: Any, d
 
 def predict_saved(config: Config, weights: Path, split: str, device: torch.device = torch.device("cpu")) -> list[dict[str, Any]]:
     """`predict` of saved weights on a split; in this process alone."""
+    check_reranking(config)
     data = DataFolder.open(config)
     model = make_model(config, data, start=False).to(device)
     load_weights(model, load_file(weights), weights)

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from meltr_ray.backbones.univl import UniVL
-from meltr_ray.config import CONTROL_LOSSES, UNIVL_LOSSES, DataConfig, TaskConfig, UniVLConfig
+from meltr_ray.config import CONTROL_LOSSES, UNIVL_LOSSES, Config, ConfigError, DataConfig, TaskConfig, UniVLConfig
 from meltr_ray.data import masking
 from meltr_ray.data.clip import Clip
 from meltr_ray.data.vocabulary import SPECIAL, Vocabulary
 from meltr_ray.tasks import retrieval
+from meltr_ray.tasks.reranking import check_reranking, rerank
 from meltr_ray.tasks.univl import UniVLBatch, UniVLInputs, UniVLLosses
 
 WORDS = ["zero", "one", "two", "three", "four", "moves", "left", "right", "up", "down", "fast", "slowly"]
@@ -206,3 +207,33 @@ def test_evaluation_is_that_of_clips_and_captions_one_by_one(vocabulary, primary
         means.update(median_rank=np.median(rank), mean_rank=np.mean(rank))
         means.update(score=100 * np.mean(rank <= 10), video_to_text_recall_at_10=100 * np.mean(back <= 10))
     assert got == pytest.approx({name: value / 3 for name, value in means.items()})
+
+
+@pytest.mark.parametrize("k", [1, 3, 16])
+def test_reranking_scores_the_nearest_pairs_alone_and_leaves_the_rest_behind(vocabulary, k):
+    task, clips = make_task(vocabulary, "align"), make_clips(16)
+    task.eval()
+    inputs, passes = UniVLInputs(vocabulary, DATA), []
+    with torch.no_grad():
+        query, candidate = task.query(*inputs.texts([clip.captions[0] for clip in clips])), task.candidate(*inputs.videos(clips))
+        all_pairs, near = task.similarity(query, candidate), task.embedding_similarity(query, candidate)
+        task.backbone.cross.register_forward_hook(lambda module, given, output: passes.append(len(given[0])))
+        found = rerank(task, query, candidate, k)
+    kth_of_row, kth_of_column = near.sort(1, descending=True)[0][:, k - 1 : k], near.sort(0, descending=True)[0][k - 1 : k]
+    chosen = (near >= kth_of_row) | (near >= kth_of_column)
+    assert sum(passes) == chosen.sum() <= min(2 * k * 16, 256)
+    torch.testing.assert_close(found[chosen], all_pairs[chosen])
+    if k < 16:
+        assert found[~chosen].max() < found[chosen].min()
+        assert torch.equal(found[~chosen].argsort(), near[~chosen].argsort())
+
+
+def test_reranking_needs_pairs_to_choose_from_and_a_loss_that_trains_the_choice():
+    def config(**task) -> Config:
+        return Config(task=TaskConfig(rerank=5, **task))
+
+    check_reranking(config(primary="align", loss_set=["align", "joint"]))
+    for bad, mend in ((config(), "task.primary=align"), (config(primary="align", loss_set=["align"]), "add joint"),
+                      (config(primary="align", loss_set=["align", "joint"], dual_softmax=0.1), "leave one out")):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"^task.rerank=5: .*{mend}"):
+            check_reranking(bad)

@@ -96,6 +96,8 @@ class TaskConfig:
     """Retrieval: captions of each clip that evaluation asks with; default: all, or 1 where each pair of caption and clip takes a pass of its own (align, matching, rank)."""
     dual_softmax: Optional[float] = None
     """Retrieval: temperature at which each similarity is weighed by its softmax over all queries (arXiv 2109.04290), such as 0.01 for cosines. It knows the whole set of queries, so figures with and without don't compare; default: not at all."""
+    rerank: Optional[int] = None
+    """Retrieval by align or rank: only so many pairs of highest embedding similarity (joint, contrastive) of each query and each video take a pass of their own; default: all pairs."""
     beam_size: int = 5
     """Captioning: captions kept while one is generated; 1: greedy."""
     length_penalty: float = 0.0
@@ -119,6 +121,7 @@ class TaskConfig:
             self.evaluate_captions = 1
         check(self.evaluate_captions is None or self.evaluate_captions > 0, "task.evaluate_captions", self.evaluate_captions,
               "must be positive; leave it out for the default")
+        check(self.rerank is None or self.rerank > 0, "task.rerank", self.rerank, "must be positive; leave it out for all pairs")
         for name, low in dict(beam_size=1, max_caption_words=2).items():
             check_at_least(f"task.{name}", getattr(self, name), low)
         check(self.dual_softmax is None or self.dual_softmax > 0, "task.dual_softmax", self.dual_softmax,

@@ -25,6 +25,7 @@ from meltr_ray.data.clip import Clip
 from meltr_ray.data.pixels import allinone_clip, normalised
 from meltr_ray.data.questions import pad_options, right_answers
 from meltr_ray.tasks.batch import Batch, TextInputs
+from meltr_ray.tasks.reranking import PAIRS_AT_ONCE
 
 PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
                     "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
@@ -32,8 +33,6 @@ PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked
 """Losses and what the published code calls them; its `irtr_loss` is `rank` with choice 0 the right one."""
 PRETRAINED_HEADS = ("itm_score", "mlm_score", "projections")
 RETRIEVAL_TEMPERATURE = 0.05
-PAIRS_AT_ONCE = 256
-"""Pairs of text and video that evaluation scores at once."""
 
 
 @dataclass
@@ -190,8 +189,17 @@ class AllInOneLosses(nn.Module):
         scores = []
         for block in pairs.split(PAIRS_AT_ONCE):
             texts, videos = block // len(tokens), block % len(tokens)
-            scores.append(self.backbone.predict_rank(self.backbone.encode_joint(ids[texts], mask[texts], tokens[videos])))
+            scores.append(self.pair_scores((ids[texts], mask[texts]), (tokens[videos],)))
         return torch.cat(scores).view(len(ids), len(tokens))
+
+    def embedding_similarity(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor]) -> Tensor:
+        """Contrastive similarity (Q, V) of ids, mask and tokens, by which candidates for `rank` are chosen."""
+        videos = [self.backbone.project_video(self.backbone.encode_video(part)) for part in candidate[0].split(PAIRS_AT_ONCE)]
+        return self.backbone.project_text(self.backbone.encode_text(*query)) @ torch.cat(videos).T
+
+    def pair_scores(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor]) -> Tensor:
+        """Ranking scores (N,) of ids and mask with tokens, row by row."""
+        return self.backbone.predict_rank(self.backbone.encode_joint(*query, *candidate))
 
 
 def cut_padding(batch: AllInOneBatch) -> AllInOneBatch:

@@ -14,6 +14,7 @@ from meltr_ray.data.store import ClipStore
 from meltr_ray.metrics.bootstrap import histogram, interval, ratio, with_ones
 from meltr_ray.metrics.retrieval import dual_softmax, rank_metrics, ranks
 from meltr_ray.tasks.examples import Examples, Metric
+from meltr_ray.tasks.reranking import rerank
 
 METRIC = Metric("recall_at_10", "%")
 AT_ONCE = 256
@@ -57,7 +58,7 @@ def predict(model: Ranker, examples: Examples, inputs: Inputs, device: torch.dev
     Caption number j of every clip that has one makes one set of queries, ranked against all videos; `video_rank` is the rank of
     the caption among those of its set, for its video.
     """
-    similarity, target, number, captions = similarities(model, examples, inputs, device, task.evaluate_captions)
+    similarity, target, number, captions = similarities(model, examples, inputs, device, task)
     clips = [(clip.id, clip.source) for clip in examples]
     rows: list[dict[str, Any]] = [{} for _ in target]
     for j in range(int(number.max()) + 1):
@@ -104,7 +105,7 @@ def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tupl
 
 
 def similarities(
-    model: Ranker, examples: Examples, inputs: Inputs, device: torch.device | str, captions: int | None
+    model: Ranker, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """All similarities (Q, V), each query's video (Q,), the number of its caption (Q,) and the captions."""
     texts, target, number, encoded = [], [], [], []
@@ -112,11 +113,12 @@ def similarities(
         clips = [examples[index] for index in range(start, min(start + CLIPS_AT_ONCE, len(examples)))]
         encoded.append(model.candidate(*(x.to(device) for x in inputs.videos(clips))))
         for index, clip in enumerate(clips, start):
-            asked = clip.captions[:captions]
+            asked = clip.captions[: task.evaluate_captions]
             texts, target, number = texts + asked, target + [index] * len(asked), number + list(range(len(asked)))
     candidates = tuple(torch.cat(parts) for parts in zip(*encoded))
-    blocks = []
-    for start in range(0, len(texts), AT_ONCE):
-        query = model.query(*(x.to(device) for x in inputs.texts(texts[start : start + AT_ONCE])))
-        blocks.append(model.similarity(query, candidates).float().cpu())
-    return torch.cat(blocks).numpy(), np.array(target), np.array(number), texts
+    queries = (model.query(*(x.to(device) for x in inputs.texts(texts[at : at + AT_ONCE]))) for at in range(0, len(texts), AT_ONCE))
+    if task.rerank:
+        found = rerank(model, tuple(torch.cat(parts) for parts in zip(*queries)), candidates, task.rerank).cpu()
+    else:
+        found = torch.cat([model.similarity(query, candidates).float().cpu() for query in queries])
+    return found.numpy(), np.array(target), np.array(number), texts

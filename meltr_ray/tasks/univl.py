@@ -87,6 +87,14 @@ class UniVLLosses(nn.Module):
             return self.backbone.joint_similarity(query[0], candidate[0])
         return self.backbone.pair_similarity(*query, *candidate)
 
+    def embedding_similarity(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor, Tensor]) -> Tensor:
+        """Joint similarity (Q, V) of encodings, by which candidates for `align` are chosen."""
+        return self.backbone.joint_similarity(self.backbone.embed_text(*query), self.backbone.embed_video(*candidate))
+
+    def pair_scores(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor, Tensor]) -> Tensor:
+        """Cross encoder's scores (N,) of encoded captions and videos, row by row."""
+        return self.backbone.match(*query, *candidate)
+
     def scores(self, batch: UniVLBatch) -> Tensor:
         """Of options (B, O), -inf where a question has fewer, or of answers (B, answers)."""
         if batch.options is None:
