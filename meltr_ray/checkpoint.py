@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -86,6 +87,12 @@ def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) 
     temporary = path.with_name(f".{path.name}.tmp")
     _save_tensors(weights, temporary, {"facts": json.dumps(facts)})
     os.replace(temporary, path)
+
+
+def weights_facts(path: Path) -> dict[str, Any]:
+    """The facts that `save_weights` took."""
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get("facts", "{}"))
 
 
 def _complete(root: Path) -> list[Path]:

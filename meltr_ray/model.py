@@ -14,7 +14,8 @@ from meltr_ray.backbones.allinone import AllInOne
 from meltr_ray.backbones.start import check_start, load_start
 from meltr_ray.backbones.univl import UniVL
 from meltr_ray.backbones.violet import Violet
-from meltr_ray.config import Config, ConfigError
+from meltr_ray.checkpoint import weights_facts
+from meltr_ray.config import Config, ConfigError, check
 from meltr_ray.data.folder import DataFolder
 from meltr_ray.data.schema import SPLITS
 from meltr_ray.data.visual_tokens import VisualTokens, ensure_visual_tokens
@@ -107,6 +108,8 @@ def make_ready(config: Config, report: Callable[[str], None] = print) -> dict[st
     """
     check_reranking(config)
     data = DataFolder.open(config)
+    for split in SPLITS if data.reads_pixels else ():
+        data.split(split).check_files()
     sizes = {split: len(make_examples(config, data, split)) for split in SPLITS}
     check_start(config.backbone, len(data.vocabulary), data.feature_size)
     with torch.device("meta"):  # names and shapes alone
@@ -141,20 +144,29 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], origin: Pat
 
 
 def predict(model: nn.Module, config: Config, examples: Examples, inputs: Any, device: torch.device) -> list[dict[str, Any]]:
-    """Rows of predictions for `examples`, in evaluation mode and without gradients; the model's mode is put back."""
+    """Rows of predictions for `examples`, in evaluation mode and without gradients; mode and generators are put back."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)  # All-in-one shuffles patches in evaluation, too, as published: the same way each time
             return task_module(config).predict(model, examples, inputs, device, config.task)
     finally:
         model.train(training)
 
 
 def predict_saved(config: Config, weights: Path, split: str, device: torch.device = torch.device("cpu")) -> list[dict[str, Any]]:
-    """`predict` of saved weights on a split; in this process alone."""
+    """`predict` of saved weights on a split; in this process alone.
+
+    Raises:
+        ConfigError: the data folder has another vocabulary, or other answers, than the run that wrote the weights.
+    """
     check_reranking(config)
     data = DataFolder.open(config)
+    known = weights_facts(weights).get("checksums", {})
+    for name, value in data.checksums.items():
+        check(known.get(name, value) == value, "data.folder", data.path,
+              f"has another {name}.txt than the run, whose numbers would stand for other words; give a folder with the same one")  # fmt: skip
     model = make_model(config, data, start=False).to(device)
     load_weights(model, load_file(weights), weights)
     return predict(model, config, make_examples(config, data, split), make_inputs(config, data), device)

@@ -59,16 +59,18 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
 
     place = dict(seed=config.seed, rank=engine.rank, world_size=engine.world_size)
     batches = Batches(examples["train"], inputs.batch, config.train.batch_size, **place)
-    held_out = Batches(examples["meta"], inputs.batch, config.train.batch_size, **place) if config.aid.meta_batch == "held_out" else None
+    takes_held_out = config.combiner.name == "meltr" and config.aid.meta_batch == "held_out"
+    held_out = Batches(examples["meta"], inputs.batch, config.train.batch_size, **place) if takes_held_out else None
     facts = {"trial": folder.name, "arm": arm, "phase": phase}
 
     def evaluate() -> None:
         metrics = task_module(config).metrics(predict(engine.module, config, examples["validation"], inputs, device))
-        if metrics["score"] > progress.best_score:
-            progress.best_score, progress.best_step = metrics["score"], progress.step
+        (score,) = engine.average([torch.tensor(metrics["score"], dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)])
+        if score > progress.best_score or progress.best_step == 0:  # alike on all ranks: what follows waits for each
+            progress.best_score, progress.best_step = score.item(), progress.step
             weights = engine.weights()
             if engine.rank == 0:
-                checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step} | metrics)
+                checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step, "checksums": data.checksums} | metrics)
         last = progress.step == config.train.steps and not test
         report(_row(config, facts, engine, meta, progress, "validation", "finished" if last else "running", metrics))
         progress.means = RunningMeans()

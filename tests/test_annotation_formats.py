@@ -239,7 +239,7 @@ BAD = [
     (youcook2, None, "youcookii_annotations_trainval.json", SEGMENT, "segment 3 of video v lasts from 9 to 9 s"),
     (youcook2, None, "youcookii_annotations_trainval.json", SEGMENT.replace("segment", "part"), "video v has an annotation"),
     (youcook2, None, "youcookii_annotations_trainval.json", SEGMENT[:40], "is no whole JSON file"),
-    (msvd_qa, None, "val_qa.json", ASKED, "question 1 of 1 lacks one of"),
+    (msvd_qa, None, "val_qa.json", ASKED, "question 1 has no answer"),
     (msvd_qa, None, "val_qa.json", ASKED.replace("}", ', "answer": "a", "category_id": 3}'), "use data=msrvtt_qa"),
     (msvd_captions, None, "sents_val_lc_nopunc.txt", "vid1\ta man\nvid2 a dog\n", "line 2 isn't a video, a tab and a caption"),
     (msvd_captions, None, "sents_val_lc_nopunc.txt", b"vid1\ta man\nvid2\ta caf\xe9\n", "line 2 .* isn't UTF-8"),

@@ -167,8 +167,12 @@ def test_a_run_trains_and_its_best_weights_score_what_the_table_says(name, digit
     assert row["meta_steps"] == 2 and row["hypergradient_norm"] > 0 and row["backbone.name"] == name
     code, output = commands.run("evaluate", "checkpoint=outputs/runs/run", cwd=tmp_path)
     assert code == 0, output
-    if name == "violet":  # All-in-one shuffles patches in evaluation too, as published
-        assert f'"mean_rank": {row["mean_rank"]}' in output
+    assert f'"mean_rank": {row["mean_rank"]}' in output  # though All-in-one shuffles patches in evaluation, too
+    if name == "allinone":
+        code, output = commands.run("evaluate", "checkpoint=outputs/runs/run", "task.evaluate_captions=2", cwd=tmp_path)
+        assert code == 0 and "2 captions at most" in output and "With task.evaluate_captions=2." in output
+        code, output = commands.run("evaluate", "checkpoint=outputs/runs/run", "task.primary=rank", cwd=tmp_path)
+        assert code == 2 and output.splitlines()[-1].startswith("error: task.primary=rank: ")
 
 
 def test_a_data_set_without_videos_is_refused(digits_folder, tmp_path):

@@ -23,6 +23,7 @@ from meltr_ray.data.visual_tokens import VisualTokens
 from meltr_ray.data.vocabulary import Vocabulary, build_vocabulary
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
+from meltr_ray.model import predict
 from meltr_ray.tasks import question_answering
 from meltr_ray.tasks.allinone import AllInOneInputs, AllInOneLosses, allinone_heads
 from meltr_ray.tasks.violet import VioletInputs, VioletLosses
@@ -183,8 +184,7 @@ def test_a_few_steps_answer_the_train_questions(name, task, folder):
         optimizer.zero_grad()
         model(batch, (config.task.primary,)).sum().backward()
         optimizer.step()
-    with torch.no_grad():
-        rows, again = (question_answering.predict(model, examples, inputs, "cpu", config.task) for _ in range(2))
+    rows, again = (predict(model, config, examples, inputs, torch.device("cpu")) for _ in range(2))
     found, intervals, notes = question_answering.report(rows)
     assert rows == again and [row["question_id"] for row in rows] == [clip.question.id for clip in examples]
     assert found["score"] >= 75 and intervals["accuracy"][0] <= found["score"] <= intervals["accuracy"][1]

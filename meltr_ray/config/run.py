@@ -106,6 +106,8 @@ class Config:
         if self.task.name == "captioning":
             check(self.task.max_caption_words <= self.backbone.max_position_embeddings, "task.max_caption_words",
                   self.task.max_caption_words, f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
+        check(not self.data.word_dropout or isinstance(self.backbone, UniVLConfig), "data.word_dropout", self.data.word_dropout,
+              f"backbone={self.backbone.name} has none; leave it out")
         if isinstance(self.backbone, UniVLConfig):
             check(self.data.max_frames <= self.backbone.max_position_embeddings, "data.max_frames", self.data.max_frames,
                   f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")

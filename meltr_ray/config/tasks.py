@@ -95,7 +95,7 @@ class TaskConfig:
     evaluate_captions: Optional[int] = None
     """Retrieval: captions of each clip that evaluation asks with; default: all, or 1 where each pair of caption and clip takes a pass of its own (align, matching, rank)."""
     dual_softmax: Optional[float] = None
-    """Retrieval: temperature at which each similarity is weighed by its softmax over all queries (arXiv 2109.04290), such as 0.01 for cosines. It knows the whole set of queries, so figures with and without don't compare; default: not at all."""
+    """Retrieval by embeddings (joint, contrastive): temperature at which each similarity, as the primary loss takes it, is weighed by its softmax over all queries (arXiv 2109.04290), such as 0.01 for plain cosines. It knows the whole set of queries, so figures with and without don't compare; default: not at all."""
     rerank: Optional[int] = None
     """Retrieval by align or rank: only so many pairs of highest embedding similarity (joint, contrastive) of each query and each video take a pass of their own; default: all pairs."""
     beam_size: int = 5
@@ -126,4 +126,6 @@ class TaskConfig:
             check_at_least(f"task.{name}", getattr(self, name), low)
         check(self.dual_softmax is None or self.dual_softmax > 0, "task.dual_softmax", self.dual_softmax,
               "must be positive; leave it out to switch it off")
+        check(self.dual_softmax is None or self.primary not in PAIR_LOSSES, "task.dual_softmax", self.dual_softmax,
+              f"reverses the order of scores below 0, which task.primary={self.primary} has; leave it out")
         check(self.length_penalty >= 0, "task.length_penalty", self.length_penalty, "must not be negative; published: 0")

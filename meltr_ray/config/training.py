@@ -29,7 +29,7 @@ class DataConfig:
     max_frames: int = 12
     """Frame features a clip is sampled down to, evenly; backbones that read pixels take `backbone.num_frames` frames."""
     word_dropout: float = 0.0
-    """Probability that a word piece of a training caption isn't seen by the losses that compare texts with videos (UniVL; published: 0; for small data)."""
+    """UniVL: probability that a word piece of a training text is left out, for every loss (published: 0; for small data)."""
     mask_probability: float = 0.15
     """Probability that a word piece or a frame is masked in the masked losses (BERT's 80/10/10 rule for words)."""
     loader_workers: Optional[int] = None

@@ -14,9 +14,9 @@ def build_answers(answers: Iterable[str], path: Path, size: int | None = None) -
 
     `size`: at most so many; None: all.
     """
-    counts = Counter(answers)
+    counts = Counter(" ".join(answer.split()) for answer in answers)
     chosen = sorted(counts, key=lambda answer: (-counts[answer], answer))[:size]
-    path.write_text("".join(f"{' '.join(answer.split())}\n" for answer in chosen), encoding="utf-8")
+    path.write_text("".join(f"{answer}\n" for answer in chosen), encoding="utf-8")
     return chosen
 
 

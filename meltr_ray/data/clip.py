@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Segment(NamedTuple):
+    """Where a clip lies in its video file, in seconds from the first frame; None: from its start, or to its end."""
+
+    start: float | None = None
+    end: float | None = None
+    clip: str = ""
+    """The clip's id, for messages."""
+
+    @property
+    def is_part(self) -> bool:
+        return self.start is not None or self.end is not None
+
+
+WHOLE = Segment()
 
 
 @dataclass
@@ -57,3 +74,7 @@ class Clip:
 
     def __post_init__(self):
         self.source = self.source or self.id
+
+    @property
+    def segment(self) -> Segment:
+        return Segment(self.start, self.end, self.id)

@@ -65,8 +65,9 @@ def find_features(paths: Iterable[Path]) -> FeatureFiles:
         (result.ignored if not arrays else result.single if suffix == ".npy" else result.files).append(path)
         for key, read in arrays.items():
             stem = key[: -len(Path(key).suffix)] if Path(key).suffix.lower() in VIDEO_ENDINGS else key
-            other = result.found.get(stem, (path,))[0]
-            check(other == path, "source", path, f"and {other.name} both hold features of {stem}; leave one of them in the folder")
+            other = result.found.get(stem, (None,))[0]
+            check(other != path, "source", path, f"holds features of {stem} twice; leave one")
+            check(other is None, "source", path, f"and {other and other.name} both hold features of {stem}; leave one of them in the folder")
             result.found[stem] = path, read
     return result
 
@@ -96,10 +97,12 @@ def _open(path: Path, suffix: str) -> Mapping[str, Any]:
     except ImportError:
         raise ConfigError(f"source={path}: is HDF5, which needs h5py; pip install h5py") from None
     file, datasets = h5py.File(path, "r"), []
-    file.visititems(lambda name, value: datasets.append(name) if isinstance(value, h5py.Dataset) else None)
+    file.visititems(lambda name, value: datasets.append(name) if isinstance(value, h5py.Dataset) and value.shape else None)
     leaves = [name.rsplit("/", 1)[-1] for name in datasets]
     by_leaf = len(set(leaves)) == len(leaves)  # otherwise a group an id, with datasets of equal names
-    return {leaf if by_leaf else name.split("/", 1)[0]: file[name] for leaf, name in zip(leaves, datasets)}
+    names = leaves if by_leaf else [name.split("/", 1)[0] for name in datasets]
+    check(len(set(names)) == len(names), "source", path, "has several arrays in a group; leave one a video")
+    return {name: file[place] for name, place in zip(names, datasets)}
 
 
 def _by_id(path: Path, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
@@ -110,6 +113,7 @@ def _by_id(path: Path, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]
         ids = [name for name in names if columns[name].ndim == 1 and columns[name].dtype.kind in "USO"]
         if ids:
             keys = [key.decode() if isinstance(key, bytes) else str(key) for key in columns[ids[0]].tolist()]
+            check(len(set(keys)) == len(keys), "source", path, f"has one of its ids ({ids[0]}) twice; leave one row an id")
             values = [column for column in columns.values() if column.dtype.kind == "f" and len(column) == len(keys)]
             chosen = columns.get("feat", values[0] if len(values) == 1 else None)
             whole = chosen is not None and len(chosen) == len(keys) and chosen.ndim in (2, 3)

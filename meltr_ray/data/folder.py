@@ -8,7 +8,7 @@ from typing import Self
 
 from meltr_ray.config import Config
 from meltr_ray.data.answers import Answers
-from meltr_ray.data.store import ClipStore, load_manifest
+from meltr_ray.data.store import ClipStore, load_manifest, sha256
 from meltr_ray.data.vocabulary import Vocabulary
 
 
@@ -25,6 +25,8 @@ class DataFolder:
     """Columns of frame features; 0: the data set has none."""
     audio_size: int
     """Columns of audio features; 0: the data set has none."""
+    checksums: dict[str, str]
+    """SHA-256 of the vocabulary, and of the answers: what the model's numbers stand for."""
     reads_pixels: bool
     needs_features: bool
 
@@ -33,11 +35,15 @@ class DataFolder:
         """Raises ConfigError where the folder isn't whole, or lacks answers that the task needs."""
         path = Path(config.data.folder)
         manifest = load_manifest(path)
-        vocabulary = Vocabulary(config.data.vocabulary or path / "vocabulary.txt")
-        answers = Answers(path / "answers.txt") if config.task.name == "open_ended" else None
+        words = {"vocabulary": Path(config.data.vocabulary or path / "vocabulary.txt")}
+        if config.task.name == "open_ended":
+            words["answers"] = path / "answers.txt"
+        vocabulary, answers = Vocabulary(words["vocabulary"]), Answers(words["answers"]) if "answers" in words else None
+        checksums = {name: sha256(file) for name, file in words.items()}
         pixels = config.backbone.reads_pixels
         needs_features = not pixels and config.task.name != "sentiment"  # which words and audio can do without
-        return cls(path, vocabulary, answers, manifest["feature_size"], manifest.get("audio_size", 0), pixels, needs_features)
+        sizes = manifest["feature_size"], manifest.get("audio_size", 0)
+        return cls(path, vocabulary, answers, *sizes, checksums, pixels, needs_features)
 
     @property
     def num_answers(self) -> int:

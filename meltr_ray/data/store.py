@@ -85,6 +85,13 @@ class ClipStore:
         embedded = batch["video"][at].as_py()
         return self.folder / batch["video_path"][at].as_py() if embedded is None else embedded
 
+    def check_files(self) -> None:
+        """Raises ConfigError where the file of a video that isn't embedded is gone. For a store opened with `videos`."""
+        paths = {path for batch in self._videos.batches for path in batch["video_path"].unique().to_pylist() if path is not None}
+        lost = sorted(path for path in paths if not (self.folder / path).is_file())
+        check(not lost, "data.folder", self.folder, f"{len(lost)} of {len(paths)} video files of {self.split} are gone, {lost[:1]} first; "
+              "put them back or prepare the folder anew")  # fmt: skip
+
     def __reduce__(self):
         return ClipStore, (self.folder, self.split, self.videos, self.features)
 
@@ -283,7 +290,11 @@ def new_folder(folder: Path, source: Any = None) -> Iterator[Path]:
           "is in use; choose another folder or delete it")
     partial = folder.with_name(f".{folder.name}.partial")
     with _disk_full_is_one_line(folder, partial if source is not None else None):
-        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            check(error.errno in DISK_FULL, "data.folder", folder, f"can't be made ({error.strerror.lower()}); choose another folder")
+            raise
         with _locked(partial, folder):
             _start_or_go_on(partial, source)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tokenizers import BertWordPieceTokenizer
 from meltr_ray.config import check
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LONG_WORD = re.compile(r"[^\s!-/:-@[-`{-~]{101,}")
+"""Neither space nor ASCII punctuation for over 100 letters: WordPiece reads such a word as [UNK]."""
 
 
 class Vocabulary:
@@ -50,14 +53,15 @@ def build_vocabulary(captions: Iterable[str], path: Path, size: int = 4000, min_
     A size of 4000 or less; pieces seen fewer than `min_frequency` times stay out and are read as smaller pieces.
     """
     tokenizer = BertWordPieceTokenizer(lowercase=True)
-    captions = sorted(captions)
-    letters = sorted({letter for text in captions for letter in tokenizer.normalize(text) if not letter.isspace()})
+    captions = [tokenizer.normalize(text) for text in sorted(captions)]
+    letters = sorted({letter for text in captions for letter in text if not letter.isspace()})
     # The trainer numbers "##x" in the order of a randomly seeded hash map and breaks ties by number, so that each run
     # gives another vocabulary. Naming those pieces first fixes their numbers.
     fixed = SPECIAL + [f"##{letter}" for letter in letters]
     tokenizer.train_from_iterator(
-        captions, vocab_size=size, min_frequency=min_frequency, special_tokens=fixed, show_progress=False
-    )
+        (LONG_WORD.sub(" ", text) for text in captions),  # the time that one takes grows with the square of its length
+        vocab_size=size, min_frequency=min_frequency, special_tokens=fixed, show_progress=False,
+    )  # fmt: skip
     pieces = tokenizer.get_vocab()
     Path(path).write_text("\n".join(sorted(pieces, key=pieces.get)) + "\n", encoding="utf-8")
     return Vocabulary(path)

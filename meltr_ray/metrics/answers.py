@@ -6,56 +6,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-TYPES = ("what", "who", "how", "when", "where")
-"""First words that MSVD-QA and MSRVTT-QA are split by (Xu et al., ACM MM 2017); a question with another one is "other"."""
-UNKNOWN = -1
-"""Id of an answer that isn't in the vocabulary of answers."""
+TOTALS = ("known", "unknown", "questions")
+"""What names of the totals end in; a type of such a name has `type_` before it."""
 
 
-def accuracy(
-    predicted: np.ndarray, truth: np.ndarray, questions: Sequence[str] | None = None, types: Sequence[str] | None = None
-) -> dict[str, float]:
-    """Top-1 accuracy (%) of predicted answers (N,) and true ones (N,), ids of options or of a vocabulary of answers.
+def accuracy(correct: np.ndarray, known: np.ndarray, types: Sequence[str]) -> dict[str, float]:
+    """Top-1 accuracy (%) and number of N questions, `accuracy_<type>` and `num_<type>` by type; NaN where there is no question.
 
-    With `questions` also `accuracy_what` and so on, by the first word, or by `types` where given, and `num_what`.
-    A truth of UNKNOWN counts as wrong and stays in the denominator, as the published figures have it; `num_unknown` says how
-    many there are. NaN where there is no question.
+    correct: (N,) bool, predictions that are right; known: (N,) bool, whether the right answer is in the vocabulary of answers.
+    One that isn't counts as wrong and stays in the denominator, as the published figures have it; `accuracy_known` is without
+    these, and `num_unknown` says how many there are.
     """
-    right = correct(predicted, truth)
-    out = {"accuracy": percent(right), "num_questions": len(right), "num_unknown": int((np.asarray(truth) == UNKNOWN).sum())}
-    if types is None and questions is not None:
-        types = [question_type(question) for question in questions]
-    if types is None:
-        return out
-    if len(types) != len(right):
-        raise ValueError(f"{len(right)} answers, {len(types)} questions: one question an answer")
-    types = np.asarray(types, dtype=object)
+    correct, known, kinds = np.asarray(correct, bool), np.asarray(known, bool), np.asarray(types, dtype=object)
+    found = {"accuracy": percent(correct & known), "accuracy_known": percent(correct[known]),
+             "num_questions": len(correct), "num_unknown": int((~known).sum())}  # fmt: skip
     for kind in sorted(set(types)):
-        out |= {f"accuracy_{kind}": percent(right[types == kind]), f"num_{kind}": int((types == kind).sum())}
-    return out
+        name = type_name(kind)
+        found |= {f"accuracy_{name}": percent((correct & known)[kinds == kind]), f"num_{name}": int((kinds == kind).sum())}
+    return found
 
 
-def correct(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Whether each answer is right, (N,) bool. Raises ValueError where the lengths differ."""
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
-    if predicted.shape != truth.shape:
-        raise ValueError(f"{len(predicted)} predictions, {len(truth)} answers: lengths must be equal")
-    return (predicted == truth) & (truth != UNKNOWN)
-
-
-def choices(scores: np.ndarray) -> np.ndarray:
-    """The option chosen of each row of `scores` (N, options); UNKNOWN where the best isn't the only one or a score is NaN.
-
-    An arg max would take the first of equals, and a constant score would be right wherever the first option is.
-    """
-    scores = np.asarray(scores, dtype=float)
-    best = scores.max(1)  # NaN where any is
-    return np.where((scores == best[:, None]).sum(1) == 1, scores.argmax(1), UNKNOWN)
-
-
-def question_type(question: str) -> str:
-    first = question.lower().replace("'", " ").split()[:1]
-    return first[0] if first and first[0] in TYPES else "other"
+def type_name(kind: str) -> str:
+    """A type of question as its metrics are named."""
+    return f"type_{kind}" if kind in TOTALS else kind
 
 
 def percent(right: np.ndarray) -> float:

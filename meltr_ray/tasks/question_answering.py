@@ -103,12 +103,10 @@ def predict(
 ) -> list[dict[str, Any]]:
     """One row a question. `confidence`: probability of the predicted answer; `quality`: that of the right one, 0 if unknown."""
     rows = []
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # All-in-one shuffles patches in evaluation, too, as published: the same way each time
-        for start in range(0, len(examples), AT_ONCE):
-            clips = [examples[index] for index in range(start, min(start + AT_ONCE, len(examples)))]
-            scores = model.scores(inputs.evaluation(clips).to(device)).double().cpu().numpy()
-            rows += [answer_row(clip, row, inputs.answers) for clip, row in zip(clips, scores)]
+    for start in range(0, len(examples), AT_ONCE):
+        clips = [examples[index] for index in range(start, min(start + AT_ONCE, len(examples)))]
+        scores = model.scores(inputs.evaluation(clips).to(device)).double().cpu().numpy()
+        rows += [answer_row(clip, row, inputs.answers) for clip, row in zip(clips, scores)]
     return rows
 
 
@@ -142,9 +140,8 @@ def choose(scores: np.ndarray, right: int | None) -> int:
 
 def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Accuracy (%) of all questions, which is the score, of those whose answer is known, and by type; numbers of questions."""
-    correct, known = (np.array([row[name] for row in rows], bool) for name in ("correct", "known"))
-    found = answers.accuracy(correct.astype(int), np.where(known, 1, answers.UNKNOWN), types=[row["type"] for row in rows])
-    return {"score": found["accuracy"], "accuracy_known": answers.percent(correct[known])} | found
+    found = answers.accuracy(*([row[name] for row in rows] for name in ("correct", "known", "type")))
+    return {"score": found["accuracy"]} | found
 
 
 def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
@@ -152,7 +149,7 @@ def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tupl
     found = metrics(rows)
     groups = {"accuracy": rows}
     for row in rows:
-        groups.setdefault(f"accuracy_{row['type']}", []).append(row)
+        groups.setdefault(f"accuracy_{answers.type_name(row['type'])}", []).append(row)
     intervals = {name: _interval(group) for name, group in groups.items()}
     notes = [f"{len(rows)} questions about {len({row['id'] for row in rows})} clips.",
              "A right answer that shares the highest score with another counts as wrong."]  # fmt: skip

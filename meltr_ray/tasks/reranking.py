@@ -32,7 +32,6 @@ def check_reranking(config: Config) -> None:
           f"needs task.primary={' or '.join(RERANKED)}, and it is {task.primary}; leave it out")  # fmt: skip
     chooser = RERANKED[task.primary]
     check(chooser in task.loss_set, "task.rerank", task.rerank, f"candidates are chosen by embeddings that no loss trains; add {chooser} to task.loss_set")
-    check(task.dual_softmax is None, "task.rerank", task.rerank, "doesn't go with task.dual_softmax, which needs all pairs; leave one out")
 
 
 def rerank(model: Reranker, query: tuple[Tensor, ...], candidate: tuple[Tensor, ...], k: int) -> Tensor:

@@ -79,23 +79,16 @@ def predict(model: Ranker, examples: Examples, inputs: Inputs, device: torch.dev
 
 
 def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Metrics of text-to-video, means over the caption numbers, and video-to-text recall; the score is recall_at_10 (%)."""
-    sets: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        sets.setdefault(row["caption_number"], []).append(row)
-    found = []
-    for chosen in sets.values():
-        forward, back = (rank_metrics(np.array([row[name] for row in chosen])) for name in ("rank", "video_rank"))
-        found.append(forward | {"video_to_text_recall_at_10": back["recall_at_10"]})
-    mean = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
-    return mean | {"score": mean["recall_at_10"]}
+    """Metrics of text-to-video over all queries, and video-to-text recall; the score is recall_at_10 (%)."""
+    forward, back = (rank_metrics(np.array([row[name] for row in rows])) for name in ("rank", "video_rank"))
+    return forward | {"video_to_text_recall_at_10": back["recall_at_10"], "score": forward["recall_at_10"]}
 
 
 def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
     """All metrics, their intervals over the videos, and notes."""
     found = metrics(rows)
     videos, asked = len({row["id"] for row in rows}), len({row["caption_number"] for row in rows})
-    notes = [f"{len(rows)} queries for {videos} videos; metrics are means over {asked} caption{'s' * (asked > 1)} of each as single queries.",
+    notes = [f"{len(rows)} queries, {asked} caption{'s' * (asked > 1)} at most of each of {videos} videos, each on its own.",
              "Ranks count a tie as half won."]  # fmt: skip
     rank, sources = np.array([row["rank"] for row in rows]), [row["source"] for row in rows]
     means = {f"recall_at_{k}": 100.0 * (rank <= k) for k in (1, 5, 10)} | {"mean_rank": rank}
@@ -118,7 +111,11 @@ def similarities(
     candidates = tuple(torch.cat(parts) for parts in zip(*encoded))
     queries = (model.query(*(x.to(device) for x in inputs.texts(texts[at : at + AT_ONCE]))) for at in range(0, len(texts), AT_ONCE))
     if task.rerank:
-        found = rerank(model, tuple(torch.cat(parts) for parts in zip(*queries)), candidates, task.rerank).cpu()
+        found = torch.empty(len(texts), len(examples))
+        query = tuple(torch.cat(parts) for parts in zip(*queries))
+        for j in set(number):  # as they are ranked: caption number j of each clip
+            rows = torch.tensor([at for at, each in enumerate(number) if each == j])
+            found[rows] = rerank(model, tuple(x[rows.to(device)] for x in query), candidates, task.rerank).cpu()
     else:
         found = torch.cat([model.similarity(query, candidates).float().cpu() for query in queries])
     return found.numpy(), np.array(target), np.array(number), texts

@@ -1,7 +1,6 @@
 """What costs nothing: chance, and a closed-form ridge regression for text-to-video retrieval.
 
-Every caption of a video is a query on its own: for caption index j one query a video, ranked among all videos of the
-split; the metrics of the j's are averaged, each by its number of queries.
+Every caption of a video is a query on its own, ranked among all videos of the split.
 """
 
 from __future__ import annotations
@@ -127,12 +126,11 @@ def summaries(clips: Sequence[Clip]) -> np.ndarray:
 
 def score_ridge(ridge: Ridge, clips: Sequence[Clip]) -> dict[str, float]:
     """Metrics of `ridge` over all captions of `clips` as single queries."""
-    by_index, sizes = [], []
-    for j in range(max(len(clip.captions) for clip in clips)):
+    found = []
+    for j in range(max(len(clip.captions) for clip in clips)):  # one of each at a time: all at once need much memory
         asked = np.array([at for at, clip in enumerate(clips) if len(clip.captions) > j])
-        by_index.append(rank_metrics(ranks(ridge.scores([clips[at].captions[j] for at in asked], clips), asked)))
-        sizes.append(len(asked))
-    return {name: float(np.average([row[name] for row in by_index], weights=sizes)) for name in by_index[0]}
+        found.append(ranks(ridge.scores([clips[at].captions[j] for at in asked], clips), asked))
+    return rank_metrics(np.concatenate(found))
 
 
 def chance(num_clips: int) -> dict[str, float]:

@@ -31,7 +31,8 @@ def list_files(folder: Path) -> list[Path]:
             folders.clear()  # a link back up
             continue
         seen.add(here)
-        found += [Path(parent) / name for name in names if not name.startswith(".")]
+        paths = [Path(parent) / name for name in names if not name.startswith(".")]
+        found += [path for path in paths if path.is_file()]  # no links that lead nowhere, no pipes
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
@@ -70,22 +71,29 @@ def read_text(path: Path) -> str:
         raise
 
 
-def read_csv(path: Path, columns: tuple[str, ...] = (), delimiter: str = ",") -> list[dict[str, str]]:
-    """Rows by the names in the first line. Raises ConfigError where one of `columns` is missing or a row has other fields."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
+def read_csv(path: Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Rows by the names in the first line, separated by commas, tabs or semicolons, whichever that line has most of.
+
+    Raises ConfigError where one of `columns` is missing, a name stands twice, or a row has other fields.
+    """
+    text = read_text(path)
+    first = text.lstrip().partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",\t;", key=first.count), strict=True)
     rows = []
     try:
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
         for name in columns:
             check(name in header, "source", path, f"has no column {name}, it has {', '.join(header) or 'none'}; add it")
+        twice = [name for name in header if header.count(name) > 1]
+        check(not twice, "source", path, f"has two columns {twice[:1]}; rename one")
         for row in reader:
             # DictReader keeps fields too many under None, and fills those too few with None
             whole = None not in row and None not in row.values()
             check(whole, "source", path, f"line {reader.line_num} has more or fewer fields than the {len(header)} columns; mend the line")
             rows.append(row)
     except csv.Error as error:
-        check(False, "source", path, f"line {reader.line_num} is no CSV ({error}); mend the line")
+        check(False, "source", path, f"line {reader.reader.line_num} is no CSV ({error}); mend the line")
     return rows
 
 
@@ -97,7 +105,7 @@ def read_json(path: Path, keys: tuple[str, ...] = ()) -> Any:
         whole = not keys or (isinstance(content, dict) and set(keys) <= set(content))
         if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):  # half of a pair is no letter, and can't be stored
             json.dumps(content, ensure_ascii=False).encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         whole = False
     check(whole, "source", path, f"is no whole JSON file{' with ' + ' and '.join(keys) if keys else ''}; fetch the file again")
     return content
@@ -106,13 +114,22 @@ def read_json(path: Path, keys: tuple[str, ...] = ()) -> Any:
 def read_json_lines(path: Path, keys: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Objects of a file with one JSON object a line. Raises ConfigError with the line that is none, or lacks one of `keys`."""
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines: strings may hold other line ends
         if not line.strip():
             continue
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             rows.append(None)
         whole = isinstance(rows[-1], dict) and set(keys) <= set(rows[-1])
         check(whole, "source", path, f"line {number} is no JSON object{' with ' + ' and '.join(keys) if keys else ''}; mend the line")
     return rows
+
+
+def check_rows(path: Path, rows: Any, keys: tuple[str, ...], title: str = "row") -> None:
+    """Raises ConfigError where `rows` is no list of objects, or one of them has no text or number under one of `keys`."""
+    check(isinstance(rows, list), "source", path, f"holds no list of {title}s; fetch the file again")
+    for number, row in enumerate(rows, 1):
+        check(isinstance(row, dict), "source", path, f"{title} {number} is no object; mend it")
+        lacking = [key for key in keys if not isinstance(row.get(key), (str, int, float))]
+        check(not lacking, "source", path, f"{title} {number} has no {' and no '.join(lacking)}; mend it")

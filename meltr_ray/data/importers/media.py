@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,15 +52,20 @@ class Media:
         """The clip's video file; None where it has none, or came with its video."""
         if clip.video is not None:
             return clip.video if isinstance(clip.video, Path) else None
-        name = self.names.get(clip.id, clip.id)
-        return self.videos.get(name) or self.videos.get(_without_ending(name))
+        name = _comparable(self.names.get(clip.id, clip.id))
+        return self.videos.get(name) or self.videos.get(without_ending(name))
+
+    def feature_key(self, clip_id: str) -> str | None:
+        """The id that a clip's features have in their file: that of its video, or the clip's own; None where there are none."""
+        keys = (without_ending(self.names.get(clip_id, clip_id)), clip_id)
+        return next((key for key in keys if key in self.features), None)
 
     def array(self, clip: Clip) -> np.ndarray | None:
         """The clip's features (frames, D) as float32; None where there are none. Those of a segment are cut from its video's."""
         if clip.features is not None:
             return clip.features
-        key = _without_ending(self.names.get(clip.id, clip.id))
-        if key not in self.features:
+        key = self.feature_key(clip.id)
+        if key is None:
             return None
         values = self.features[key]
         if clip.start is not None and clip.end is not None and key != clip.id:
@@ -95,12 +101,12 @@ def find_media(source: Path, annotations: Annotations) -> Media:
     files = [path for path in list_files(source) if path.resolve() not in read]
     all_videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
     videos: dict[str, Path] = {}
-    twice = 0
-    for path in all_videos:
-        twice += path.stem in videos
-        inside = path.relative_to(source)
-        for name in (path.stem, path.name, inside.with_suffix("").as_posix(), inside.as_posix()):
-            videos.setdefault(name, path)
+    twice = len(all_videos) - len({path.stem for path in all_videos})
+    inside = {path: path.relative_to(source) for path in all_videos}
+    for names in (inside, {path: Path(path.name) for path in all_videos}):  # a whole path before a mere name
+        for path, name in names.items():
+            videos.setdefault(_comparable(name.with_suffix("").as_posix()), path)
+            videos.setdefault(_comparable(name.as_posix()), path)
     return Media(source, find_features(files), videos, all_videos, twice, annotations.media)
 
 
@@ -169,5 +175,11 @@ def group_reasons(reasons: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _without_ending(name: str) -> str:
+def _comparable(name: str) -> str:
+    """A path as annotations and file systems may write it, in one way: composed letters, slashes, no ./ before it."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
+
+
+def without_ending(name: str) -> str:
+    """The name of a video file less its ending, if it has one; what else follows a dot stays."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in VIDEO_ENDINGS else name

@@ -85,7 +85,7 @@ def _transcripts(folder: Path) -> dict[str, str]:
     """`<video>_<clip>` -> what is said in it, of the corpus' own transcripts."""
     spoken = {}
     for path in list_files(folder):
-        for number, line in enumerate(read_text(path).splitlines() if path.suffix == ".annotprocessed" else (), 1):
+        for number, line in enumerate(read_text(path).split("\n") if path.suffix == ".annotprocessed" else (), 1):
             clip, mark, text = line.partition("_DELIM_")
             check(bool(mark) or not line.strip(), "source", path, f"line {number} isn't <clip>_DELIM_<text>; mend the line")
             spoken[f"{path.stem}_{clip.strip()}"] = text.strip()
@@ -97,10 +97,10 @@ def _audio(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             names, values = stored["id"].tolist(), stored["audio"]
-            whole = values.ndim in (2, 3) and len(values) == len(names) and values.dtype.kind == "f"
+            whole = values.ndim in (2, 3) and len(values) == len(names) == len(set(names)) and values.dtype.kind == "f"
     except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         whole = False
-    check(whole, "source", path, "is no whole .npz file with id (N,) and audio (N, A) or (N, rows, A); fetch the file again")
+    check(whole, "source", path, "is no whole .npz file with N different id and audio (N, A) or (N, rows, A); fetch the file again")
     return {name: np.atleast_2d(value).astype(np.float32) for name, value in zip(names, values)}
 
 

@@ -17,10 +17,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from meltr_ray.config import check
 from meltr_ray.data.clip import Clip, Question
 from meltr_ray.data.importers.annotations import Annotations
 from meltr_ray.data.importers.caption_choice import add_caption_choice
-from meltr_ray.data.importers.files import find, need, read_csv, read_json
+from meltr_ray.data.importers.files import check_rows, find, need, read_csv, read_json
 
 VARIANTS = ("full", "9k", "7k")
 FILES = ("MSRVTT_data.json", "train_val_videodatainfo.json")
@@ -40,18 +41,22 @@ def read(folder: Path, variant: str | None) -> Annotations:
     clips, files = read_clips(folder)
     if variant in ("9k", "7k"):
         train, test = need(folder, f"MSRVTT_train.{variant}.csv"), need(folder, TEST_FILE)
-        rows = {row["video_id"]: row["sentence"] for row in read_csv(test, ("video_id", "sentence"))}
+        rows: dict[str, list[str]] = defaultdict(list)
+        for row in read_csv(test, ("video_id", "sentence")):
+            rows[row["video_id"]].append(row["sentence"])
         splits = {"train": _chosen(clips, [row["video_id"] for row in read_csv(train, ("video_id",))])}
         splits["test"] = _chosen(clips, list(rows))
         for clip in splits["test"]:
-            clip.captions = [rows[clip.id]]
-        return Annotations(f"MSR-VTT, {variant} split; test: the 1,000 pairs of 1k-A", splits, [*files, train, test])
+            clip.captions = rows[clip.id]
+        return Annotations(f"MSR-VTT, {variant} split; test: the 1,000 pairs of 1k-A", splits, [*files, train, test], counts=_outside(clips, splits))
     split_file = find(folder, "split.json")
     given = read_json(split_file, ("train", "val")) if split_file else _official(files)
     names = {"train": "train", "validation": "val" if given.get("test") else "", "test": "test" if given.get("test") else "val"}
-    splits = {split: _chosen(clips, given.get(name, [])) for split, name in names.items() if name}
+    whole = all(isinstance(name, str) for key in ("train", "val", "test") for name in given.get(key) or ())
+    check(whole, "source", split_file or folder, "has a split that is no list of video ids; mend it")
+    splits = {split: _chosen(clips, given.get(name) or []) for split, name in names.items() if name}
     about = "MSR-VTT; test: official test (or validation) videos, scored once; meta: train videos, apart by URL"
-    return Annotations(about, splits, [*files, *([split_file] if split_file else [])])
+    return Annotations(about, splits, [*files, *([split_file] if split_file else [])], counts=_outside(clips, splits))
 
 
 def derive(splits: dict[str, list[Clip]]) -> None:
@@ -65,28 +70,32 @@ def read_clips(folder: Path) -> tuple[dict[str, Clip], list[Path]]:
 
     Raises ConfigError for a missing or damaged file.
     """
-    files = [need(folder, *FILES)]
+    files = [need(folder, *FILES, SECOND_FILE)]
     second = find(folder, SECOND_FILE)
     files += [second] if second and files[0].name.startswith(FILES[1]) else []
     captions: dict[str, list[tuple[int, str]]] = defaultdict(list)
     videos: dict[str, dict[str, Any]] = {}
     for path in files:
         annotation = read_json(path, ("videos", "sentences"))
-        videos |= {video["video_id"]: video for video in annotation["videos"]}
+        check_rows(path, annotation["videos"], ("video_id",), "video")
+        check_rows(path, annotation["sentences"], ("video_id", "caption"), "sentence")
+        videos |= {str(video["video_id"]): video for video in annotation["videos"]}
         for sentence in annotation["sentences"]:
-            captions[sentence["video_id"]].append((sentence["sen_id"], sentence["caption"]))
+            place = sentence.get("sen_id")
+            captions[str(sentence["video_id"])].append((place if isinstance(place, int) else 0, str(sentence["caption"])))
     clips = {}
     for name in [*videos, *(name for name in captions if name not in videos)]:
         video = videos.get(name, {})
         sentences = [caption for _, caption in sorted(captions[name], key=lambda sentence: sentence[0])]
-        clips[name] = Clip(name, sentences, source=video.get("url", ""), questions=category_question(name, video.get("category")))
+        clips[name] = Clip(name, sentences, source=str(video.get("url") or ""), questions=category_question(name, video.get("category")))
     return clips, files
 
 
 def category_question(name: str, number: int | None) -> list[Question]:
-    """The open question for the category of video `name`; none where that isn't known."""
+    """The open question for the category of video `name`; none where that isn't known. Raises ConfigError where there is no such one."""
     if number is None:
         return []
+    check(str(number) in map(str, range(len(CATEGORIES))), "source", f"category {number} of {name}", "isn't 0 to 19; mend the annotation")
     return [Question(f"{name}-category", CATEGORY_QUESTION, CATEGORIES[int(number)], kind="category")]
 
 
@@ -94,9 +103,15 @@ def _official(files: list[Path]) -> dict[str, list[str]]:
     """The annotation's own split, by split.json's names."""
     given: dict[str, list[str]] = defaultdict(list)
     for path in files:
-        for video in read_json(path)["videos"]:
-            given["val" if video["split"] == "validate" else video["split"]].append(video["video_id"])
+        rows = read_json(path)["videos"]
+        check_rows(path, rows, ("split",), "video")
+        for video in rows:
+            given["val" if video["split"] == "validate" else str(video["split"])].append(str(video["video_id"]))
     return given
+
+
+def _outside(clips: dict[str, Clip], splits: dict[str, list[Clip]]) -> dict[str, int]:
+    return {"annotated videos in no split, dropped": len(clips.keys() - {clip.id for chosen in splits.values() for clip in chosen})}
 
 
 def _chosen(clips: dict[str, Clip], names: list[str]) -> list[Clip]:

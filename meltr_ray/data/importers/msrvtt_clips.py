@@ -12,22 +12,25 @@ from meltr_ray.config import check
 from meltr_ray.data.clip import Clip, Question
 from meltr_ray.data.importers.annotations import Annotations
 from meltr_ray.data.importers.caption_choice import add_caption_choice
-from meltr_ray.data.importers.files import need, read_json
+from meltr_ray.data.importers.files import check_rows, need, read_json
+from meltr_ray.data.importers.grouping import everywhere
 from meltr_ray.data.importers.msrvtt import category_question
 from meltr_ray.data.importers.videos import VARIANTS as VARIANTS
-from meltr_ray.data.importers.videos import everywhere
 
 
 def read(folder: Path, variant: str | None) -> Annotations:
     """Raises ConfigError for a missing or damaged file."""
     path = need(folder, "clips.json")
     rows = read_json(path)
-    whole = isinstance(rows, list) and all(isinstance(row, dict) and {"video_id", "captions", "qa"} <= set(row) for row in rows)
-    check(whole, "source", path, "is no list of objects with video_id, captions and qa; fetch the file again")
+    check_rows(path, rows, ("video_id",), "video")
     clips = []
     for row in rows:
-        clip = Clip(row["video_id"], row["captions"], questions=category_question(row["video_id"], row.get("category")))
-        clip.questions += [Question(str(asked["qid"]), asked["question"], asked["answer"]) for asked in row["qa"]]
+        name, captions, asked = str(row["video_id"]), row.get("captions"), row.get("qa")
+        whole = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
+        check(whole, "source", path, f"video {name} has no list of captions; mend it")
+        check_rows(path, asked, ("question", "answer", "qid"), f"{name}'s question")
+        clip = Clip(name, captions, questions=category_question(name, row.get("category")))
+        clip.questions += [Question(str(one["qid"]), str(one["question"]), str(one["answer"])) for one in asked]
         clips.append(clip)
     splits: dict[str, list[Clip]] = {"train": clips}
     media: dict[str, str] = {}

@@ -30,7 +30,7 @@ def read(folder: Path, variant: str | None) -> Annotations:
         splits, files = annotations.splits, [path, *annotations.files]
     test: dict[str, Clip] = {}
     for number, (video, options, right) in enumerate(_rows(path)):
-        whole = right.isdigit() and int(right) < len(options)
+        whole = right in map(str, range(len(options)))
         check(whole, "source", path, f"question {number + 1} has answer {right} of {len(options)} options; the first is 0, mend the line")
         clip = test.setdefault(video, Clip(video, source=known[video].source if video in known else ""))
         clip.questions.append(Question(f"test-{number}", QUESTION, options[int(right)], options, int(right), KIND))
@@ -38,7 +38,9 @@ def read(folder: Path, variant: str | None) -> Annotations:
     for clip in (clip for clips in rest.values() for clip in clips):
         clip.questions = []
     about = "MSR-VTT multiple choice; train and validation: made of the captions of its other videos"
-    return Annotations(about, rest | {"test": list(test.values())}, files)
+    unasked = {clip.id for clip in splits.get("test", [])} - test.keys()
+    counts = {"test videos without a question, dropped": len(unasked)}
+    return Annotations(about, rest | {"test": list(test.values())}, files, counts=counts)
 
 
 def derive(splits: dict[str, list[Clip]]) -> None:
@@ -50,7 +52,9 @@ def derive(splits: dict[str, list[Clip]]) -> None:
 def _rows(path: Path) -> list[tuple[str, list[str], str]]:
     """(video, options, number of the right one) of each question."""
     if path.name.removesuffix(".gz").endswith(".csv"):
-        rows = read_csv(path, ("vid_key", *NAMES, "answer"), delimiter="\t")
+        rows = read_csv(path, ("vid_key", *NAMES, "answer"))
         return [(row["vid_key"].replace("msr", "video"), [row[name] for name in NAMES], row["answer"]) for row in rows]
     rows = read_json_lines(path, ("clip_name", "options", "answer"))
+    for number, row in enumerate(rows, 1):
+        check(isinstance(row["options"], list), "source", path, f"question {number} has no list of options; mend it")
     return [(str(row["clip_name"]), [str(option) for option in row["options"]], str(row["answer"])) for row in rows]

@@ -15,7 +15,8 @@ from meltr_ray.config import check
 from meltr_ray.data.clip import Clip, Question
 from meltr_ray.data.importers import msrvtt
 from meltr_ray.data.importers.annotations import Annotations
-from meltr_ray.data.importers.files import find, list_files, read_csv, read_json, read_json_lines
+from meltr_ray.data.importers.files import check_rows, find, list_files, read_csv, read_json, read_json_lines
+from meltr_ray.data.importers.grouping import plain
 
 NUM_ANSWERS = 1500
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -44,7 +45,7 @@ def gather(rows: list[dict[str, Any]], known: dict[str, Clip], split: str) -> li
         own = known.get(video, Clip(video))
         clip = clips.setdefault(video, Clip(video, own.captions, source=own.source))
         name = row.get("id", row.get("qid", number))
-        clip.questions.append(Question(f"{split}-{name}", str(row["question"]), str(row["answer"])))
+        clip.questions.append(Question(f"{split}-{name}", str(row["question"]), plain(str(row["answer"]))))
     return list(clips.values())
 
 
@@ -55,10 +56,9 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    plain = path.name.removesuffix(".gz")
-    if plain.endswith(".csv"):
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".csv"):
         return read_csv(path, ("video", *COLUMNS))
-    rows = read_json_lines(path, ("video_id", *COLUMNS)) if plain.endswith(".jsonl") else read_json(path)
-    whole = isinstance(rows, list) and all(isinstance(row, dict) and {"video_id", *COLUMNS} <= set(row) for row in rows)
-    check(whole, "source", path, "is no list of objects with video_id, question and answer; fetch the file again")
+    rows = read_json_lines(path) if name.endswith(".jsonl") else read_json(path)
+    check_rows(path, rows, ("video_id", *COLUMNS), "question")
     return rows

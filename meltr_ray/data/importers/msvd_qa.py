@@ -13,7 +13,7 @@ from pathlib import Path
 from meltr_ray.config import check
 from meltr_ray.data.clip import Question
 from meltr_ray.data.importers.annotations import Annotations
-from meltr_ray.data.importers.files import find, read_json, read_text
+from meltr_ray.data.importers.files import check_rows, find, read_json, read_text
 from meltr_ray.data.importers.grouping import gather, plain
 
 LISTS = {"train": "train_qa.json", "validation": "val_qa.json", "test": "test_qa.json"}
@@ -64,9 +64,8 @@ def _questions(path: Path) -> list[tuple[str, Question]]:
     rows = read_json(path)
     check(isinstance(rows, list) and bool(rows), "source", path, "is no list of questions; fetch the file again")
     listed = []
-    for number, row in enumerate(rows, 1):
-        whole = isinstance(row, dict) and set(KEYS) <= set(row)
-        check(whole, "source", path, f"question {number} of {len(rows)} lacks one of {', '.join(KEYS)}; mend it")
+    check_rows(path, rows, KEYS, "question")
+    for row in rows:
         check("category_id" not in row, "source", path, "is of MSRVTT-QA (it has category_id); use data=msrvtt_qa")
         question = Question(str(row["id"]), str(row["question"]).strip(), plain(str(row["answer"])))
         listed.append((f"vid{row['video_id']}", question))

@@ -16,6 +16,7 @@ import numpy as np
 from meltr_ray.config import check
 from meltr_ray.data.clip import Clip
 from meltr_ray.data.importers.annotations import Annotations
+from meltr_ray.data.importers.grouping import text_of
 from meltr_ray.data.pickles import read_pickle
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "val": "validation", "validation": "validation", "dev": "validation",
@@ -63,7 +64,7 @@ def _clips(path: Path, split: str, given: Any) -> list[Clip]:
     try:
         labels = np.asarray(given["regression_labels"] if "regression_labels" in given else given["labels"], np.float64)
         names = [_name(name) for name in given.get("id", [f"{split}_{at}" for at in range(len(labels))])]
-        texts = [_text(text).strip() for text in given.get("raw_text", [""] * len(labels))]
+        texts = [text_of(text).strip() for text in given.get("raw_text", [""] * len(labels))]
         whole = all(len(column) == len(labels) for column in (names, texts, given["audio"], given["vision"]))
         scores = labels.reshape(len(labels), -1)[:, 0].tolist()
     except (AttributeError, KeyError, TypeError, ValueError, IndexError):
@@ -81,24 +82,26 @@ def _clips(path: Path, split: str, given: Any) -> list[Clip]:
 def _name(given: Any) -> tuple:
     """Clip and video of an id, and its start and end (s) where they are part of it, as in MulT's [video, start, end]."""
     if not isinstance(given, (str, bytes)) and np.ndim(given) == 1:
-        video, *times = map(_text, given)
+        video, *times = map(text_of, given)
         clip_id = "_".join([video, *times[:1]])
         return (clip_id, video, *map(float, times)) if len(times) == 2 else (clip_id, video)
-    name = _text(given)
+    name = text_of(given)
     parts = NAMED.fullmatch(name)
     return (f"{parts['video']}_{parts['clip']}", parts["video"]) if parts else (name, name)
 
 
-def _text(given: Any) -> str:
-    return given.decode("utf-8") if isinstance(given, bytes) else str(given)
-
-
 def _rows(path: Path, given: dict[str, Any], kind: str, at: int) -> np.ndarray:
     """(rows, D) float32 without padding: as long as the file says, else without rows of zeros before and after; at least one."""
-    values = np.atleast_2d(np.array(given[kind][at], np.float32))
-    check(values.ndim == 2, "source", path, f"{kind} of utterance {at} has shape {values.shape}, not (rows, D); fetch it again")
-    if f"{kind}_lengths" in given:
-        return values[: max(1, int(given[f"{kind}_lengths"][at]))]
+    length = None
+    try:
+        values = np.atleast_2d(np.array(given[kind][at], np.float32))
+        if f"{kind}_lengths" in given:
+            length = int(np.asarray(given[f"{kind}_lengths"][at]).item())
+    except (IndexError, TypeError, ValueError):
+        values = np.zeros(0)
+    check(values.ndim == 2, "source", path, f"{kind} of utterance {at} isn't (rows, D) numbers, or has no length; fetch it again")
+    if length is not None:
+        return values[: max(1, length)]
     used = np.flatnonzero(values.any(1))
     return values[used[0] : used[-1] + 1] if len(used) else values[:1]
 

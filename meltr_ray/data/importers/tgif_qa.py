@@ -43,7 +43,7 @@ def read(folder: Path, variant: str) -> Annotations:
 
 def _questions(path: Path, variant: str) -> list[tuple[str, Question]]:
     columns = ("gif_name", "question", "answer", "vid_id", *(("type",) if variant == "frame" else OPTIONS))
-    rows = read_csv(path, columns, "\t")
+    rows = read_csv(path, columns)
     return [(row["gif_name"].strip(), _question(path, number, row, variant)) for number, row in enumerate(rows, 1)]
 
 

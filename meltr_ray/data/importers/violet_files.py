@@ -21,7 +21,7 @@ from typing import Any
 from meltr_ray.config import check
 from meltr_ray.data.clip import Question
 from meltr_ray.data.importers.annotations import Annotations
-from meltr_ray.data.importers.files import find, need, read_json
+from meltr_ray.data.importers.files import check_rows, find, need, read_json
 from meltr_ray.data.importers.grouping import gather, plain
 from meltr_ray.data.importers.joined_images import joined
 from meltr_ray.data.importers.msvd_qa import youtube_id
@@ -59,16 +59,21 @@ def _texts(folder: Path, variant: str) -> tuple[list[Path], dict[str, list[dict[
     if variant.endswith(("_7k", "_9k")):
         files = {"train": need(folder, f"train_{variant[-2:]}.json"), "test": need(folder, "test.json")}
         lists = {split: read_json(path, ("sentences",))["sentences"] for split, path in files.items()}
+        for split, path in files.items():
+            check_rows(path, lists[split], ("video_id", "caption"), "sentence")
         return list(files.values()), lists, []
     path = need(folder, f"txt_{variant}.json", f"violet_txt_{variant}.json")
     content = read_json(path, ("train",))
-    return [path], {ours: content[theirs] for theirs, ours in SPLITS.items() if theirs in content}, list(content.get("vocab", []))
+    vocabulary = content.get("vocab", [])
+    whole = all(isinstance(given, list) for given in (vocabulary, *(content[name] for name in SPLITS if name in content)))
+    check(whole and all(isinstance(word, str) for word in vocabulary), "source", path, "has a split or a vocab that is no list; fetch it again")
+    return [path], {ours: content[theirs] for theirs, ours in SPLITS.items() if theirs in content}, vocabulary
 
 
 def _item(path: Path, variant: str, split: str, row: Any, at: int, vocabulary: list[str]) -> tuple[str, str | Question]:
     """One row: a video, and its caption or question."""
     try:
-        video = row["video"] if "video" in row else row["video_id"]
+        video = str(row["video"] if "video" in row else row["video_id"])
         item = row["caption"].strip() if "caption" in row else _question(f"{variant}-{split}-{at}", row, variant, vocabulary)
     except (AttributeError, IndexError, KeyError, TypeError):
         item = None

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def write(
     needed = required(media, clips)
     splits = left_out.keep(splits, lambda clip: "; ".join(media.lacking[clip.id].get(kind, "") for kind in needed).strip("; "))
     splits = left_out.keep(splits, _text_problem)
+    splits = left_out.keep(splits, _time_problem)
     check(any(splits.values()), "source", media.source, f"no clip is left of {len(clips)} ({_reasons(left_out.rows)}); check ids and files")
     warnings += [f"no clip of split {split} is left" for split, chosen in splits.items() if not chosen]
     left_out.rows += [("", path.relative_to(media.source).as_posix(), "no clip names this video") for path in unused]
@@ -130,7 +132,21 @@ def _clean(clips: list[Clip]) -> dict[str, int]:
         questions = [question for question in clip.questions if _is_whole(question)]
         dropped += len(clip.questions) - len(questions)
         clip.questions = questions
-    return {"empty captions, dropped": empty, "questions without text or answer, dropped": dropped}
+    return {"empty captions, dropped": empty, "questions without text or answer, dropped": dropped,
+            "questions with the id of another, renamed": _rename_questions(clips)}  # fmt: skip
+
+
+def _rename_questions(clips: list[Clip]) -> int:
+    """The second question of an id becomes `<id>#2`; how many."""
+    questions = [question for clip in clips for question in clip.questions]
+    taken, seen, renamed = {question.id for question in questions}, set(), 0
+    for question in questions:
+        if question.id in seen:
+            question.id = next(name for n in count(2) if (name := f"{question.id}#{n}") not in taken)
+            renamed += 1
+        taken.add(question.id)
+        seen.add(question.id)
+    return renamed
 
 
 def _is_whole(question) -> bool:
@@ -146,13 +162,18 @@ def _text_problem(clip: Clip) -> str:
     return "" if text else "no caption, question or transcript"
 
 
+def _time_problem(clip: Clip) -> str:
+    start, end = clip.start or 0.0, math.inf if clip.end is None else clip.end
+    return "" if 0 <= start < end else f"no stretch of time ({start:g} to {end:g} s)"
+
+
 def _media_counts(media: Media, clips: list[Clip]) -> dict[str, Any]:
     counts: dict[str, Any] = {}
     for kind, title in {"features": "features", "video": "video", "audio": "audio features"}.items():
         reasons = [media.lacking[clip.id][kind] for clip in clips if not media.has(clip, kind)]
-        if len(reasons) < len(clips):
+        missing = sum(reason.startswith("no ") for reason in reasons)
+        if missing < len(clips):
             counts[f"clips with {title}"] = len(clips) - len(reasons)
-            missing = sum(reason.startswith("no ") for reason in reasons)
             counts[f"clips without {title}"] = missing
             counts[f"clips with unreadable {title}"] = len(reasons) - missing
     readable = [seen for seen in media.probes.values() if not seen.unreadable]
@@ -179,11 +200,10 @@ def _spread(title: str, values: list[float]) -> dict[str, float]:
 
 
 def _warnings(media: Media, counts: dict[str, Any], left_out: LeftOut) -> list[str]:
-    named = ("duplicate", "without", "unreadable", "share", "dropped", "already", "counted as wrong")
+    named = ("duplicate", "without", "unreadable", "share", "dropped", "renamed", "already", "counted as wrong")
     warnings = [f"{count} {name}" for name, count in counts.items() if count and any(word in name for word in named)]
     warnings += [f"{path.name} holds no frame features and isn't used" for path in media.features.ignored]
-    matched = {media.features.found[key][0] for clip_id in media.lacking
-               if (key := media.names.get(clip_id, clip_id)) in media.features.found}  # fmt: skip
+    matched = {media.features.found[key][0] for clip_id in media.lacking if (key := media.feature_key(clip_id))}
     for path in media.features.files:
         keys = [key for key, (file, _) in media.features.found.items() if file == path]
         warnings += [] if path in matched else [f"{path.name}: none of its {len(keys)} ids ({keys[0]} ...) is a clip's"]

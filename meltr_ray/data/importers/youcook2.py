@@ -21,6 +21,7 @@ from meltr_ray.config import check
 from meltr_ray.data.clip import Clip
 from meltr_ray.data.importers.annotations import Annotations
 from meltr_ray.data.importers.files import find, read_csv, read_json
+from meltr_ray.data.importers.grouping import text_of
 from meltr_ray.data.pickles import read_pickle
 
 PICKLES = ("youcookii_data.transcript.pickle", "youcookii_data.pickle", "youcookii_data.no_transcript.pickle")
@@ -47,9 +48,12 @@ def read(folder: Path, variant: str | None) -> Annotations:
           f"no youcookii_annotations_trainval.json there, nor one of {', '.join(PICKLES)} with {' and '.join(LISTS.values())}; "
           "give the folder that holds them")  # fmt: skip
     database = read_json(annotation, ("database",))["database"] if annotation else {}
+    check(isinstance(database, dict), "source", annotation, "has no database by video; fetch the file again")
     segments = {video: _annotated(annotation, video, entry) for video, entry in database.items()}
     if pickled:
-        segments |= {video: _pickled(pickled, video, entry) for video, entry in read_pickle(pickled).items()}
+        content = read_pickle(pickled)
+        check(isinstance(content, dict), "source", pickled, "is no dictionary by video; fetch the file again")
+        segments |= {video: _pickled(pickled, video, entry) for video, entry in content.items()}
     videos = {split: [row["video_id"] for row in read_csv(path, ("video_id",))] for split, path in lists.items()}
     for split, subset in SUBSETS.items():
         videos.setdefault(split, [video for video, entry in database.items() if entry.get("subset") == subset])
@@ -75,7 +79,10 @@ def read(folder: Path, variant: str | None) -> Annotations:
 def _annotated(path: Path, video: str, entry: Any) -> list[Segment]:
     try:
         rows = entry.get("annotations", [])
-        segments = [Segment(int(row["id"]), *map(float, row["segment"]), str(row["sentence"]).strip()) for row in rows]
+        segments = []
+        for row in rows:
+            start, end = map(float, row["segment"])
+            segments.append(Segment(int(row["id"]), start, end, text_of(row["sentence"]).strip()))
     except (AttributeError, KeyError, TypeError, ValueError):
         segments = None
     check(segments is not None, "source", path, f"video {video} has an annotation without id, segment or sentence; mend it")
@@ -87,7 +94,7 @@ def _pickled(path: Path, video: str, entry: Any) -> list[Segment]:
     try:
         columns = [list(entry[name]) for name in ("start", "end", "text", "transcript")]
         whole = len({len(column) for column in columns}) == 1
-        rows = [(float(start), float(end), str(text).strip(), str(said).strip()) for start, end, text, said in zip(*columns)]
+        rows = [(float(start), float(end), text_of(text).strip(), text_of(said).strip()) for start, end, text, said in zip(*columns)]
     except (KeyError, IndexError, TypeError, ValueError):
         whole = False
     check(whole, "source", path, f"video {video} lacks start, end, text and transcript of one length; fetch the file again")
