@@ -57,10 +57,10 @@ def expected(model_folder: Path, frames: np.ndarray) -> np.ndarray:
 class CrashingFrames(Frames):
     """Kills the process that decodes a video of 7 frames."""
 
-    def choose(self, times, start, end):
+    def choose(self, times):
         if len(times) == 7:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().choose(times, start, end)
+        return super().choose(times)
 
 
 def test_features_are_those_of_the_class_token(model_folder, tmp_path):
@@ -115,7 +115,16 @@ def test_what_cannot_be_done_is_one_line(model_folder, tmp_path):
 
 def test_frames_by_the_second():
     times = np.arange(25) / 12  # two seconds and a frame
-    assert Frames(per_second=1).choose(times, None, None).tolist() == [6, 18]
-    assert Frames(per_second=1).choose(times, 1.0, None).tolist() == [18]
-    assert Frames(per_second=1).choose(times[:3], None, None).tolist() == [2]  # shorter than a second: one all the same
-    assert Frames(count=2).choose(times, 0.5, 1.0).tolist() == [7, 10]
+    assert Frames(per_second=1).choose(times).tolist() == [6, 18]
+    assert Frames(per_second=1).choose(times[12:]).tolist() == [6]
+    assert Frames(per_second=1).choose(times[:3]).tolist() == [2]  # shorter than a second: one all the same
+    assert Frames(count=2).choose(times[6:12]).tolist() == [1, 4]
+
+
+def test_a_part_has_its_own_frames_by_the_second(tmp_path):
+    video = make_video(tmp_path / "clip.mp4", 48, 0)  # four seconds
+    frames, part = decode_video(video.path), Video("part", video.path, 1.0, 3.0)
+    assert np.array_equal(extract.read_frames(part, Frames(per_second=1)), frames[[18, 30]])
+    assert np.array_equal(extract.read_frames(video, Frames(per_second=1)), frames[[6, 18, 30, 42]])
+    with pytest.raises(ConfigError, match="^clip=late: no frame lies between 4.0 and None s of .*, which lasts 4.000 s; "):
+        extract.read_frames(Video("late", video.path, 4.0), Frames(count=1))

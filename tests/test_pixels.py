@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import wave
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,13 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from meltr_ray.config import ConfigError
+from meltr_ray.config import AllInOneConfig, ConfigError, DataConfig, VioletConfig
 from meltr_ray.data import pixels, store, visual_tokens
-from meltr_ray.data.clip import Clip
+from meltr_ray.data.clip import Clip, Segment
 from meltr_ray.data.pickles import read_pickle
+from meltr_ray.data.probe import probe
+from meltr_ray.data.thumbnails import thumbnails
 from meltr_ray.data.video import decode_frames, decode_video, encode_video
 from meltr_ray.data.visual_tokens import VisualTokens, ensure_visual_tokens, shrunk_patches, token_grid
-from meltr_ray.data.vocabulary import build_vocabulary
+from meltr_ray.data.vocabulary import Vocabulary, build_vocabulary
+from meltr_ray.tasks.allinone import AllInOneInputs
+from meltr_ray.tasks.violet import VioletInputs
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "msrvtt_clips"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"real clips missing: {REAL}")
@@ -180,6 +185,106 @@ def test_pictures_stand_upright():
     want = np.rot90(decode_video(video), -1, axes=(1, 2))
     assert np.array_equal(decode_video(turned(video)), want)
     assert np.array_equal(decode_frames(turned(video), np.arange), want)
+
+
+def encoded(
+    codec: str, container: str, moments: list[int], base: int = 120, colours: str = "yuv420p", sound_seconds: int = 0,
+    **options: str,
+) -> bytes:  # fmt: skip
+    """A video of frames that all differ, shown at `moments` (1/base s), a key frame every eight, and sound of its own length."""
+    memory = io.BytesIO()
+    with av.open(memory, "w", format=container) as target:
+        stream = target.add_stream(codec, rate=12, options={"g": "8"} | options)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 48, 32, colours, Fraction(1, base)
+        stream.codec_context.time_base = Fraction(1, base)
+        speech = target.add_stream("aac", rate=8000, layout="mono") if sound_seconds else None
+        for number, moment in enumerate(moments):
+            squares = np.kron(noise(4, 6, 3, seed=number), np.ones((8, 8, 1), np.uint8))
+            picture = av.VideoFrame.from_ndarray(squares, format="rgb24")
+            picture.pts, picture.time_base = moment, Fraction(1, base)
+            target.mux(stream.encode(picture))
+        target.mux(stream.encode())
+        if speech:
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000 * sound_seconds), np.float32), format="fltp", layout="mono")
+            samples.sample_rate = 8000
+            target.mux(speech.encode(samples))
+            target.mux(speech.encode())
+    return memory.getvalue()
+
+
+EVEN = range(0, 400, 10)
+UNEVEN = np.random.default_rng(0).integers(3, 30, 40).cumsum()
+UNEVEN = (UNEVEN - UNEVEN[0]).tolist()
+OPEN_GROUPS = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}
+
+
+@pytest.mark.parametrize("codec, container, moments, options", [
+    ("libx264", "mp4", EVEN, OPEN_GROUPS), ("libx264", "matroska", UNEVEN, {}), ("libx264", "mp4", UNEVEN, OPEN_GROUPS),
+    ("libx264", "mpegts", EVEN, {}), ("libx264", "avi", range(40), {"base": 12}), ("mpeg4", "mp4", range(40), {"base": 12}),
+    ("gif", "gif", EVEN, {"colours": "rgb8"})],
+    ids=["open groups", "variable rate", "variable, open", "first frame late", "times of decoding", "mpeg4", "gif"])  # fmt: skip
+def test_a_segment_has_those_frames_of_the_whole_video_that_begin_in_it(codec, container, moments, options):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of FFmpeg lacks {codec}")
+    video = encoded(codec, container, list(moments), **options)
+    whole, seconds = decode_video(video), np.array(moments) / options.get("base", 120)
+    assert len(whole) == len(seconds)
+    last = float(seconds[-1])
+    spans = np.sort(np.random.default_rng(0).uniform(0, last, (12, 2))).tolist()
+    for start, end in [(None, last / 2), (last / 2, None), (0.0, None), (last - 0.01, last + 9), *spans]:
+        begun = np.flatnonzero((seconds > (start or 0) - 2e-3) & (seconds < (end or np.inf) - 2e-3))  # Matroska rounds to 1 ms
+        shown = np.flatnonzero(seconds <= (start or 0))[-1:]
+        got = decode_frames(video, np.arange, segment=Segment(start, end))
+        assert np.array_equal(got, whole[begun if len(begun) else shown]), (start, end)
+
+
+def test_a_segment_of_a_turned_video_stands_upright():
+    video = turned(encode_video(noise(24, 32, 64, 3)))
+    assert np.array_equal(decode_frames(video, np.arange, segment=Segment(0.5, 1.0)), decode_video(video)[6:12])
+
+
+def test_a_segment_beyond_the_pictures_is_one_line_and_one_between_two_has_what_is_shown():
+    slides = encoded("mpeg4", "mp4", [0, 600], sound_seconds=30)  # 0 and 5 s, and no word on how long the last stays
+    assert np.array_equal(decode_frames(slides, np.arange, segment=Segment(2, 3)), decode_video(slides)[:1])
+    end = probe(slides).seconds
+    assert 5 < end <= 10  # what an import goes by is what decoding goes by
+    assert np.array_equal(decode_frames(slides, np.arange, segment=Segment(end - 0.01, 99)), decode_video(slides)[1:])
+    with pytest.raises(ConfigError, match="^clip=talk: no frame lies between .* and 99 s of .*; correct start and end ") as error:
+        decode_frames(slides, np.arange, segment=Segment(end, 99, "talk"))
+    assert "\n" not in str(error.value)
+
+
+def halves_folder(folder: Path) -> Path:
+    """One video of two red seconds and two blue ones: train is the red half, test the blue one, meta the whole."""
+    red, blue = (np.broadcast_to(np.array(colour, np.uint8), (24, 64, 64, 3)) for colour in ([250, 10, 10], [10, 10, 250]))
+    halves = {"train": (0.0, 2.0), "test": (2.0, 4.0), "meta": (None, None)}
+    with store.new_folder(folder) as temporary:
+        (temporary / "video.mp4").write_bytes(encode_video(np.concatenate([red, blue])))
+        build_vocabulary(["a caption"] * 2, temporary / "vocabulary.txt")
+        video = Path("video.mp4")
+        clips = [Clip(split, ["a caption"], video=video, start=start, end=end) for split, (start, end) in halves.items()]
+        entries = {clip.id: store.write_split(temporary, clip.id, [clip]) for clip in clips}
+        store.write_manifest(temporary, name="halves", splits=entries, feature_size=0)
+    return folder
+
+
+def test_backbones_tokens_and_thumbnails_see_a_clip_within_its_segment(tmp_path):
+    folder = halves_folder(tmp_path / "halves")
+    clips = [store.ClipStore(folder, split, videos=True)[0] for split in ("train", "test", "meta")]
+    tokens = ensure_visual_tokens(folder, 32, 8, 1, num_frames=2, report=lambda line: None)
+    assert tokens.centroids.reshape(3, -1).mean(1) == pytest.approx([250, 10, 10], abs=6)  # fitted to train, which is red
+    vocabulary, data = Vocabulary(folder / "vocabulary.txt"), DataConfig()
+    violet = VioletInputs(vocabulary, data, VioletConfig(num_frames=3, image_size=32), tokens)
+    (frames,) = violet.videos(clips)
+    blueness = frames[:, :, 2].mean((2, 3)) > 0.5
+    assert blueness.tolist() == [[False] * 3, [True] * 3, [False, True, True]]
+    allinone = AllInOneInputs(vocabulary, data, AllInOneConfig(num_frames=3, image_size=32))
+    for frames in (allinone.videos(clips)[0], allinone.batch(clips, 0).video):
+        blueness = (frames[:, :, 2] > frames[:, :, 0]).float().mean((2, 3)) > 0.5
+        assert blueness[:2].tolist() == [[False] * 3, [True] * 3]
+    for split, blue in (("train", False), ("test", True)):
+        picture = np.asarray(Image.open(io.BytesIO(thumbnails(folder, split)[split]))).astype(int)
+        assert ((picture[..., 2] > picture[..., 0]) == blue).all()
 
 
 def sound() -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +69,18 @@ def test_audio_is_standardised_over_train(vocabulary):
     np.testing.assert_allclose(rows.std(0), [1, 1, 0], atol=1e-2)  # the last feature is constant
     assert abs(scale(np.full((1, AUDIO), 1e6, np.float32))).max() == 5
     assert AudioScale.of(make_clips(audio=False)) is None
+    together = np.concatenate([clip.audio for clip in clips if clip.audio is not None]).astype(np.float64)
+    np.testing.assert_allclose(scale.mean, together.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(scale.deviation[:2], together.std(0)[:2], rtol=1e-9)
+
+
+def test_scaling_audio_holds_one_clip_at_a_time():
+    clips = (Clip(str(at), audio=np.full((20_000, 20), at, np.float32)) for at in range(30))  # 1.6 MB each
+    tracemalloc.start()
+    scale = AudioScale.of(clips)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert scale.mean[0] == pytest.approx(14.5) and peak < 24e6  # all of them are 48 MB, and 96 in float64
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import ray
 import ray.data
@@ -28,7 +27,8 @@ import torch
 from torch import nn
 
 from meltr_ray.config import ConfigError, check, check_at_least
-from meltr_ray.data.video import decode_frames, evenly_spaced
+from meltr_ray.data.clip import Segment
+from meltr_ray.data.video import decode_timed_frames, evenly_spaced
 
 VIDEOS_AT_ONCE, FRAMES_AT_ONCE = 4, 64
 """What an actor takes at once, and what its model does."""
@@ -59,16 +59,12 @@ class Frames:
         check_at_least("frames.count", 1 if self.count is None else self.count, 1)
         check(self.per_second is None or self.per_second > 0, "frames.per_second", self.per_second, "must be positive; usual: 1")
 
-    def choose(self, times: np.ndarray, start: float | None, end: float | None) -> np.ndarray:
-        """Indices (n,) out of frames shown at `times` (N,) seconds, from `start` to before `end`."""
-        within = np.flatnonzero((times >= (-np.inf if start is None else start)) & (times < (np.inf if end is None else end)))
-        if not len(within):
-            raise ValueError(f"no frame lies between {start} and {end} s")
+    def choose(self, times: np.ndarray) -> np.ndarray:
+        """Indices (n,) out of frames shown at `times` (N,) seconds."""
         if self.count is not None:
-            return within[evenly_spaced(len(within), self.count)]
-        shown = times[within]
-        wanted = np.arange(shown[0] + 0.5 / self.per_second, max(shown[-1], shown[0] + 1 / self.per_second), 1 / self.per_second)
-        return within[np.minimum(np.searchsorted(shown, wanted), len(within) - 1)]
+            return evenly_spaced(len(times), self.count)
+        wanted = np.arange(times[0] + 0.5 / self.per_second, max(times[-1], times[0] + 1 / self.per_second), 1 / self.per_second)
+        return np.minimum(np.searchsorted(times, wanted), len(times) - 1)
 
 
 def extract(videos: Iterable[Video], model_folder: str | Path, out: str | Path, frames: Frames, use_gpu: bool = False,
@@ -141,32 +137,14 @@ class _Decode:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             chosen = read_frames(Video(**row), self.frames)
-        except (ConfigError, ValueError) as error:
+        except ConfigError as error:
             return {"id": row["id"], "pixels": b"", "shape": [0, 0, 0, 0], "error": str(error)}
         return {"id": row["id"], "pixels": chosen.tobytes(), "shape": list(chosen.shape), "error": ""}
 
 
 def read_frames(video: Video, frames: Frames) -> np.ndarray:
-    """(n, H, W, 3) uint8. Raises ConfigError where the file can't be decoded, ValueError where nothing lies in its part."""
-    times = _frame_times(video.path)
-
-    def choose(available: int) -> np.ndarray:
-        known = times if len(times) == available else np.linspace(*(times[[0, -1]] if len(times) else (0, 1)), available)
-        return frames.choose(known, video.start, video.end)
-
-    return decode_frames(video.path, choose)
-
-
-def _frame_times(path: str) -> np.ndarray:
-    """Seconds from the first frame (N,), as the container has them; empty where it can't be read, which decoding reports."""
-    try:
-        with av.open(path) as container:
-            base = container.streams.video[0].time_base
-            shown = [packet.pts * base for packet in container.demux(video=0) if packet.size and packet.pts is not None]
-    except (av.FFmpegError, OSError, IndexError):
-        return np.zeros(0)
-    times = np.sort(np.array(shown, float))
-    return times - times[:1].sum()
+    """(n, H, W, 3) uint8. Raises ConfigError where the file can't be decoded, or no frame lies in its part."""
+    return decode_timed_frames(video.path, frames.choose, segment=Segment(video.start, video.end, video.id))
 
 
 class FrameEncoder:

@@ -10,11 +10,13 @@ GIFs (TGIF) like any other video, that is as squares.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from meltr_ray.data.clip import WHOLE, Segment
 from meltr_ray.data.video import decode_frames
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -26,9 +28,10 @@ DECODED_SIDE, PUBLISHED_SIZE = 512, 224
 """All-in-one decodes to squares of 512 pixels for models of 224; other sizes keep the ratio."""
 
 
-def violet_clip(source: bytes | str | Path, num_frames: int, size: int) -> np.ndarray:
-    """An encoded video or its file to (num_frames, 3, size, size) uint8, the same in training and evaluation."""
-    return violet_pixels(decode_frames(source, lambda available: violet_frames(available, num_frames)), size)
+def violet_clip(source: bytes | str | Path, num_frames: int, size: int, segment: Segment = WHOLE) -> np.ndarray:
+    """A segment of an encoded video or its file to (num_frames, 3, size, size) uint8, the same in training and evaluation."""
+    frames = decode_frames(source, lambda available: violet_frames(available, num_frames), segment=segment)
+    return violet_pixels(frames, size)
 
 
 def violet_frames(available: int, num_frames: int) -> np.ndarray:
@@ -55,14 +58,16 @@ def allinone_clip(
     size: int,
     frame_generator: np.random.Generator | None = None,
     crop_generator: np.random.Generator | None = None,
+    segment: Segment = WHOLE,
 ) -> np.ndarray:
-    """An encoded video or its file to (num_frames, 3, size, size) uint8.
+    """A segment of an encoded video or its file to (num_frames, 3, size, size) uint8.
 
     Published: training takes random frames and crops; the retrieval metrics random frames and the central crop, and average
     the similarities of three such views; `test` splits neither.
     """
     side = size * DECODED_SIDE // PUBLISHED_SIZE
-    frames = decode_frames(source, lambda available: allinone_frames(available, num_frames, frame_generator), side)
+    chosen = partial(allinone_frames, num_frames=num_frames, generator=frame_generator)
+    frames = decode_frames(source, chosen, side, segment=segment)
     return allinone_pixels(frames, size, crop_generator)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
+from meltr_ray.data.video import make_timeline, packet_times
+
 SLACK = 0.05
 """Share of a video's stated length that may be missing at its end; below half a second never counts."""
 
@@ -20,6 +22,7 @@ class Probe:
     frames: int = 0
     """Packets of the first video stream, which is the frames that can be decoded but for hidden or damaged ones."""
     seconds: float = 0.0
+    """From the first frame to the end of the last: segments that begin later have no frame, whatever the sound's length."""
     width: int = 0
     height: int = 0
     unreadable: str = ""
@@ -54,19 +57,18 @@ def _probe(container: InputContainer) -> Probe:
     if next(container.decode(stream), None) is None:
         return Probe(unreadable="holds no video frame")
     container.seek(0)
-    frames, ends, times = 0, [0.0], []
+    packets, ends = [], [0.0]
     for packet in container.demux():
         if packet.size and packet.pts is not None:
             ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if packet.size and packet.stream is stream:
-            frames += 1
-            times += [] if packet.pts is None else [float(packet.pts * packet.time_base)]
+            packets.append(packet_times(packet))
     stated = float(container.duration or 0) / av.time_base
     begin = float(container.start_time or 0) / av.time_base
     end = max(ends) - begin
-    times.sort()
+    times = sorted(float(packet.shown * stream.time_base) for packet in packets if packet.shown is not None)
     gaps = [later - earlier for earlier, later in zip(times, times[1:])]
     # the last frame of a variable rate may last as long as any other, and not say so
     if gaps and end + max(gaps) < stated - max(0.5, SLACK * stated):
         return Probe(unreadable=f"is truncated ({end:.1f} of {stated:.1f} s)")
-    return Probe(frames, stated or end, stream.width, stream.height)
+    return Probe(len(packets), make_timeline(packets, stream).duration, stream.width, stream.height)

@@ -9,15 +9,17 @@ import numpy as np
 from PIL import Image
 
 from meltr_ray.config import ConfigError
+from meltr_ray.data.clip import WHOLE, Segment
 from meltr_ray.data.store import ClipStore
 from meltr_ray.data.video import decode_frames, evenly_spaced
 
 FRAMES, HEIGHT, QUALITY = 3, 72, 60
 
 
-def strip(source: bytes | Path, frames: int = FRAMES, height: int = HEIGHT) -> bytes:
-    """JPEG of frames from a video, evenly spaced, side by side. Raises ConfigError where it can't be decoded."""
-    pictures = [Image.fromarray(frame) for frame in decode_frames(source, lambda available: evenly_spaced(available, frames))]
+def strip(source: bytes | Path, frames: int = FRAMES, height: int = HEIGHT, segment: Segment = WHOLE) -> bytes:
+    """JPEG of frames from a segment of a video, evenly spaced, side by side. Raises ConfigError where it can't be decoded."""
+    chosen = decode_frames(source, lambda available: evenly_spaced(available, frames), segment=segment)
+    pictures = [Image.fromarray(frame) for frame in chosen]
     width = max(1, round(pictures[0].width * height / pictures[0].height))
     joined = np.concatenate([np.asarray(picture.resize((width, height))) for picture in pictures], axis=1)
     memory = io.BytesIO()
@@ -34,7 +36,7 @@ def thumbnails(folder: str | Path, split: str) -> dict[str, bytes]:
         return found
     for clip in store:
         try:
-            found[clip.id] = strip(clip.video)
+            found[clip.id] = strip(clip.video, segment=clip.segment)
         except ConfigError:
             continue  # the page shows a grey box; the import has said why
     return found

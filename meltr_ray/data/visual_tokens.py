@@ -105,11 +105,12 @@ def ensure_visual_tokens(
     """
     path = Path(folder) / f"visual_tokens-{num_frames}x{size}-{patch_pixels}-{num_tokens}.npz"
     store = ClipStore(folder, "train", videos=True)
-    made_from = f"{store.checksum} {num_frames} frames of {clips} clips"
+    made_from = f"{store.checksum} {num_frames} frames of {clips} clips, of their segments"
     if (tokens := VisualTokens.load(path, made_from)) is None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(store))[:clips])
         report(f"visual tokens: k-means with {num_tokens} centroids on {len(chosen)} train clips, once, to {path}")
-        videos = (violet_clip(store.video(int(index)), num_frames, size) for index in chosen)
+        train_clips = (store[int(index)] for index in chosen)
+        videos = (violet_clip(clip.video, num_frames, size, clip.segment) for clip in train_clips)
         tokens = VisualTokens.fit(videos, patch_pixels, num_tokens)
         tokens.save(path, made_from)
     return tokens

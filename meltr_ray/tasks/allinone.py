@@ -124,7 +124,8 @@ class AllInOneInputs(TextInputs):
     def _video(self, clips: list[Clip], generator: np.random.Generator | None) -> np.ndarray:
         """(B, T, 3, height, width) float32; random frames and crops where there is a generator, else the middle of each."""
         count, size = self.backbone.num_frames, self.backbone.image_size
-        return normalised(np.stack([allinone_clip(clip.video, count, size, generator, generator) for clip in clips]))
+        pixels = [allinone_clip(clip.video, count, size, generator, generator, clip.segment) for clip in clips]
+        return normalised(np.stack(pixels))
 
 
 def draw_choices(num_clips: int, num_false: int, generator: np.random.Generator) -> np.ndarray:

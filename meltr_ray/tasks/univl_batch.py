@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from meltr_ray.config import TaskConfig, UniVLConfig
@@ -95,13 +96,12 @@ class AudioScale:
 
     @classmethod
     def of(cls, clips: Iterable[Clip]) -> Self | None:
-        """Over the rows of all clips, which should be those of train; None where there is no audio."""
-        rows = [clip.audio for clip in clips if clip.audio is not None]
-        if not rows:
-            return None
-        rows = np.concatenate(rows).astype(np.float64)
-        deviation = rows.std(0)
-        return cls(rows.mean(0), np.where(deviation > 0, deviation, 1.0))
+        """Over the rows of all clips, one held at a time, which should be those of train; None where there is no audio."""
+        scaler = StandardScaler()
+        for clip in clips:
+            if clip.audio is not None and len(clip.audio):
+                scaler.partial_fit(clip.audio.astype(np.float64))
+        return cls(scaler.mean_, scaler.scale_) if hasattr(scaler, "mean_") else None
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """(rows, A) -> the same, standardised and cut to `AUDIO_REACH`, float32."""

@@ -117,7 +117,8 @@ class VioletInputs(TextInputs):
 
     def _frames(self, clips: list[Clip]) -> np.ndarray:
         """(B, T, 3, rows, columns) uint8."""
-        return np.stack([violet_clip(clip.video, self.backbone.num_frames, self.backbone.image_size) for clip in clips])
+        count, size = self.backbone.num_frames, self.backbone.image_size
+        return np.stack([violet_clip(clip.video, count, size, clip.segment) for clip in clips])
 
     def _visual_tokens(self, clips: list[Clip], frames: np.ndarray) -> np.ndarray:
         """(B, T, h, w) int64: those that came with a clip, else the fitted ones."""
