@@ -105,7 +105,7 @@ def test_features_bad_videos_and_going_on(ray_here, model_folder, tmp_path):
 
 def test_what_cannot_be_done_is_one_line(model_folder, tmp_path):
     for videos, model, rule in (([Video("a/b", "x")], model_folder, "^id=a/b: can't be the name of a file"),
-                                ([Video("a", "x")] * 2, model_folder, "^videos=2: some share an id"),
+                                ([Video("a", "x")] * 2, model_folder, "^id=a: is that of 2 videos"),
                                 ([], tmp_path / "none", "^extractor=.*: no such folder"),
                                 ([], tmp_path, "^extractor=.*: can't be read")):  # fmt: skip
         with pytest.raises(ConfigError, match=rule) as error:

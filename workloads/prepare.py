@@ -45,7 +45,7 @@ def prepare(settings: DictConfig, config: Config) -> int:
 
 def extract_features(config: Config) -> int:
     """Write the features of every video in `extract` to `export`, on the Ray cluster that `cluster` names."""
-    from meltr_ray.data.extract import Frames, Video, check_extractor, extract
+    from meltr_ray.data.extract import Frames, Video, check_extractor, check_videos, extract
     from meltr_ray.data.feature_files import VIDEO_ENDINGS
     from workloads.cluster import connected
 
@@ -55,8 +55,9 @@ def extract_features(config: Config) -> int:
     cli.check_machine(config)
     paths = sorted(path for path in Path(config.extract).absolute().rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
     check(len(paths) > 0, "extract", config.extract, "holds no video; give the folder that does")
-    check_extractor(config.extractor)
     videos = [Video(path.stem, str(path)) for path in paths]
+    check_videos(videos)
+    check_extractor(config.extractor)
     frames = Frames(per_second=config.frames_per_second)
     with cli.chatter_to(Path(config.export).absolute() / "log.txt") as terminal, connected(config):
         counts = extract(videos, config.extractor, config.export, frames, config.train.use_gpu, report=lambda line: print(line, file=terminal))

@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,7 @@ def extract(videos: Iterable[Video], model_folder: str | Path, out: str | Path, 
         ConfigError: the model can't be read; `out` is of another model or of other frames; an id can't be a file's name.
     """
     videos, out = list(videos), Path(out)
-    for video in videos:
-        check(video.id not in ("", ".", "..") and "/" not in video.id, "id", video.id, "can't be the name of a file; rename the video")
-    check(len({video.id for video in videos}) == len(videos), "videos", len(videos), "some share an id; give each its own")
+    check_videos(videos)
     check_extractor(model_folder)
     _claim(out, {"model": _model_checksum(Path(model_folder)), "frames": asdict(frames)})
     waiting = [video for video in videos if not (out / f"{video.id}.npy").is_file()]
@@ -191,6 +190,14 @@ def frame_features(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         return hidden.mean((2, 3))
     has_class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
     return hidden[:, 0] if has_class_token else hidden.mean(1)
+
+
+def check_videos(videos: Sequence[Video]) -> None:
+    """Raises ConfigError where an id can't name a file of features, or names two."""
+    counts = Counter(video.id for video in videos)
+    for video in videos:
+        check(video.id not in ("", ".", "..") and "/" not in video.id, "id", video.id, "can't be the name of a file; rename the video")
+        check(counts[video.id] == 1, "id", video.id, f"is that of {counts[video.id]} videos, {video.path} among them; give each its own")
 
 
 def check_extractor(folder: str | Path) -> None:
