@@ -1,18 +1,23 @@
 """Files as users have them: other delimiters, paths and layouts are imported; what doesn't fit is refused in one line, or counted."""
 
 import json
+import os
 import pickle
 import re
+import resource
 
 import h5py
 import numpy as np
 import pytest
 
-from meltr_ray.config import ConfigError
+from meltr_ray.backbones.univl import UniVL
+from meltr_ray.config import ConfigError, DataConfig, TaskConfig, UniVLConfig, losses_of
 from meltr_ray.data.answers import build_answers
 from meltr_ray.data.importers.files import read_csv
-from meltr_ray.data.prepare import import_data
-from meltr_ray.data.vocabulary import build_vocabulary
+from meltr_ray.data.prepare import import_data, prepare
+from meltr_ray.data.store import ClipStore
+from meltr_ray.data.vocabulary import SPECIAL, Vocabulary, build_vocabulary
+from meltr_ray.tasks.univl import AudioScale, UniVLInputs, UniVLLosses
 from tests.test_importers import clips_of, left_out, make_features, make_video, quiet, write_table
 
 IDS = [f"video{number}" for number in range(8)]
@@ -236,3 +241,116 @@ def test_msvd_captions_of_the_corpus_and_of_a_pickle(tmp_path):
         assert manifest["rows"] == {"train": 4, "meta": 1, "validation": 1, "test": 1}
         assert f"{dropped} captions of clips in no split, dropped" in manifest["warnings"]
         assert clips_of(folder / "out")[clip].captions == captions
+
+
+def test_absolute_paths_are_taken_as_they_are(tmp_path, monkeypatch):
+    """Also outside the source folder, also where that is given by a relative path; a clip that is whole, and a segment."""
+    source, other = tmp_path / "source", tmp_path / "other"
+    for folder in (source, other):
+        folder.mkdir()
+    videos = [other / "a.mp4", other / "b.mp4", source / "c.mp4", source / "d.mp4"]
+    for frames, path in enumerate(videos, 2):
+        make_video(path, times=list(range(frames)))
+    rows = [dict(video=str(path), caption="text", end=end) for path, end in zip(videos, ("", 9, "", ""))]
+    write_table(source, [*rows, dict(video=str(other / "gone.mp4"), caption="text")])
+    monkeypatch.chdir(tmp_path)
+    manifest = import_data("videos", source.relative_to(tmp_path), tmp_path / "out", quiet)
+    assert left_out(tmp_path / "out") == {"gone": "no video"} and manifest["counts"]["videos that no clip names"] == 0
+    clips = {clip.id: clip for split in manifest["splits"] for clip in ClipStore(tmp_path / "out", split, videos=True)}
+    assert clips["a"].video == videos[0].read_bytes() and clips["b_0_9"].video == videos[1] and clips["c"].video == videos[2].read_bytes()
+    videos[0].write_bytes(videos[1].read_bytes())
+    with pytest.raises(ConfigError, match="from another source"):
+        import_data("videos", source, tmp_path / "out", quiet)
+
+
+def save_one_npz(path, values):
+    np.savez(path.with_suffix(".npz"), features=values)
+
+
+def save_one_hdf5(path, values):
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        file["features"], file["fps"] = values, 25.0
+
+
+@pytest.mark.parametrize("save", (save_one_npz, save_one_hdf5))
+def test_files_of_one_array_of_one_name_are_named_by_their_video(tmp_path, save):
+    """More of them than a process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    names = [f"v{at}" for at in range(100)]
+    for at, name in enumerate(names):
+        save(tmp_path / name, np.full((3, 4), at, np.float32))
+    write_table(tmp_path, [dict(video=f"{name}.mp4", caption="text") for name in names])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, hard))
+    try:
+        manifest = import_data("videos", tmp_path, tmp_path / "out", quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    clips = clips_of(tmp_path / "out")
+    assert all((clips[name].features == at).all() for at, name in enumerate(names)) and manifest["feature_extractor"] == ""
+
+
+@pytest.mark.parametrize("form", ("ids", "columns", "npy"))
+def test_integers_are_features_and_objects_are_called_what_they_are(tmp_path, form):
+    values = np.arange(8 * 12).reshape(8, 3, 4)
+
+    def save(values, ids):
+        if form == "columns":
+            np.savez(tmp_path / "f.npz", id=ids, number=np.arange(8), feat=values)
+        elif form == "ids":
+            np.savez(tmp_path / "f.npz", **dict(zip(IDS, values)))
+        else:
+            np.save(tmp_path / "video0.npy", values[0])
+
+    write_table(tmp_path, [dict(video=name, caption="text") for name in IDS])
+    if form == "npy":
+        make_features(tmp_path, IDS[1:])
+    save(values, np.array(IDS))
+    import_data("videos", tmp_path, tmp_path / "integers", quiet)
+    assert (clips_of(tmp_path / "integers")["video0"].features == values[0]).all()
+    save(values.astype(object), np.array(IDS, object))
+    line = refused("videos", tmp_path)
+    assert "holds an array of Python objects" in line and "whole" not in line
+
+
+def mult_pickle(count: int) -> dict:
+    generator = np.random.default_rng(count)
+    vision, audio = generator.normal(size=(count, 4, 3)), generator.normal(size=(count, 4, 2))
+    return dict(id=np.array([[f"v{count}_{at // 2}", str(at), "99.0"] for at in range(count)]), text=np.ones((count, 4, 300)), vision=vision,
+                audio=audio, labels=vision.mean(1)[:, :1, None])  # fmt: skip
+
+
+def test_utterances_without_words_are_rated(tmp_path):
+    """MulT's pickles: a batch is made and scored, with nothing to mask and no word to put in its place."""
+    content = {split: mult_pickle(count) for split, count in (("train", 16), ("valid", 4), ("test", 6))}
+    (tmp_path / "mosi_data.pkl").write_bytes(pickle.dumps(content))
+    manifest = prepare("mosi", tmp_path, tmp_path / "out", quiet, "aligned")
+    assert sum(manifest["rows"].values()) == 26 and manifest["counts"]["clips left out"] == 0
+    vocabulary = Vocabulary(tmp_path / "out" / "vocabulary.txt")
+    assert len(vocabulary) == len(SPECIAL)
+    clips = list(ClipStore(tmp_path / "out", "train"))[:4]
+    task = TaskConfig(name="sentiment", primary="sentiment", loss_set=list(losses_of("univl", "sentiment").offered))
+    inputs = UniVLInputs(vocabulary, DataConfig(max_words=6, max_frames=4), task, feature_size=3, audio=AudioScale.of(clips))
+    config = UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=16)
+    losses = UniVLLosses(UniVL(config, len(vocabulary), 3, "sentiment", audio_size=2), task)
+    assert losses(inputs.batch(clips, seed=0)).isfinite().all() and losses.rate(inputs.evaluation(clips)).isfinite().all()
+
+
+def test_too_few_videos_say_how_many_were_left_out_and_why(tmp_path):
+    make_features(tmp_path, IDS[5:])
+    write_table(tmp_path, [dict(video=name, caption="text") for name in IDS])
+    assert "source=3 videos to train on (5 of 8 clips were left out, the first, video0: no features): meta" in refused("videos", tmp_path)
+
+
+def test_repeats_and_captions_without_a_letter_go_and_are_counted(tmp_path):
+    make_features(tmp_path, IDS)
+    asked = dict(caption=" A cat. ", question="what?", answer="cat")
+    rows = [dict(video=IDS[0]) | asked | dict(options="dog|cat|cat"), dict(video=IDS[0]) | asked | dict(options="dog|cat"),
+            dict(video=IDS[1]) | asked | dict(caption="?!"), *(dict(video=name) | asked | dict(caption="\u732b 2") for name in IDS[2:])]
+    write_table(tmp_path, rows)
+    manifest = import_data("videos", tmp_path, tmp_path / "out", quiet)
+    clip = clips_of(tmp_path / "out")["video0"]
+    assert clip.captions == ["A cat."] and [question.options for question in clip.questions] == [["dog", "cat"]]
+    assert left_out(tmp_path / "out") == {"video0-0": "question with equal options"} and manifest["counts"]["clips left out"] == 0
+    assert clips_of(tmp_path / "out")["video1"].captions == [] and clips_of(tmp_path / "out")["video2"].captions == ["\u732b 2"]
+    for name in ("repeated captions", "empty captions", "questions with equal options"):
+        assert f"1 {name}, dropped" in manifest["warnings"]

@@ -257,7 +257,7 @@ def test_odd_text_is_kept_and_bad_text_is_refused_in_one_line(tmp_path):
     manifest = import_data("videos", tmp_path, tmp_path / "clips", quiet)
     clips = clips_of(tmp_path / "clips")
     assert clips["v0"].captions == [rows[0]["caption"]] and clips["v1"].captions == [long]
-    assert left_out(tmp_path / "clips") == dict(v2="score 3.5 isn't in -3 to 3", v10="no caption, question or transcript")
+    assert left_out(tmp_path / "clips") == dict(v2="score 3.5 isn't in -3 to 3", v10="no caption, question, transcript or score")
     assert manifest["counts"]["empty captions, dropped"] == 1
 
     def refused(content: bytes, message: str, name: str = "captions.csv"):

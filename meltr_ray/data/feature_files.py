@@ -4,12 +4,15 @@
     *.npy           one id a file, named by it
     *.h5, *.hdf5    one dataset an id, or as npz
     *.pkl, *.pickle a dictionary id -> array (UniVL), read by `data.pickles`: no code is run
+
+Files that hold one array each, all of one name such as `features`, are named by their id, as .npy are. Integers are read as floats.
 """
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +36,7 @@ class FeatureFiles:
     files: list[Path] = field(default_factory=list)
     """Files that hold features of many ids."""
     single: list[Path] = field(default_factory=list)
-    """Files of one id each (.npy)."""
+    """Files of one id each, named by it."""
     ignored: list[Path] = field(default_factory=list)
     """Files of these endings that hold anything else."""
     found: dict[str, tuple[Path, Callable[[], Any]]] = field(default_factory=dict)
@@ -45,24 +48,34 @@ class FeatureFiles:
         """(frames, D) of any float type; a vector (D,) is one frame. Raises ConfigError where the file is damaged."""
         path, read = self.found[key]
         values = np.asarray(_guarded(path, read))
+        values = values.astype(np.float32) if values.dtype.kind in "iu" else values
         values = values[None] if values.ndim == 1 else values
         values = values[0] if values.ndim == 3 and len(values) == 1 else values
-        check(is_features(values), "source", path, f"{key} is {values.dtype} of shape {values.shape}, not floats (frames, D); mend the file")
+        check(is_features(values), "source", path, f"{key} is {values.dtype} of shape {values.shape}, not numbers (frames, D); mend the file")
         return values
 
 
 def find_features(paths: Iterable[Path]) -> FeatureFiles:
     """What feature files there are among `paths`. Raises ConfigError for a damaged one, and for an id in two files."""
-    result = FeatureFiles()
+    result, opened, alone = FeatureFiles(), {}, {}
     for path in paths:
         suffix = path.suffix.lower()
         if suffix not in ENDINGS:
             continue
         if suffix == ".npy":
-            arrays = {path.stem: lambda path=path: np.load(path, allow_pickle=False)}
-        else:
-            arrays = _by_id(path, _guarded(path, lambda: _open(path, suffix)))
-        (result.ignored if not arrays else result.single if suffix == ".npy" else result.files).append(path)
+            opened[path] = {path.stem: lambda path=path: np.load(path, allow_pickle=False)}
+            continue
+        arrays = _guarded(path, lambda: _open(path, suffix))
+        opened[path] = _by_id(path, arrays)
+        if len(arrays) == 1 and opened[path]:  # opened anew when it is read: there may be more such files than can be open
+            alone[path] = next(iter(arrays))
+            opened[path] = {alone[path]: lambda path=path, suffix=suffix: np.asarray(next(iter(_open(path, suffix).values())))}
+    shared = {name for name, files in Counter(alone.values()).items() if files > 1}
+    for path, arrays in opened.items():
+        if alone.get(path) in shared:
+            arrays = {path.stem: arrays[alone[path]]}
+        single = path.suffix.lower() == ".npy" or alone.get(path) in shared
+        (result.ignored if not arrays else result.single if single else result.files).append(path)
         for key, read in arrays.items():
             stem = key[: -len(Path(key).suffix)] if Path(key).suffix.lower() in VIDEO_ENDINGS else key
             other = result.found.get(stem, (None,))[0]
@@ -114,15 +127,17 @@ def _by_id(path: Path, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]
         if ids:
             keys = [key.decode() if isinstance(key, bytes) else str(key) for key in columns[ids[0]].tolist()]
             check(len(set(keys)) == len(keys), "source", path, f"has one of its ids ({ids[0]}) twice; leave one row an id")
-            values = [column for column in columns.values() if column.dtype.kind == "f" and len(column) == len(keys)]
+            rows = [column for column in columns.values() if column.ndim in (2, 3) and len(column) == len(keys)]
+            floats, integers = ([column for column in rows if column.dtype.kind in kinds] for kinds in ("f", "iu"))
+            values = floats or integers
             chosen = columns.get("feat", values[0] if len(values) == 1 else None)
             whole = chosen is not None and len(chosen) == len(keys) and chosen.ndim in (2, 3)
             check(whole, "source", path, f"has ids ({ids[0]}) and no one array of as many features; leave video_id (N,) and feat (N, frames, D)")
             return {key: lambda at=at: chosen[at] for at, key in enumerate(keys)}
     first = np.asarray(_guarded(path, lambda: arrays[names[0]])) if names else np.zeros(0)
-    if first.dtype.kind != "f" or first.ndim not in (1, 2, 3):
-        return {}
-    return {name: lambda name=name: arrays[name] for name in names}
+    # one row of integers may be labels or lengths, and more axes of them visual tokens
+    numbers = first.ndim in (1, 2, 3) if first.dtype.kind == "f" else first.ndim == 2 and first.dtype.kind in "iu"
+    return {name: lambda name=name: arrays[name] for name in names} if numbers else {}
 
 
 def _guarded(path: Path, read: Callable[[], Any]) -> Any:
@@ -131,5 +146,7 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
         return read()
     except ConfigError:
         raise
-    except (KeyError, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except (KeyError, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        if "Object arrays" in str(error):  # numpy's words, of a file that is whole
+            raise ConfigError(f"source={path}: holds an array of Python objects, which may run code; save numbers and text") from None
         raise ConfigError(f"source={path}: is no whole {path.suffix} file of arrays; fetch the file again") from None

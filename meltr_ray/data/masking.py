@@ -39,7 +39,8 @@ def mask_words(
     chosen = choose(~special, probability, generator)
     labels = np.where(chosen, ids, -1)
     kind = generator.random(ids.shape)
-    stand_ins = generator.integers(random_words.start, random_words.stop, size=ids.shape)
+    # without any word in the vocabulary, as of data without text, no position is eligible either
+    stand_ins = generator.integers(random_words.start, random_words.stop, size=ids.shape) if random_words else ids
     masked = np.where(chosen & (kind < 0.8), mask_id, ids)
     return np.where(chosen & (kind >= 0.8) & (kind < 0.9), stand_ins, masked), labels
 

@@ -29,3 +29,5 @@ class Annotations:
     counts: dict[str, int] = field(default_factory=dict)
     """What else the import reports: name -> number."""
     warnings: list[str] = field(default_factory=list)
+    published: bool = True
+    """False: a user's own table, in which captions that repeat go, and so do questions with equal options."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import unicodedata
 from collections import defaultdict
@@ -33,7 +34,7 @@ class Media:
     source: Path
     features: FeatureFiles
     videos: dict[str, Path]
-    """Name and path from the source folder, each with and without its ending -> file; of several the first."""
+    """Name and path from the source folder, each with and without its ending, and absolute paths -> file; of several the first."""
     all_videos: list[Path]
     twice: int
     """Video files whose name another one has already."""
@@ -87,16 +88,23 @@ class Media:
             video=video if self.has(clip, "video") else None,
         )
 
+    def place(self, path: Path) -> str:
+        """A file's path from the source folder, or its own if it lies elsewhere."""
+        return (path.relative_to(self.source) if path.is_relative_to(self.source) else path).as_posix()
+
     def described(self) -> dict[str, str | int]:
         """Number, bytes and one checksum of names and sizes of all files of a single clip each, videos and .npy."""
         files = sorted([*self.all_videos, *self.features.single])
         sizes = [path.stat().st_size for path in files]
-        lines = "".join(f"{path.relative_to(self.source).as_posix()} {size}\n" for path, size in zip(files, sizes))
+        lines = "".join(f"{self.place(path)} {size}\n" for path, size in zip(files, sizes))
         return {"number": len(files), "bytes": sum(sizes), "sha256_of_names_and_sizes": hashlib.sha256(lines.encode()).hexdigest()}
 
 
 def find_media(source: Path, annotations: Annotations) -> Media:
-    """Files below `source` that the annotations didn't read. Raises ConfigError for a damaged feature file."""
+    """Files below `source` that the annotations didn't read, and videos elsewhere whose absolute paths clips name.
+
+    Raises ConfigError for a damaged feature file.
+    """
     read = {path.resolve() for path in annotations.files}
     files = [path for path in list_files(source) if path.resolve() not in read]
     all_videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
@@ -107,7 +115,18 @@ def find_media(source: Path, annotations: Annotations) -> Media:
         for path, name in names.items():
             videos.setdefault(_comparable(name.with_suffix("").as_posix()), path)
             videos.setdefault(_comparable(name.as_posix()), path)
+    elsewhere = _absolute(annotations, all_videos)
+    videos |= elsewhere
+    all_videos += dict.fromkeys(path for path in elsewhere.values() if path not in inside)
     return Media(source, find_features(files), videos, all_videos, twice, annotations.media)
+
+
+def _absolute(annotations: Annotations, below: list[Path]) -> dict[str, Path]:
+    """Absolute path of a video file, as a clip names it -> the file; of `below` where it is one of these."""
+    named = {annotations.media.get(clip.id, clip.id) for clips in annotations.splits.values() for clip in clips}
+    paths = {name: Path(name) for name in named if os.path.isabs(name) and Path(name).suffix.lower() in VIDEO_ENDINGS}
+    known = {path.resolve(): path for path in below} if paths else {}
+    return {_comparable(name): known.get(path.resolve(), path) for name, path in sorted(paths.items()) if path.is_file()}
 
 
 def look_into(media: Media, clips: list[Clip], report: Callable[[str], None]) -> None:

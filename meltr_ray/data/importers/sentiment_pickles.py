@@ -1,8 +1,8 @@
 """The pickles in which CMU-MOSI and CMU-MOSEI are passed around, of MulT (Tsai et al., ACL 2019) and of MMSA (Mao et al., 2022).
 
 `train`, `valid` and `test`, each a dictionary of `id`, `vision` and `audio` (N, rows, D), `labels` (MulT) or `regression_labels`
-(MMSA), and in MMSA's `raw_text`, `vision_lengths` and `audio_lengths`. MulT's have vectors in place of words, and a model that
-reads words can't be trained on them.
+(MMSA), and in MMSA's `raw_text`, `vision_lengths` and `audio_lengths`. MulT's have vectors in place of words, which aren't read:
+frames and sound alone are rated there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_pickled(title: str, path: Path) -> Annotations:
         counts["values of minus infinity, set to 0 as MulT sets them"] = infinite
         warnings.append(f"{infinite} values of minus infinity were set to 0, as MulT sets them")
     if not any(clip.transcript for clip in clips):
-        warnings.append(f"{path.name} has no raw_text, so there are no words")
+        warnings.append(f"{path.name} has no raw_text, so there are no words, and frames and audio alone are rated")
     return Annotations(f"{title}; official splits", splits, [path], counts=counts, warnings=warnings)
 
 

@@ -12,12 +12,12 @@ from meltr_ray.data.schema import SPLITS
 HELD_OUT = 0.1  # share of the clips to train on that each split which is held out of them takes
 
 
-def hold_out(given: dict[str, list[Clip]]) -> tuple[dict[str, list[Clip]], list[str]]:
+def hold_out(given: dict[str, list[Clip]], lost: str = "") -> tuple[dict[str, list[Clip]], list[str]]:
     """Our four splits of those that a data set has, and warnings.
 
     A test split that is missing is the official validation. Meta and validation (and test, where the data set has neither) are
     held out of train, each a tenth of its clips, at least one source. Where there is no train split, all clips are divided anew.
-    Raises ConfigError where train has too few sources.
+    Raises ConfigError where train has too few sources; `lost` says there which clips were left out before, if any.
     """
     given = {split: given.get(split, []) for split in SPLITS}
     warnings = []
@@ -31,7 +31,7 @@ def hold_out(given: dict[str, list[Clip]]) -> tuple[dict[str, list[Clip]], list[
     groups: dict[str, list[Clip]] = defaultdict(list)
     for clip in given["train"]:
         groups[clip.source].append(clip)
-    check(len(groups) > len(fill), "source", f"{len(groups)} videos to train on",
+    check(len(groups) > len(fill), "source", f"{len(groups)} videos to train on{lost and f' ({lost})'}",
           f"{' and '.join(fill)} are held out of them, each at least one; add videos, or name the splits")  # fmt: skip
     most = round(HELD_OUT * len(given["train"]))
     order = sorted(groups, key=lambda source: hashlib.sha256(source.encode()).digest())

@@ -1,8 +1,8 @@
 """A folder of videos (or features) with a table of what is in them: `captions.csv`, `captions.json`, or the one CSV or JSON there.
 
-Columns: `video` (name of the file, with or without its ending or folder) and at least one of `caption`, `question`, `transcript`; and as
-wanted `split` (train, validation, test; default: held out by source), `source` (the video that it was cut from), `start`, `end` (s),
-`answer`, `options` (separated by |, the answer among them), `score` (-3 to 3). Rows of one video are gathered.
+Columns: `video` (name of the file, with or without its ending or folder, or its absolute path) and at least one of `caption`,
+`question`, `transcript`; and as wanted `split` (train, validation, test; default: held out by source), `source` (the video that it was
+cut from), `start`, `end` (s), `answer`, `options` (separated by |, the answer among them), `score` (-3 to 3). Rows of one video are gathered.
 JSON: a list of objects with the same names; the video also as `file` or `video_id`, several `captions` in a list, a lone `label` as the
 caption, and `questions` (or `qa`): objects with `question`, `answer` and perhaps `options`, a list.
 
@@ -65,7 +65,7 @@ def gather(rows: list[dict[str, Any]], path: Path, variant: str | None) -> Annot
     if variant == "overfit":
         splits, media = everywhere(list(clips.values()), media)
     about = f"videos of {path.parent.name}; splits: {'every clip in each' if variant == 'overfit' else 'by its table, or held out by source'}"
-    return Annotations(about, splits, [path], media)
+    return Annotations(about, splits, [path], media, published=False)
 
 
 def _table(folder: Path) -> Path:

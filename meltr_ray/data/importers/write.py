@@ -6,7 +6,6 @@ import csv
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from meltr_ray.data import store
 from meltr_ray.data.answers import Answers, build_answers
 from meltr_ray.data.clip import Clip
 from meltr_ray.data.importers.annotations import Annotations
+from meltr_ray.data.importers.cleaning import clean
 from meltr_ray.data.importers.media import KINDS, Media, group_reasons, look_into, required
 from meltr_ray.data.importers.splits import hold_out, shared_sources
 from meltr_ray.data.schema import SPLITS
@@ -29,7 +29,7 @@ class LeftOut:
     """Clips that the annotation names and the folder won't have, and why."""
 
     rows: list[tuple[str, str, str]] = field(default_factory=list)
-    """(split of the annotation, id, reason)"""
+    """(split of the annotation, id, reason); of a video or a question, which isn't counted with the clips, no split."""
 
     def keep(self, splits: dict[str, list[Clip]], reason: Callable[[Clip], str]) -> dict[str, list[Clip]]:
         """The clips for which `reason` is empty; the others are noted."""
@@ -66,11 +66,13 @@ def write(
     named = {split: annotations.splits[split] for split in SPLITS if annotations.splits.get(split)}
     counts |= {f"clips annotated, {split}": len(clips) for split, clips in named.items()}
     counts |= annotations.counts
+    counted = sum(map(len, named.values()))
     splits = _drop_duplicates(named, left_out)
     counts["duplicate ids"] = len(left_out.rows)
     clips = [clip for clips in splits.values() for clip in clips]
     check(bool(clips), "source", media.source, "names no clip; check its files")
-    counts |= _clean(clips)
+    cleaned, unusable = clean(clips, annotations.published)
+    counts |= cleaned
     look_into(media, clips, report)
     counts |= _media_counts(media, clips)
     used = {path for clip in clips if (path := media.file(clip)) is not None}
@@ -82,9 +84,12 @@ def write(
     splits = left_out.keep(splits, _time_problem)
     check(any(splits.values()), "source", media.source, f"no clip is left of {len(clips)} ({_reasons(left_out.rows)}); check ids and files")
     warnings += [f"no clip of split {split} is left" for split, chosen in splits.items() if not chosen]
-    left_out.rows += [("", path.relative_to(media.source).as_posix(), "no clip names this video") for path in unused]
-    counts["clips left out"] = sum(bool(split) for split, _, _ in left_out.rows)
-    splits, more = hold_out(splits)
+    lost = list(left_out.rows)
+    left_out.rows += [("", media.place(path), "no clip names this video") for path in unused]
+    left_out.rows += [("", name, reason) for name, reason in unusable]
+    counts["clips left out"] = len(lost)
+    why = f"{len(lost)} of {counted} clips were left out, the first, {lost[0][1]}: {lost[0][2]}" if lost else ""
+    splits, more = hold_out(splits, why)
     warnings += more
     if derive is not None:
         derive(splits)
@@ -122,44 +127,11 @@ def _drop_duplicates(splits: dict[str, list[Clip]], left_out: LeftOut) -> dict[s
     return {split: kept[split] for split in SPLITS if split in splits}
 
 
-def _clean(clips: list[Clip]) -> dict[str, int]:
-    """Captions without a letter go, and questions that have no text, no answer, or a right option that isn't there."""
-    empty = dropped = 0
-    for clip in clips:
-        captions = [caption.strip() for caption in clip.captions if caption.strip()]
-        empty += len(clip.captions) - len(captions)
-        clip.captions = captions
-        questions = [question for question in clip.questions if _is_whole(question)]
-        dropped += len(clip.questions) - len(questions)
-        clip.questions = questions
-    return {"empty captions, dropped": empty, "questions without text or answer, dropped": dropped,
-            "questions with the id of another, renamed": _rename_questions(clips)}  # fmt: skip
-
-
-def _rename_questions(clips: list[Clip]) -> int:
-    """The second question of an id becomes `<id>#2`; how many."""
-    questions = [question for clip in clips for question in clip.questions]
-    taken, seen, renamed = {question.id for question in questions}, set(), 0
-    for question in questions:
-        if question.id in seen:
-            question.id = next(name for n in count(2) if (name := f"{question.id}#{n}") not in taken)
-            renamed += 1
-        taken.add(question.id)
-        seen.add(question.id)
-    return renamed
-
-
-def _is_whole(question) -> bool:
-    if question.right is not None and not 0 <= question.right < len(question.options):
-        return False
-    return bool(question.question.strip() and question.answer.strip())
-
-
 def _text_problem(clip: Clip) -> str:
     if clip.score is not None and not (math.isfinite(clip.score) and abs(clip.score) <= MOST_SCORE):
         return f"score {clip.score:g} isn't in -3 to 3"
-    text = clip.captions or clip.questions or (clip.transcript or "").strip()
-    return "" if text else "no caption, question or transcript"
+    told = clip.captions or clip.questions or (clip.transcript or "").strip() or clip.score is not None
+    return "" if told else "no caption, question, transcript or score"
 
 
 def _time_problem(clip: Clip) -> str:
