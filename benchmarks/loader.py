@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 
 from meltr_ray.config import BACKBONES, Config, DataConfig
-from meltr_ray.data import store
+from meltr_ray.data import shards
 from meltr_ray.data.batches import Batches, MetaBatches
 from meltr_ray.data.clip import Clip
 from meltr_ray.data.folder import DataFolder
 from meltr_ray.data.loader import Loader
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.vocabulary import build_vocabulary
 from meltr_ray.model import make_examples, make_inputs, make_model
 from meltr_ray.run import num_loader_workers
@@ -53,10 +54,10 @@ def make_store(videos: Path, folder: Path, copies: int = 8) -> Path:
     """A data folder of video files, each as `copies` clips."""
     files = sorted(path for path in videos.rglob("*") if path.suffix in (".mp4", ".mkv", ".avi", ".webm"))
     clips = [Clip(f"{path.stem}-{copy}", [path.stem], video=path.absolute()) for path in files for copy in range(copies)]
-    with store.new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         build_vocabulary([path.stem for path in files], temporary / "vocabulary.txt")
-        entry = store.write_split(temporary, "train", clips)
-        store.write_manifest(temporary, name="videos", splits={"train": entry}, feature_size=0)
+        entry = shards.write_split(temporary, "train", clips)
+        shards.write_manifest(temporary, name="videos", splits={"train": entry}, feature_size=0)
     return folder
 
 

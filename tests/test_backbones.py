@@ -25,8 +25,10 @@ from meltr_ray.config import (
     VioletConfig,
 )
 from meltr_ray.data.folder import DataFolder
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.schema import SPLITS
-from meltr_ray.data.store import ClipStore, load_manifest, new_folder, write_manifest, write_split
+from meltr_ray.data.shards import write_manifest, write_split
+from meltr_ray.data.store import ClipStore, load_manifest
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
 from meltr_ray.meta import SOLVERS

@@ -16,24 +16,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from meltr_ray.config import ConfigError
-from meltr_ray.data import schema, store
+from meltr_ray.data import schema, shards, store
 from meltr_ray.data.clip import Clip
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.video import decode_video
 from meltr_ray.data.vocabulary import SPECIAL, build_vocabulary
 
 ROOT = Path(__file__).parents[1]
 CLIPS = Path(__file__).parents[2] / "shared" / "data" / "clips"
-ROWS = store.ROWS_PER_SHARD + store.ROWS_PER_GROUP + 9  # more than one shard, more than one record batch
+ROWS = shards.ROWS_PER_SHARD + shards.ROWS_PER_GROUP + 9  # more than one shard, more than one record batch
 
 
 def make_folder(folder: Path, shift: float = 0.0) -> Path:
     random = np.random.default_rng(0)
     features = [random.normal(shift, 1, (2 + at % 3, 5)) for at in range(ROWS)]
     rows = [Clip(f"clip{at}", [f"caption {at}", "other"], features[at], video=b"x" * 99) for at in range(ROWS)]
-    with store.new_folder(folder) as temporary:
-        entry = store.write_split(temporary, "train", rows)
+    with new_folder(folder) as temporary:
+        entry = shards.write_split(temporary, "train", rows)
         build_vocabulary(["caption"] * 2, temporary / "vocabulary.txt")
-        store.write_manifest(temporary, name="test", splits={"train": entry}, feature_size=5)
+        shards.write_manifest(temporary, name="test", splits={"train": entry}, feature_size=5)
     return folder
 
 
@@ -112,7 +113,8 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from meltr_ray.config import ConfigError
-from meltr_ray.data import store
+from meltr_ray.data import shards
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.clip import Clip
 
 def load(clip):
@@ -122,13 +124,13 @@ def load(clip):
     clip.features = np.random.default_rng(int(clip.id[4:])).normal(size=(64, 64))
     return clip
 
-store.ROWS_PER_SHARD = 8
+shards.ROWS_PER_SHARD = 8
 try:
-    with store.new_folder(Path(sys.argv[1]), source="these") as folder:
+    with new_folder(Path(sys.argv[1]), source="these") as folder:
         (folder / "vocabulary.txt").write_text("a")
         clips = [Clip(f"clip{at:02d}", [f"caption {at}"]) for at in range(30)]
-        entry = store.write_split(folder, "train", clips, load)
-        store.write_manifest(folder, name="test", splits={"train": entry}, feature_size=64)
+        entry = shards.write_split(folder, "train", clips, load)
+        shards.write_manifest(folder, name="test", splits={"train": entry}, feature_size=64)
 except ConfigError as error:
     print(error)
     sys.exit(2)
@@ -167,20 +169,20 @@ def test_a_killed_import_goes_on_and_gives_the_same_bytes(tmp_path):
 
 def test_another_source_starts_anew(tmp_path):
     for source, kept in (("one", False), ("one", True), ("two", False)):
-        with pytest.raises(KeyError), store.new_folder(tmp_path / "clips", source) as folder:
+        with pytest.raises(KeyError), new_folder(tmp_path / "clips", source) as folder:
             assert (folder / "train-00000.parquet").exists() == kept
-            store.write_split(folder, "train", [Clip("a", ["b"])])
+            shards.write_split(folder, "train", [Clip("a", ["b"])])
             raise KeyError
-    with pytest.raises(KeyError), store.new_folder(tmp_path / "clips") as folder:
+    with pytest.raises(KeyError), new_folder(tmp_path / "clips") as folder:
         raise KeyError
     assert not list(tmp_path.iterdir())
 
 
 def test_changed_clips_are_written_again(tmp_path):
     first, second = ([Clip(f"clip{at}", [text]) for at in range(count)] for text, count in (("old", 300), ("new", 3)))
-    old = store.write_split(tmp_path, "train", first)
+    old = shards.write_split(tmp_path, "train", first)
     assert len(old["shards"]) == 2
-    new = store.write_split(tmp_path, "train", second)
+    new = shards.write_split(tmp_path, "train", second)
     assert [path.name for path in tmp_path.glob("*.parquet")] == [new["shards"][0]["file"]]
     assert pq.read_table(tmp_path / "train-00000.parquet")["captions"].to_pylist() == [["new"]] * 3
 
@@ -196,9 +198,9 @@ def test_a_full_disk_is_one_line_and_the_import_goes_on_later(tmp_path):
 
 
 def test_a_folder_without_features_is_refused_in_one_line(tmp_path):
-    with store.new_folder(tmp_path / "clips") as folder:
-        entry = store.write_split(folder, "train", [Clip("a", ["b"], video=b"x")])
-        store.write_manifest(folder, name="test", splits={"train": entry}, feature_size=0)
+    with new_folder(tmp_path / "clips") as folder:
+        entry = shards.write_split(folder, "train", [Clip("a", ["b"], video=b"x")])
+        shards.write_manifest(folder, name="test", splits={"train": entry}, feature_size=0)
     clips = store.ClipStore(tmp_path / "clips", "train", videos=True)
     assert clips.feature_size == 0 and clips[0].features is None and clips.video(0) == b"x"
     with pytest.raises(ConfigError, match="^data.folder=.*: has clips without frame features.* a of train.*; ") as error:

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from meltr_ray.config import BACKBONES, Config, ConfigError, DataConfig
-from meltr_ray.data import store
+from meltr_ray.data import shards, store
 from meltr_ray.data.batches import Batches, MetaBatches
 from meltr_ray.data.clip import Clip
 from meltr_ray.data.folder import DataFolder
 from meltr_ray.data.loader import Loader
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.video import decode_video
 from meltr_ray.model import make_examples, make_inputs
 from meltr_ray.tasks.batch import Batch
@@ -73,10 +74,10 @@ def test_no_batch_is_made_twice_and_none_is_kept_too_long(digits_folder, kind):
 
 
 def test_a_worker_that_fails_is_one_line(tmp_path):
-    with store.new_folder(tmp_path / "clips") as folder:
+    with new_folder(tmp_path / "clips") as folder:
         clips = [Clip(f"clip{at}", ["a"], video=b"no video") for at in range(4)]
-        entry = store.write_split(folder, "train", clips)
-        store.write_manifest(folder, name="test", splits={"train": entry}, feature_size=0)
+        entry = shards.write_split(folder, "train", clips)
+        shards.write_manifest(folder, name="test", splits={"train": entry}, feature_size=0)
     batches = Batches(store.ClipStore(tmp_path / "clips", "train", videos=True), decode_first, 2, 0)
     for workers in (0, 1):
         with pytest.raises(ConfigError, match=r"^video=<8 bytes>: can't be decoded \(.*\); replace the file$"):

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from meltr_ray.config import AllInOneConfig, ConfigError, DataConfig, VioletConfig
-from meltr_ray.data import pixels, store, visual_tokens
+from meltr_ray.data import pixels, shards, store, visual_tokens
 from meltr_ray.data.clip import Clip, Segment
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.pickles import read_pickle
 from meltr_ray.data.probe import probe
 from meltr_ray.data.thumbnails import thumbnails
@@ -258,13 +259,13 @@ def halves_folder(folder: Path) -> Path:
     """One video of two red seconds and two blue ones: train is the red half, test the blue one, meta the whole."""
     red, blue = (np.broadcast_to(np.array(colour, np.uint8), (24, 64, 64, 3)) for colour in ([250, 10, 10], [10, 10, 250]))
     halves = {"train": (0.0, 2.0), "test": (2.0, 4.0), "meta": (None, None)}
-    with store.new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         (temporary / "video.mp4").write_bytes(encode_video(np.concatenate([red, blue])))
         build_vocabulary(["a caption"] * 2, temporary / "vocabulary.txt")
         video = Path("video.mp4")
         clips = [Clip(split, ["a caption"], video=video, start=start, end=end) for split, (start, end) in halves.items()]
-        entries = {clip.id: store.write_split(temporary, clip.id, [clip]) for clip in clips}
-        store.write_manifest(temporary, name="halves", splits=entries, feature_size=0)
+        entries = {clip.id: shards.write_split(temporary, clip.id, [clip]) for clip in clips}
+        shards.write_manifest(temporary, name="halves", splits=entries, feature_size=0)
     return folder
 
 
@@ -316,10 +317,10 @@ def test_store_hands_out_videos(digits_folder):
 
 def small_folder(folder: Path, **fields) -> Path:
     rows = [Clip(f"clip{at}", ["a caption"], np.zeros((2, 3)), **fields) for at in range(2)]
-    with store.new_folder(folder) as temporary:
-        entry = store.write_split(temporary, "train", rows)
+    with new_folder(folder) as temporary:
+        entry = shards.write_split(temporary, "train", rows)
         build_vocabulary(["a caption"] * 2, temporary / "vocabulary.txt")
-        store.write_manifest(temporary, name="test", splits={"train": entry}, feature_size=3)
+        shards.write_manifest(temporary, name="test", splits={"train": entry}, feature_size=3)
     return folder
 
 

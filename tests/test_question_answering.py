@@ -18,7 +18,8 @@ from meltr_ray.config import AllInOneConfig, Config, ConfigError, DataConfig, Ta
 from meltr_ray.data.answers import Answers, build_answers
 from meltr_ray.data.clip import Clip, Question
 from meltr_ray.data.questions import encode_option, pad_options
-from meltr_ray.data.store import ClipStore, write_manifest, write_split
+from meltr_ray.data.shards import write_manifest, write_split
+from meltr_ray.data.store import ClipStore
 from meltr_ray.data.visual_tokens import VisualTokens
 from meltr_ray.data.vocabulary import Vocabulary, build_vocabulary
 from meltr_ray.hypergrad import hypergradient

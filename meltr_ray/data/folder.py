@@ -8,7 +8,8 @@ from typing import Self
 
 from meltr_ray.config import Config
 from meltr_ray.data.answers import Answers
-from meltr_ray.data.store import ClipStore, load_manifest, sha256
+from meltr_ray.data.disk import sha256
+from meltr_ray.data.store import ClipStore, load_manifest
 from meltr_ray.data.vocabulary import Vocabulary
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from meltr_ray.config import check, check_choice
-from meltr_ray.data import digits, store
+from meltr_ray.data import digits, shards, store
 from meltr_ray.data.baselines import baselines
 from meltr_ray.data.importers import (
     mosei,
@@ -136,4 +136,4 @@ def _baselines_added(folder: Path, manifest: dict[str, Any], report: Callable[[s
     except ValueError as error:  # too few clips: no word is left, or no principal component
         report(f"{manifest['name']}: no closed-form baselines ({error})")
         return manifest
-    return store.write_manifest(folder, **manifest | {"baselines": found})
+    return shards.write_manifest(folder, **manifest | {"baselines": found})

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from meltr_ray.config import check
-from meltr_ray.data import store
+from meltr_ray.data import shards, store
 from meltr_ray.data.answers import build_answers
 from meltr_ray.data.clip import Clip
 from meltr_ray.data.digits.captions import describe_clip
@@ -24,6 +24,7 @@ from meltr_ray.data.digits.questions import ask
 from meltr_ray.data.digits.scene import Digit, draw_clip, paint
 from meltr_ray.data.digits.utterances import utter
 from meltr_ray.data.features import DESCRIPTION, FrameFeatures, shrink
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.video import decode_video, encode_video, evenly_spaced
 from meltr_ray.data.vocabulary import build_vocabulary
 
@@ -56,7 +57,7 @@ def make_digits(folder: str | Path, report: Callable[[str], None] = print, clips
         return manifest
     shares = _share_handwriting(clips, seed)
     splits, features = {}, None
-    with store.new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         for at, split in enumerate(clips):  # train first: the extractor is fitted on it
             # what is asked and said has a generator of its own, so that videos and captions don't depend on it
             random, words = np.random.default_rng([seed, at]), np.random.default_rng([seed, at, 1])
@@ -75,8 +76,8 @@ def make_digits(folder: str | Path, report: Callable[[str], None] = print, clips
                 _write_words(temporary, made)
             for clip, frames in zip(made, sampled):
                 clip.features = features(frames)
-            splits[split] = store.write_split(temporary, split, made)
-        return store.write_manifest(temporary, name="digits", description=ABOUT, source=source(clips, seed),
+            splits[split] = shards.write_split(temporary, split, made)
+        return shards.write_manifest(temporary, name="digits", description=ABOUT, source=source(clips, seed),
                                     splits=splits, feature_size=len(features.mean), feature_extractor=DESCRIPTION)  # fmt: skip
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from meltr_ray.config import check
-from meltr_ray.data import store
+from meltr_ray.data import shards
 from meltr_ray.data.answers import Answers, build_answers
 from meltr_ray.data.clip import Clip
+from meltr_ray.data.disk import sha256
 from meltr_ray.data.importers.annotations import Annotations
 from meltr_ray.data.importers.cleaning import clean
 from meltr_ray.data.importers.media import KINDS, Media, group_reasons, look_into, required
 from meltr_ray.data.importers.splits import hold_out, shared_sources
+from meltr_ray.data.new_folder import new_folder
 from meltr_ray.data.schema import SPLITS
 from meltr_ray.data.vocabulary import build_vocabulary, list_words
 
@@ -50,7 +52,7 @@ def source_of(source: Path, annotations: Annotations, media: Media) -> dict[str,
     files = [*annotations.files, *media.features.files]
     names = {path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name: path for path in files}
     single = {"media": media.described()} if media.all_videos or media.features.single else {}
-    return {name: store.sha256(names[name]) for name in sorted(names)} | single
+    return {name: sha256(names[name]) for name in sorted(names)} | single
 
 
 def write(
@@ -98,12 +100,12 @@ def write(
     if not needed:
         warnings.append("no video and no features were found, so nothing can be trained on this folder; put them into the source folder")
     have = {kind: sum(media.has(clip, kind) for clip in clips) for kind in KINDS}
-    with store.new_folder(folder, about) as partial:
+    with new_folder(folder, about) as partial:
         counts |= _write_words(partial, splits, annotations.num_answers)
         left_out.write(partial / "left_out.csv")
         warnings += _warnings(media, counts, left_out)
-        entries = {split: store.write_split(partial, split, chosen, media.filled) for split, chosen in splits.items()}
-        manifest = store.write_manifest(
+        entries = {split: shards.write_split(partial, split, chosen, media.filled) for split, chosen in splits.items()}
+        manifest = shards.write_manifest(
             partial, **about, description=annotations.description, splits=entries, counts=counts, media=have,
             feature_size=media.sizes["features"], audio_size=media.sizes["audio"],
             feature_extractor=", ".join(path.name for path in media.features.files), warnings=warnings)  # fmt: skip
