@@ -109,14 +109,22 @@ def learning_curves(sweep: Sweep) -> Figure | None:
             drawn += len(rows)
             axis.plot(mean.index if column == "step" else mean.seconds, mean.score, color=colour, lw=2.3, marker="o", ms=3.5,
                       label=f"{arm} (n = {len(names)})")  # fmt: skip
-        for (name, values), dash in zip(sweep.baselines.get("validation", {}).items(), DASHES):
-            if sweep.metric.name in values:
-                axis.axhline(values[sweep.metric.name], color=INK, lw=1.1, ls=dash, label=name)
+        for (name, value), dash in zip(_floors(sweep).items(), DASHES):
+            axis.axhline(value, color=INK, lw=1.1, ls=dash, label=name)
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
     axes[0].set_ylabel(f"Validation {_score_label(sweep)}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9, frameon=False)
     return figure if drawn else None
+
+
+def _floors(sweep: Sweep) -> dict[str, float]:
+    """Chance, the constant answer and the best closed form on validation, as far as they are known."""
+    known = sweep.baselines.get("validation", {})
+    known = {name: values[sweep.metric.name] for name, values in known.items() if sweep.metric.name in values}
+    plain = {name: known.pop(name) for name in ("chance", "constant") if name in known}
+    best = max(known, key=known.get, default=None)
+    return plain | ({best: known[best]} if best else {})
 
 
 def slopes(sweep: Sweep) -> Figure | None:

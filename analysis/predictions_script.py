@@ -104,7 +104,7 @@ const TASKS = {
       return [...references.slice(0, 2).map(text => labelled("reference", short(text))),
         more > 0 ? make("div", "small", `and ${more} more`) : null];
     },
-    verdict: i => columns.correct[i] == null ? ["", `quality ${decimal(quality(i))}`] : verdict(i),
+    verdict: i => columns.correct[i] == null ? ["", `CIDEr ${decimal(quality(i))}`] : verdict(i),
     side: i => [`log p ${decimal(columns.log_probability[i])}`],
     details: i => ({ "log probability": decimal(columns.log_probability[i], 3), references: items(columns.references[i]) }),
     texts: i => [columns.caption[i], ...(columns.references[i] ?? [])],
