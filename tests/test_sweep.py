@@ -58,7 +58,7 @@ def test_a_killed_sweep_resumes_without_repeating_a_finished_trial(digits_folder
 
     code, output = run("evaluate", f"checkpoint={folder}/best", "split=validation", cwd=tmp_path)
     best = max(row["score"] for row in rows if row["split"] == "validation")
-    assert code == 0 and json.loads(output)["score"] == pytest.approx(best)
+    assert code == 0 and json.loads(output)["metrics"]["score"] == pytest.approx(best)
 
 
 def test_a_diverging_trial_is_recorded_and_the_sweep_goes_on(digits_folder, tmp_path):
