@@ -59,8 +59,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
 
     place = dict(seed=config.seed, rank=engine.rank, world_size=engine.world_size)
     batches = Batches(examples["train"], inputs.batch, config.train.batch_size, **place)
-    takes_held_out = config.combiner.name == "meltr" and config.aid.meta_batch == "held_out"
-    held_out = Batches(examples["meta"], inputs.batch, config.train.batch_size, **place) if takes_held_out else None
+    held_out = Batches(examples["meta"], inputs.batch, config.train.batch_size, **place) if config.draws_from_meta else None
     facts = {"trial": folder.name, "arm": arm, "phase": phase}
 
     def evaluate() -> None:

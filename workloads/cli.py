@@ -174,7 +174,7 @@ def check_models(configs: Iterable[Config]) -> None:
 def check_batches(config: Config, sizes: dict[str, int]) -> None:
     """Refuse batches that a split can't fill; `sizes` is split -> examples."""
     wanted = config.train.batch_size * max(1, config.train.num_workers)
-    needed = ["train"] + (["meta"] if config.combiner.name == "meltr" and config.aid.meta_batch == "held_out" else [])
+    needed = ["train"] + (["meta"] if config.draws_from_meta else [])
     for split in needed:
         check(sizes[split] >= wanted, "train.batch_size", config.train.batch_size,
               f"all workers together take {wanted} examples at once and the {split} split has {sizes[split]}; lower it")  # fmt: skip

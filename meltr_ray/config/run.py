@@ -94,6 +94,11 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
+    @property
+    def draws_from_meta(self) -> bool:
+        """Whether training takes batches of the meta split."""
+        return self.combiner.name == "meltr" and self.aid.meta_batch == "held_out"
+
     def __post_init__(self):
         check_at_least("seed", self.seed, 0)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))

@@ -13,7 +13,7 @@ from meltr_ray.data.store import ClipStore
 from meltr_ray.data.vocabulary import Vocabulary
 from meltr_ray.metrics import captions
 from meltr_ray.tasks.batch import Batch
-from meltr_ray.tasks.examples import Examples, Metric
+from meltr_ray.tasks.examples import Examples, Metric, count_captioned, in_parts
 
 METRIC = Metric("cider", "%")
 AT_ONCE = 64
@@ -37,10 +37,6 @@ class Captioner(Protocol):
         ...
 
 
-def count_captioned(clip: Clip) -> int:
-    return min(len(clip.captions), 1)
-
-
 def examples(store: ClipStore, config: Config) -> Examples:
     """Clips that have a caption, once each."""
     return Examples(store, config.task.name, count_captioned)
@@ -51,8 +47,7 @@ def predict(
 ) -> list[dict[str, Any]]:
     """One row a clip. `quality`: its CIDEr (%), idf over the references of these clips."""
     rows = []
-    for start in range(0, len(examples), AT_ONCE):
-        clips = [examples[index] for index in range(start, min(start + AT_ONCE, len(examples)))]
+    for clips in in_parts(examples, AT_ONCE):
         generated = model.generate(inputs.evaluation(clips).to(device), task)
         rows += [caption_row(clip, inputs.vocabulary.decode(ids), log_p) for clip, (ids, log_p) in zip(clips, generated)]
     found = quick_scores(rows)

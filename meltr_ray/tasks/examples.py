@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from meltr_ray.config import check
@@ -39,3 +39,14 @@ class Examples:
         at, number = self.places[index]
         clip = self.store[at]
         return self.pick(clip, number) if self.pick else clip
+
+
+def count_captioned(clip: Clip) -> int:
+    """One example a clip that has a caption."""
+    return min(len(clip.captions), 1)
+
+
+def in_parts(examples: Sequence[Clip], size: int) -> Iterator[list[Clip]]:
+    """All examples in their order, `size` at once, as evaluation reads them."""
+    for start in range(0, len(examples), size):
+        yield [examples[index] for index in range(start, min(start + size, len(examples)))]

@@ -22,7 +22,7 @@ from meltr_ray.data.store import ClipStore
 from meltr_ray.metrics import answers
 from meltr_ray.metrics.bootstrap import interval, ratio, with_ones
 from meltr_ray.tasks.batch import Batch
-from meltr_ray.tasks.examples import Examples, Metric
+from meltr_ray.tasks.examples import Examples, Metric, in_parts
 
 METRIC = Metric("accuracy", "%")
 AT_ONCE = 32
@@ -103,8 +103,7 @@ def predict(
 ) -> list[dict[str, Any]]:
     """One row a question. `confidence`: probability of the predicted answer; `quality`: that of the right one, 0 if unknown."""
     rows = []
-    for start in range(0, len(examples), AT_ONCE):
-        clips = [examples[index] for index in range(start, min(start + AT_ONCE, len(examples)))]
+    for clips in in_parts(examples, AT_ONCE):
         scores = model.scores(inputs.evaluation(clips).to(device)).double().cpu().numpy()
         rows += [answer_row(clip, row, inputs.answers) for clip, row in zip(clips, scores)]
     return rows

@@ -13,7 +13,7 @@ from meltr_ray.data.clip import Clip
 from meltr_ray.data.store import ClipStore
 from meltr_ray.metrics.bootstrap import histogram, interval, ratio, with_ones
 from meltr_ray.metrics.retrieval import dual_softmax, rank_metrics, ranks
-from meltr_ray.tasks.examples import Examples, Metric
+from meltr_ray.tasks.examples import Examples, Metric, count_captioned, in_parts
 from meltr_ray.tasks.reranking import rerank
 
 METRIC = Metric("recall_at_10", "%")
@@ -41,10 +41,6 @@ class Ranker(Protocol):
     def candidate(self, *videos: Tensor) -> tuple[Tensor, ...]: ...
 
     def similarity(self, query: tuple[Tensor, ...], candidate: tuple[Tensor, ...]) -> Tensor: ...
-
-
-def count_captioned(clip: Clip) -> int:
-    return min(len(clip.captions), 1)
 
 
 def examples(store: ClipStore, config: Config) -> Examples:
@@ -102,10 +98,9 @@ def similarities(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """All similarities (Q, V), each query's video (Q,), the number of its caption (Q,) and the captions."""
     texts, target, number, encoded = [], [], [], []
-    for start in range(0, len(examples), CLIPS_AT_ONCE):
-        clips = [examples[index] for index in range(start, min(start + CLIPS_AT_ONCE, len(examples)))]
+    for part, clips in enumerate(in_parts(examples, CLIPS_AT_ONCE)):
         encoded.append(model.candidate(*(x.to(device) for x in inputs.videos(clips))))
-        for index, clip in enumerate(clips, start):
+        for index, clip in enumerate(clips, part * CLIPS_AT_ONCE):
             asked = clip.captions[: task.evaluate_captions]
             texts, target, number = texts + asked, target + [index] * len(asked), number + list(range(len(asked)))
     candidates = tuple(torch.cat(parts) for parts in zip(*encoded))

@@ -14,7 +14,7 @@ from meltr_ray.data.store import ClipStore
 from meltr_ray.metrics import sentiment
 from meltr_ray.metrics.bootstrap import interval
 from meltr_ray.tasks.batch import Batch
-from meltr_ray.tasks.examples import Examples, Metric
+from meltr_ray.tasks.examples import Examples, Metric, in_parts
 
 METRIC = Metric("negative_mae", "")
 AT_ONCE = 128
@@ -49,8 +49,7 @@ def predict(
 ) -> list[dict[str, Any]]:
     """One row a clip. `correct`: negative or not told right; `quality`: the negative absolute error."""
     rows = []
-    for start in range(0, len(examples), AT_ONCE):
-        clips = [examples[index] for index in range(start, min(start + AT_ONCE, len(examples)))]
+    for clips in in_parts(examples, AT_ONCE):
         found = model.rate(inputs.evaluation(clips).to(device)).double().cpu().tolist()
         rows += [score_row(clip, predicted) for clip, predicted in zip(clips, found)]
     return rows
