@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from meltr_ray import results
 from meltr_ray.config import CONTROL_LOSSES, ConfigError, SweepConfig
+from meltr_ray.results import table as results
 
 LABELS = {"bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr", "mae": "MAE", "negative_mae": "−MAE",
           "accuracy_2": "Acc-2", "accuracy_2_non_zero": "Acc-2 without 0", "accuracy_7": "Acc-7", "f1": "F1"}  # fmt: skip

@@ -12,8 +12,8 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.records import Metric, Sweep, arm_trials, arms, load, losses_of
-from meltr_ray import results
 from meltr_ray.config import CONTROL_LOSSES
+from meltr_ray.results import table as results
 
 __all__ = [
     "HOW", "METRICS", "Metric", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",

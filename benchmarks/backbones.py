@@ -37,12 +37,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from meltr_ray import memory
-from meltr_ray.backbones.allinone import AllInOne
-from meltr_ray.backbones.imports import import_checkpoint
-from meltr_ray.backbones.start import load_start
-from meltr_ray.backbones.univl import UniVL
-from meltr_ray.backbones.violet import Violet
 from meltr_ray.config import (
     ALLINONE_LOSSES,
     UNIVL_LOSSES,
@@ -53,10 +47,16 @@ from meltr_ray.config import (
     UniVLConfig,
     VioletConfig,
 )
-from meltr_ray.data import block_masking
-from meltr_ray.tasks.allinone import AllInOneBatch, AllInOneLosses
-from meltr_ray.tasks.univl import UniVLBatch, UniVLLosses
-from meltr_ray.tasks.violet import VioletBatch, VioletLosses
+from meltr_ray.training import memory
+from meltr_ray.video.backbones.allinone.losses import AllInOneBatch, AllInOneLosses
+from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.violet import block_masking
+from meltr_ray.video.backbones.violet.losses import VioletBatch, VioletLosses
+from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.checkpoints.imports import import_checkpoint
+from meltr_ray.video.checkpoints.start import load_start
 
 VOCABULARY, VIDEO_SIZE, ANSWERS, CHOICES = 30522, 1024, 1000, 4
 WORDS = (12, 9, 15, 11, 10, 13, 8, 17)
@@ -201,7 +201,7 @@ def import_packages(case: Case, stand_ins: list[str]) -> None:
         for name in ("transformers.models.bert.modeling_bert", "transformers.optimization"):
             importlib.import_module(name)
     sys.path[:0] = stand_ins
-    importlib.import_module(f"tests.parity.{case.backbone}")
+    importlib.import_module(f"tests.video.parity.{case.backbone}")
 
 
 def theirs(case: Case, batch: Any, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -210,7 +210,7 @@ def theirs(case: Case, batch: Any, checkout: Path) -> tuple[nn.Module, Callable[
 
 
 def their_univl(case: Case, batch: UniVLBatch, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:
-    parity = importlib.import_module("tests.parity.univl")
+    parity = importlib.import_module("tests.video.parity.univl")
     model = parity.Authors(checkout / "univl").univl(our_config(case), VOCABULARY, VIDEO_SIZE, case.batch_size).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -226,7 +226,7 @@ def their_univl(case: Case, batch: UniVLBatch, checkout: Path) -> tuple[nn.Modul
 
 
 def their_violet(case: Case, batch: VioletBatch, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:
-    parity = importlib.import_module("tests.parity.violet")
+    parity = importlib.import_module("tests.video.parity.violet")
     config = our_config(case)
     modules = parity.load_published(checkout / "violet", config)
     model = parity.make_published(modules, config, case.task, VOCABULARY, ANSWERS).train()
@@ -244,7 +244,7 @@ def their_violet(case: Case, batch: VioletBatch, checkout: Path) -> tuple[nn.Mod
 
 
 def their_allinone(case: Case, batch: AllInOneBatch, checkout: Path) -> tuple[nn.Module, Callable[[], Tensor]]:
-    parity = importlib.import_module("tests.parity.allinone")
+    parity = importlib.import_module("tests.video.parity.allinone")
     authors = parity.Authors(str(checkout / "allinone"), None)
     model, form = authors.named(case.size).train(), parity.their_batch(batch)
     model.hparams.config["draw_false_text"] = CHOICES - 1

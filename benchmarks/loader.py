@@ -19,15 +19,15 @@ from pathlib import Path
 import torch
 
 from meltr_ray.config import BACKBONES, Config, DataConfig
-from meltr_ray.data import shards
-from meltr_ray.data.batches import Batches, MetaBatches
-from meltr_ray.data.clip import Clip
-from meltr_ray.data.folder import DataFolder
-from meltr_ray.data.loader import Loader
-from meltr_ray.data.new_folder import new_folder
-from meltr_ray.data.vocabulary import build_vocabulary
-from meltr_ray.model import make_examples, make_inputs, make_model
-from meltr_ray.run import num_loader_workers
+from meltr_ray.training.batches import Batches, MetaBatches
+from meltr_ray.training.loader import Loader
+from meltr_ray.training.model import make_examples, make_inputs, make_model
+from meltr_ray.training.run import num_loader_workers
+from meltr_ray.video.clips import shards
+from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.clips.folder import DataFolder
+from meltr_ray.video.clips.new_folder import new_folder
+from meltr_ray.video.clips.vocabulary import build_vocabulary
 
 AT_MOST = 0.10
 WARM_UP = 10

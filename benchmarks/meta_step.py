@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 from univl_case import Case, make_batch, make_combiner, make_model, make_problem, published
 
-from meltr_ray import memory
-from meltr_ray.combiners import slopes
+from meltr_ray.combining.combiners import slopes
 from meltr_ray.config import OptimizerConfig
 from meltr_ray.hypergrad import ConjugateGradient, Identity, LossSpace, Neumann, Nystrom, hypergradient
 from meltr_ray.hypergrad.combined import CombinedLosses
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
+from meltr_ray.training import memory
 
 WAYS = ("published", "one_sided", "central", "forward")
 HESSIANS = ("one_sided", "central", "forward_over_reverse", "double_backward")

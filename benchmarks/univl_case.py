@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.backbones.univl import UniVL
-from meltr_ray.combiners import MELTR
+from meltr_ray.combining.combiners import MELTR
 from meltr_ray.config import UNIVL_LOSSES, TaskConfig, UniVLConfig
 from meltr_ray.hypergrad import ModuleProblem
-from meltr_ray.tasks.univl import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.model import UniVL
 
 PRIMARY = "align"
 VIDEO_SIZE = 1024

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from meltr_ray import MELTR, FixedWeights, ModuleProblem, hypergradient, unrolled_hypergradient
 from meltr_ray.hypergrad import ConjugateGradient, Dense, FixedPoint, Identity, LossSpace, Neumann, Nystrom
 from meltr_ray.hypergrad.products import radius_of
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 FOLDER = Path(__file__).parent / "figures"
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"  # Okabe and Ito

@@ -4,7 +4,7 @@
 Ray nor DeepSpeed.
 """
 
-from meltr_ray.combiners import MELTR, FixedWeights, slopes
+from meltr_ray.combining.combiners import MELTR, FixedWeights, slopes
 from meltr_ray.hypergrad import BilevelProblem, ModuleProblem, hypergradient, unrolled_hypergradient
 
 __all__ = ["MELTR", "BilevelProblem", "FixedWeights", "ModuleProblem", "hypergradient", "slopes", "unrolled_hypergradient"]

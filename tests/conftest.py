@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meltr_ray.data.digits import make_digits
-from meltr_ray.data.prepare import ensure_prepared
+from meltr_ray.video.datasets.digits import make_digits
+from meltr_ray.video.datasets.prepare import ensure_prepared
 
 
 @pytest.fixture(scope="session")

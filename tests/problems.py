@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, softplus
 from meltr_ray import MELTR, BilevelProblem, ModuleProblem, hypergradient
 from meltr_ray.hypergrad import HyperGradient
 from meltr_ray.hypergrad.solvers import Solver
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 from tests.reference import DenseBilevel, as_function, flat, trained
 
 EXACT = "double_backward"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from analysis import report, statistics, tables
-from meltr_ray import results
 from meltr_ray.config import Config, SweepConfig, TaskConfig
+from meltr_ray.results import table as results
 
 LOSS_SET = ["joint", "masked_joint", "caption", "constant", "shuffled"]
 BASELINES = ["uniform", "primary_only"]

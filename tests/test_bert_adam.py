@@ -1,6 +1,6 @@
 """BertAdam against its rule in plain numpy, its schedules against their shapes, and its state beside AdamW's.
 
-`python -m tests.parity.univl` compares both with the authors' class.
+`python -m tests.video.parity.univl` compares both with the authors' class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from meltr_ray.bert_adam import SCHEDULES, BertAdam, learning_rate_factor
+from meltr_ray.training.bert_adam import SCHEDULES, BertAdam, learning_rate_factor
 
 SHAPES = ((3, 4), (5,), (), (2, 2))
 STEPS = 7

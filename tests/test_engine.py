@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import hessian, jacrev
 
-from meltr_ray.combiners import MELTR, slopes
+from meltr_ray.combining.combiners import MELTR, slopes
 from meltr_ray.config import AidConfig, CombinerConfig, Config, EngineConfig, OptimizerConfig, TaskConfig, TrainConfig
 from meltr_ray.hypergrad import ModuleProblem, hypergradient
-from meltr_ray.meta import SOLVERS, Meta
+from meltr_ray.training.meta import SOLVERS, Meta
 from tests.ranks import on_ranks
 from tests.reference import DenseReference, flat, relative_error
 
@@ -104,7 +104,7 @@ def hypergradients_on_a_rank(stage: int) -> dict[str, tuple]:
 
 
 def toy_engine(stage: int, **aid):
-    from meltr_ray.engine import Engine
+    from meltr_ray.training.engine import Engine
 
     model, combiner = toy()
     config = toy_config(stage, **aid)
@@ -248,8 +248,8 @@ def test_a_meta_step_makes_the_collectives_that_the_documentation_says(stage):
 
 
 def train_on_a_rank(stage: int, with_meta: bool, steps: int, meta_rate: float, accumulation: int) -> dict:
-    from meltr_ray.engine import Engine
-    from meltr_ray.generators import get_generators
+    from meltr_ray.hypergrad.generators import get_generators
+    from meltr_ray.training.engine import Engine
 
     model, combiner = toy(dropout=0.3)
     config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=1, learning_rate=meta_rate, gamma=0.1,
@@ -321,7 +321,7 @@ def test_inner_steps_are_those_of_torch(stage):
 
 
 def plain_steps(stage: int) -> dict[str, Tensor]:
-    from meltr_ray.engine import Engine
+    from meltr_ray.training.engine import Engine
 
     engine = Engine(toy()[0], toy_config(stage), torch.device("cpu"))
     for step in range(10):
@@ -334,9 +334,9 @@ def interrupted_on_a_rank(stage: int, folder: str, stop: int, last: int) -> dict
     """Steps up to `stop`, a checkpoint, then a new engine from it and on to `last`; `stop=0` never stops."""
     from pathlib import Path
 
-    from meltr_ray import checkpoint
-    from meltr_ray.engine import Engine
-    from meltr_ray.generators import get_generators, set_generators
+    from meltr_ray.hypergrad.generators import get_generators, set_generators
+    from meltr_ray.training import checkpoint
+    from meltr_ray.training.engine import Engine
 
     config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=2, steps=last, warm_start=True, adam="precondition")
     root, cpu = Path(folder), torch.device("cpu")
@@ -389,7 +389,7 @@ def test_a_resumed_run_is_bit_identical(stage, tmp_path):
 
 def univl_terms(digits_folder: str, aid: dict, stage: int = 0, precision: str = "float32") -> Tensor:
     """Implicit term on UniVL with every loss, float32 weights, fused attention."""
-    from meltr_ray.engine import Engine
+    from meltr_ray.training.engine import Engine
 
     model, batch, meta_batch, config = univl_case(digits_folder, fused=True)
     config.aid, config.engine = AidConfig(**aid), EngineConfig(zero_stage=stage, precision=precision)
@@ -407,8 +407,8 @@ def univl_combiner() -> MELTR:
 
 def univl_case(digits_folder: str, fused: bool):
     from meltr_ray.config import UNIVL_LOSSES, DataConfig, UniVLConfig
-    from meltr_ray.data.folder import DataFolder
-    from meltr_ray.model import make_inputs, make_model
+    from meltr_ray.training.model import make_inputs, make_model
+    from meltr_ray.video.clips.folder import DataFolder
 
     config = Config(
         backbone=UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=32, dropout=0.0, fused_attention=fused,

@@ -16,7 +16,7 @@ from torch.func import jacrev
 from torch.utils.checkpoint import checkpoint
 
 from meltr_ray import MELTR, BilevelProblem, FixedWeights, ModuleProblem, hypergradient, unrolled_hypergradient
-from meltr_ray.combiners import NonNegativeSlopes, slopes
+from meltr_ray.combining.combiners import NonNegativeSlopes, slopes
 from meltr_ray.hypergrad import (
     ConjugateGradient,
     Dense,
@@ -31,7 +31,7 @@ from meltr_ray.hypergrad import (
     product_errors,
 )
 from meltr_ray.hypergrad.products import tell
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 from tests.reference import DenseBilevel, DenseReference, as_function, flat, relative_error, rows, trained
 
 EXACT = dict(product="forward", hessian_product="double_backward")

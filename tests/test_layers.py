@@ -12,15 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = """
 workloads
-tune_spaces analysis
-meltr_ray.train
-meltr_ray.run
-meltr_ray.loop meltr_ray.model
-meltr_ray.engine meltr_ray.meta meltr_ray.tasks
-meltr_ray.zero
-meltr_ray.hypergrad meltr_ray.combiners meltr_ray.backbones meltr_ray.data meltr_ray.tuning meltr_ray.schedules meltr_ray.predictions
-meltr_ray.vectors meltr_ray.generators meltr_ray.bert_adam meltr_ray.losses meltr_ray.metrics meltr_ray.results meltr_ray.checkpoint meltr_ray.memory meltr_ray.config_file
+analysis
+meltr_ray.cluster
+tune_spaces
+meltr_ray.video
+meltr_ray.training
+meltr_ray.combining
+meltr_ray.hypergrad meltr_ray.results
 meltr_ray.config
+meltr_ray.workload
+meltr_ray.storage
+meltr_ray.errors
 """
 RANK = {unit: -height for height, line in enumerate(ORDER.split("\n")) for unit in line.split()}
 FILES = [p for top in ("workloads", "tune_spaces", "analysis", "meltr_ray") for p in sorted((ROOT / top).rglob("*.py"))]
@@ -59,8 +61,8 @@ def test_every_file_has_its_place():
 def test_ray_and_deepspeed_stay_where_they_belong():
     for path in FILES:
         place, tops = str(path.relative_to(ROOT)), {module.split(".")[0] for module in imports(path)}
-        assert "deepspeed" not in tops or place in ("meltr_ray/engine.py", "meltr_ray/zero.py"), place
-        assert "ray" not in tops or place.startswith(("workloads/", "tune_spaces/", "meltr_ray/train.py", "meltr_ray/data/extract.py"))
+        assert "deepspeed" not in tops or place in ("meltr_ray/training/engine.py", "meltr_ray/training/zero.py"), place
+        assert "ray" not in tops or place.startswith(("workloads/", "tune_spaces/", "meltr_ray/cluster/trial.py", "meltr_ray/video/datasets/extract.py"))
 
 
 def test_the_library_face_imports_neither():

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from meltr_ray.config import BACKBONES, Config, ConfigError, DataConfig
-from meltr_ray.data import shards, store
-from meltr_ray.data.batches import Batches, MetaBatches
-from meltr_ray.data.clip import Clip
-from meltr_ray.data.folder import DataFolder
-from meltr_ray.data.loader import Loader
-from meltr_ray.data.new_folder import new_folder
-from meltr_ray.data.video import decode_video
-from meltr_ray.model import make_examples, make_inputs
-from meltr_ray.tasks.batch import Batch
+from meltr_ray.training.batches import Batches, MetaBatches
+from meltr_ray.training.loader import Loader
+from meltr_ray.training.model import make_examples, make_inputs
+from meltr_ray.video.backbones.batch import Batch
+from meltr_ray.video.clips import shards, store
+from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.clips.folder import DataFolder
+from meltr_ray.video.clips.new_folder import new_folder
+from meltr_ray.video.clips.video import decode_video
 
 KINDS = ("recent", "next", "held_out")
 MICRO, META, EVERY, LAST = 2, 2, 3, 14

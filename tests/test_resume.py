@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from meltr_ray import checkpoint, results
+from meltr_ray.results import table as results
+from meltr_ray.training import checkpoint
 from tests.commands import QUICK, kill_all, run, start, workers_of
 
 STEPS = 40

@@ -10,11 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.backbones.allinone import AllInOne
-from meltr_ray.backbones.univl import UniVL
-from meltr_ray.backbones.violet import Violet
-from meltr_ray.bert_adam import BertAdam
-from meltr_ray.combiners import MELTR, slopes
+from meltr_ray.combining.combiners import MELTR, slopes
 from meltr_ray.config import (
     UNIVL_LOSSES,
     AidConfig,
@@ -30,9 +26,13 @@ from meltr_ray.config import (
     VioletConfig,
 )
 from meltr_ray.hypergrad import hypergradient
-from meltr_ray.meta import SOLVERS, Meta
-from meltr_ray.schedules import rate_factor
-from meltr_ray.tuning import check_tuning, layer_factors, merge, own_name, parameter_groups, prepare_for_tuning
+from meltr_ray.training.bert_adam import BertAdam
+from meltr_ray.training.meta import SOLVERS, Meta
+from meltr_ray.training.schedules import rate_factor
+from meltr_ray.training.tuning import check_tuning, layer_factors, merge, own_name, parameter_groups, prepare_for_tuning
+from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.violet.model import Violet
 from tests.ranks import on_ranks
 from tests.reference import DenseBilevel, as_function, flat, relative_error, trained
 
@@ -286,7 +286,7 @@ def on_a_rank(stage: int) -> dict[str, dict]:
 
 def terms(method: str, stage: int) -> tuple[Tensor, int]:
     """Hypergradient of the engine, mean over ranks, and how many numbers v has on all ranks."""
-    from meltr_ray.engine import Engine
+    from meltr_ray.training.engine import Engine
 
     config = toy_config(method, stage)
     model, combiner = toy(config)
@@ -300,8 +300,8 @@ def terms(method: str, stage: int) -> tuple[Tensor, int]:
 
 def run_and_resume(method: str, stage: int) -> dict:
     """Six steps with three meta steps and dropout: weights at the start and end, state; and the same once stopped after three."""
-    from meltr_ray.engine import Engine
-    from meltr_ray.generators import get_generators, set_generators
+    from meltr_ray.hypergrad.generators import get_generators, set_generators
+    from meltr_ray.training.engine import Engine
 
     config = toy_config(method, stage)
 
@@ -344,7 +344,7 @@ def run_and_resume(method: str, stage: int) -> dict:
 
 def plain_steps(method: str, stage: int) -> dict[str, Tensor]:
     """Weights after six steps on the sum of the losses, without meta steps."""
-    from meltr_ray.engine import Engine
+    from meltr_ray.training.engine import Engine
 
     config = toy_config(method, stage)
     engine = Engine(toy(config)[0], config, CPU)
@@ -460,10 +460,10 @@ PLACES = {"plain": {}, "recomputed": dict(recompute=True), "zero3, recomputed": 
 
 def univl_on_a_rank(folder: str, recompute: bool = False, stage: int = 0, precision: str = "float32") -> dict[str, Tensor]:
     """UniVL with LoRA, all losses: hypergradient, gradient of the sum of losses, and weights after a step."""
-    from meltr_ray.data.store import ClipStore
-    from meltr_ray.data.vocabulary import Vocabulary
-    from meltr_ray.engine import Engine
-    from meltr_ray.tasks.univl import UniVLInputs, UniVLLosses
+    from meltr_ray.training.engine import Engine
+    from meltr_ray.video.backbones.univl.losses import UniVLInputs, UniVLLosses
+    from meltr_ray.video.clips.store import ClipStore
+    from meltr_ray.video.clips.vocabulary import Vocabulary
 
     config = Config(
         backbone=UniVLConfig(**UNIVL, activation_checkpointing=recompute), task=TaskConfig(loss_set=list(UNIVL_LOSSES)),

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from meltr_ray.config import Config, losses_of
-from meltr_ray.config_file import make
+from meltr_ray.config.file import make
 from tune_spaces.loss_sets import add_one_in, leave_one_out, loss_sets
 from tune_spaces.search import draw
 
@@ -29,7 +29,7 @@ class Trial:
 
 
 def make_config(settings: DictConfig, changes: dict[str, Any]) -> Config:
-    """`meltr_ray.config_file.make`, with names of loss sets in `task.loss_set` looked up."""
+    """`meltr_ray.config.file.make`, with names of loss sets in `task.loss_set` looked up."""
     backbone, task = settings.backbone.name, settings.task.name
     primary = changes.get("task.primary", settings.task.primary) or losses_of(backbone, task).primaries[0]
     named = loss_sets(backbone, task, primary)

@@ -19,8 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray import config_file
 from meltr_ray.config import BACKBONES, TASKS, BackboneConfig, Config, ConfigError, check
+from meltr_ray.config import file as config_file
 from tune_spaces.arms import make_config
 
 CONF = Path(__file__).parent / "conf"
@@ -159,7 +159,7 @@ def check_models(configs: Iterable[Config]) -> None:
     Raises:
         ConfigError: as `make_ready` does; or a split can't fill a batch.
     """
-    from meltr_ray.model import make_ready
+    from meltr_ray.training.model import make_ready
 
     seen: list[tuple[Any, dict[str, int]]] = []
     for config in configs:

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig  # noqa: E402
 
-from meltr_ray import config_file  # noqa: E402
 from meltr_ray.config import Config, ConfigError, check  # noqa: E402
+from meltr_ray.config import file as config_file  # noqa: E402
 from workloads import cli  # noqa: E402
 
 PREDICTION_SETTINGS = ("evaluate_captions", "dual_softmax", "rerank", "beam_size", "length_penalty", "max_caption_words")
@@ -66,10 +66,10 @@ def write_predictions(folder: Path, trained: Config, changed: list[str], config:
     import torch
 
     from analysis.predictions import write_page
-    from meltr_ray import predictions
-    from meltr_ray.data.store import check_folder
-    from meltr_ray.data.thumbnails import thumbnails
-    from meltr_ray.model import predict_saved, task_module
+    from meltr_ray.results import predictions
+    from meltr_ray.training.model import predict_saved, task_module
+    from meltr_ray.video.clips.store import check_folder
+    from meltr_ray.video.clips.thumbnails import thumbnails
 
     check_folder(Path(trained.data.folder))
     device = torch.device("cuda" if config.train.use_gpu else "cpu")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from omegaconf import DictConfig  # noqa: E402
 
 from meltr_ray.config import BackboneConfig, Config, ConfigError, check  # noqa: E402
-from meltr_ray.data.prepare import prepare as prepare_data  # noqa: E402
+from meltr_ray.video.datasets.prepare import prepare as prepare_data  # noqa: E402
 from tune_spaces.arms import make_config  # noqa: E402
 from workloads import cli  # noqa: E402
 
@@ -45,9 +45,9 @@ def prepare(settings: DictConfig, config: Config) -> int:
 
 def extract_features(config: Config) -> int:
     """Write the features of every video in `extract` to `export`, on the Ray cluster that `cluster` names."""
-    from meltr_ray.data.extract import Frames, Video, check_extractor, check_videos, extract
-    from meltr_ray.data.feature_files import VIDEO_ENDINGS
-    from workloads.cluster import connected
+    from meltr_ray.cluster.tune import connected
+    from meltr_ray.video.datasets.extract import Frames, Video, check_extractor, check_videos, extract
+    from meltr_ray.video.datasets.feature_files import VIDEO_ENDINGS
 
     check(config.extractor is not None, "extractor", None, "extract needs the folder of a vision model; give it")
     check(config.export is not None, "export", None, "extract needs a folder to write features to; give it")
@@ -67,8 +67,8 @@ def extract_features(config: Config) -> int:
 
 def import_checkpoint(settings: DictConfig, config: Config) -> int:
     """Write `<output>/checkpoints/<name>`, by default named after the backbone and the first file."""
-    from meltr_ray.backbones import imports
-    from meltr_ray.data.vocabulary import Vocabulary
+    from meltr_ray.video.checkpoints import imports
+    from meltr_ray.video.clips.vocabulary import Vocabulary
 
     given = {argument.partition("=")[0] for argument in sys.argv[1:]}
     files = config.checkpoint if isinstance(config.checkpoint, list) else [config.checkpoint]
@@ -98,7 +98,7 @@ def import_checkpoint(settings: DictConfig, config: Config) -> int:
 
 def export_checkpoint(folder: Path, path: Path) -> int:
     """Write the weights in `folder` to the file `path`."""
-    from meltr_ray.backbones import exports
+    from meltr_ray.video.checkpoints import exports
 
     lacking = exports.export_checkpoint(folder, path)
     if lacking:

@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
 from analysis.report import headline, write_report  # noqa: E402
-from meltr_ray import config_file, results  # noqa: E402
+from meltr_ray.cluster.progress import Progress  # noqa: E402
 from meltr_ray.config import Config, ConfigError, check  # noqa: E402
-from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
-from meltr_ray.data.store import load_manifest  # noqa: E402
+from meltr_ray.config import file as config_file  # noqa: E402
+from meltr_ray.results import table as results  # noqa: E402
+from meltr_ray.video.clips.store import load_manifest  # noqa: E402
+from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
 from tune_spaces.arms import comparison, learning_rate_search, make_config  # noqa: E402
 from workloads import cli  # noqa: E402
-from workloads.progress import Progress  # noqa: E402
 
 
 def sweep(settings: DictConfig, config: Config) -> int:
@@ -46,7 +47,7 @@ def sweep(settings: DictConfig, config: Config) -> int:
     print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
 
     with cli.chatter_to(folder / "log.txt") as terminal:
-        from workloads.cluster import connected, run_trials
+        from meltr_ray.cluster.tune import connected, run_trials
 
         progress = Progress(terminal, len(search) + len(trials), config.sweep.progress_every)
         interrupted = False
@@ -116,7 +117,7 @@ def best_learning_rates(folder: Path) -> dict[str, float]:
 
 def describe(folder: Path, config: Config, rates: dict[str, float], ended: str | None) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table."""
-    from meltr_ray.model import caveats, task_module
+    from meltr_ray.training.model import caveats, task_module
 
     path = folder / "sweep.json"
     manifest = load_manifest(Path(config.data.folder))

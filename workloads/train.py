@@ -14,9 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig  # noqa: E402
 
-from meltr_ray import checkpoint, config_file, results  # noqa: E402
 from meltr_ray.config import Config, ConfigError  # noqa: E402
-from meltr_ray.data.prepare import ensure_prepared  # noqa: E402
+from meltr_ray.config import file as config_file  # noqa: E402
+from meltr_ray.results import table as results  # noqa: E402
+from meltr_ray.training import checkpoint  # noqa: E402
+from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
 from workloads import cli  # noqa: E402
 
 
@@ -38,8 +40,8 @@ def train(settings: DictConfig, config: Config) -> int:
 
     trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False}
     with cli.chatter_to(folder / "log.txt") as terminal:
-        from meltr_ray.train import record_failure, run_trial
-        from workloads.cluster import connected
+        from meltr_ray.cluster.trial import record_failure, run_trial
+        from meltr_ray.cluster.tune import connected
 
         def show(row: dict) -> None:
             print(f"step {row['step']}/{config.train.steps}  score {row['score']:.4g}", file=terminal)
@@ -61,7 +63,7 @@ def finish(folder: Path, config: Config) -> int:
     if not rows or rows[-1]["status"] != "finished":
         print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/log.txt", file=sys.stderr)
         return 1
-    from meltr_ray.model import task_module
+    from meltr_ray.training.model import task_module
 
     best = max(rows, key=lambda row: row["score"])
     metric = task_module(config).METRIC

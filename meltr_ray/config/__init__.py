@@ -4,11 +4,12 @@ The text under a field is its documentation: `--help` prints it. Units stand in 
 what. Checks run when a configuration object is made, that is on the driver, before any worker starts.
 """
 
-from meltr_ray.config.backbones import BACKBONES, AllInOneConfig, BackboneConfig, UniVLConfig, VioletConfig
-from meltr_ray.config.checks import ConfigError, check, check_at_least, check_choice
 from meltr_ray.config.outer_level import ADAM_USES, REGULARISERS, AidConfig, CombinerConfig
 from meltr_ray.config.run import ABOUT_THE_COMMAND, Config, SweepConfig, to_flat
-from meltr_ray.config.tasks import (
+from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
+from meltr_ray.errors import ConfigError, check, check_at_least, check_choice
+from meltr_ray.video.backbones.settings import BACKBONES, AllInOneConfig, BackboneConfig, UniVLConfig, VioletConfig
+from meltr_ray.video.tasks.settings import (
     ALLINONE_LOSSES,
     CONTROL_LOSSES,
     EVERY_LOSS,
@@ -20,7 +21,6 @@ from meltr_ray.config.tasks import (
     TaskConfig,
     losses_of,
 )
-from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 
 __all__ = [
     "ABOUT_THE_COMMAND",

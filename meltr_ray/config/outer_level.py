@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from meltr_ray.config.checks import check, check_at_least, check_choice
+from meltr_ray.errors import check, check_at_least, check_choice
 
 SOLVERS = ("identity", "neumann", "cg", "nystrom", "loss_space")
 PRODUCTS = ("auto", "one_sided", "central", "forward", "double_backward")

@@ -6,11 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.config.backbones import BackboneConfig, UniVLConfig
-from meltr_ray.config.checks import check, check_at_least, check_choice
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
-from meltr_ray.config.tasks import TaskConfig
 from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
+from meltr_ray.errors import check, check_at_least, check_choice
+from meltr_ray.video.backbones.settings import BackboneConfig, UniVLConfig
+from meltr_ray.video.tasks.settings import TaskConfig
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.config.checks import check, check_at_least, check_choice
+from meltr_ray.errors import check, check_at_least, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "bert_adam")

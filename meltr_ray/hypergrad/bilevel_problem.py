@@ -8,14 +8,14 @@ from typing import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.generators import get_generators
 from meltr_ray.hypergrad.fixed_point import FixedPoint
+from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.module_problem import Pass
 from meltr_ray.hypergrad.problem import Operator
 from meltr_ray.hypergrad.products import HVP, MIXED, Choice, difference, radius_of
+from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
-from meltr_ray.vectors import Vector
 
 
 class BilevelProblem:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from meltr_ray.config import REGULARISERS
 from meltr_ray.hypergrad.problem import Operator, Problem
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 
 class InvalidLosses(ValueError):

@@ -16,7 +16,7 @@ from typing import Optional, Sequence
 import torch
 from torch import Tensor
 
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 
 @dataclass(frozen=True)

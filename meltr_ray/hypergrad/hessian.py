@@ -10,8 +10,8 @@ from torch import Tensor
 
 from meltr_ray.hypergrad.problem import Operator
 from meltr_ray.hypergrad.products import Choice, difference, radius_of
+from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
-from meltr_ray.vectors import Vector
 
 
 class Hessian:

@@ -20,7 +20,7 @@ from meltr_ray.hypergrad.combined import CombinedLosses
 from meltr_ray.hypergrad.outcome import Solution
 from meltr_ray.hypergrad.problem import Bilevel, Problem
 from meltr_ray.hypergrad.solvers import Identity, Solver
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from meltr_ray.hypergrad.outcome import Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Any, Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.generators import get_generators
 from meltr_ray.hypergrad.fixed_point import FixedPoint
+from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.problem import Combiner, Operator
 from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of
+from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
-from meltr_ray.vectors import Vector
 
 Pass = Callable[[], Tensor]
 

@@ -8,7 +8,7 @@ from typing import Optional
 
 from torch import Tensor
 
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 
 class Outcome(Enum):

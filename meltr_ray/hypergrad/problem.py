@@ -12,7 +12,7 @@ from typing import Callable, Optional, Protocol, Sequence
 from torch import Tensor
 
 from meltr_ray.hypergrad.fixed_point import FixedPoint
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 Combiner = Callable[[Tensor], Tensor]
 """g_phi: losses (T,) -> training loss, a scalar."""

@@ -24,7 +24,7 @@ from typing import Callable, TypeVar
 
 import torch
 
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 Value = TypeVar("Value")  # losses, a Vector, or a list of phi's gradients as a Vector
 log = logging.getLogger("meltr_ray")

@@ -10,7 +10,7 @@ from torch import Tensor
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.problem import Combiner
 from meltr_ray.hypergrad.products import NotAdmitted, radius_of
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 
 def product_errors(problem: LossesProblem, combiner: Combiner, v: Vector) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch
 from meltr_ray.config import ADAM_USES
 from meltr_ray.hypergrad.outcome import Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel
-from meltr_ray.vectors import Vector
+from meltr_ray.hypergrad.vectors import Vector
 
 Solver = Callable[[Bilevel, Vector, Optional[Vector]], Solution]
 """(problem, b, v to start from or None) -> solution."""

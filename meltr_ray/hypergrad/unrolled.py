@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from meltr_ray.generators import get_generators
+from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.weights import ModuleWeights, Run
 
 

@@ -16,9 +16,9 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meltr_ray.generators import get_generators, set_generators
+from meltr_ray.hypergrad.generators import get_generators, set_generators
 from meltr_ray.hypergrad.products import NotAdmitted
-from meltr_ray.vectors import Vector, is_nothing, nothing_like
+from meltr_ray.hypergrad.vectors import Vector, is_nothing, nothing_like
 
 FEW = 100_000
 

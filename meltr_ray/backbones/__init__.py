@@ -1,1 +1,0 @@
-"""Video backbones, one a file."""

@@ -1,1 +1,0 @@
-"""Clips on disk and in memory: schema, store, vocabulary, video, and the data sets that are made or imported."""

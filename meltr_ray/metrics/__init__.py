@@ -1,1 +1,0 @@
-"""Metrics of retrieval, question answering, captioning and sentiment, and their intervals: pure functions of arrays and text."""

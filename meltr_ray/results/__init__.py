@@ -1,0 +1,1 @@
+"""What runs leave behind: the results table, predictions, and intervals over their rows."""

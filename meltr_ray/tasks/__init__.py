@@ -1,1 +1,0 @@
-"""Tasks, one a file: its batch, its losses, its metric."""

@@ -1,0 +1,1 @@
+"""One run of any workload: the loop, the meta step, DeepSpeed, batches and checkpoints."""

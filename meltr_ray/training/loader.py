@@ -1,0 +1,125 @@
+"""Batches made ahead of training by worker processes, in the order and with the content of `data/batches.py`.
+
+What a step takes is a pure function of its number, so any number of workers gives the same, and a run that starts at step n goes
+on with what an uninterrupted one would see there.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader, Dataset
+
+from meltr_ray.config import ConfigError
+from meltr_ray.training.batches import Batches, Key, MetaBatches
+
+START_METHOD = "forkserver"
+"""A fork of a process with threads (Ray, gRPC, OpenMP) may hang; a spawned worker imports torch by itself, seconds each time."""
+PRELOADED = ("torch.utils.data", "pyarrow.parquet", "av", "PIL.Image", "sklearn.cluster", "tokenizers", __name__)
+"""Imported once, by the server that forks the workers of this process; ours fails, and is then imported later, off PYTHONPATH."""
+
+
+class Loader:
+    """What each optimiser step from `first` to before `last` trains on: iterate to get (micro-batches, meta batches or None).
+
+    A batch that a later step asks for again, as meta batches of training batches do, is made once and kept until then.
+
+    Args:
+        batches: micro-batches; step s takes numbers s n to s n + n - 1, with n `meta_batches.micro_batches`.
+        meta_batches: taken at steps of which `is_due` is true; None at the others.
+        workers: processes that make batches; 0: this one does, when they are asked for.
+        prefetch: steps that each worker is ahead.
+
+    Raises, while iterating:
+        ConfigError: what a worker raised, such as a video that can't be decoded, as it was raised there.
+        RuntimeError: a worker died.
+    """
+
+    def __init__(self, batches: Batches, meta_batches: MetaBatches, is_due: Callable[[int], bool], first: int, last: int,
+                 workers: int = 0, prefetch: int = 2):  # fmt: skip
+        self.steps = range(first, last)
+        micro = meta_batches.micro_batches
+        self.micro = [[("train", step * micro + number) for number in range(micro)] for step in self.steps]
+        self.meta = [meta_batches.keys(step) if is_due(step) else None for step in self.steps]
+        self.makes, self.drops = _plan([[*micro, *(meta or [])] for micro, meta in zip(self.micro, self.meta)])
+        self.maker = _Maker({"train": batches, "held_out": meta_batches.held_out})
+        self.workers, self.prefetch = workers, prefetch
+        self.seconds_waited = 0.0
+        """Time that the steps so far have waited for their batches."""
+
+    def __iter__(self) -> Iterator[tuple[list[Any], list[Any] | None]]:
+        held: dict[Key, Any] = {}
+        made = iter(self._data_loader())
+        for micro, meta, makes, drops in zip(self.micro, self.meta, self.makes, self.drops):
+            started = time.perf_counter()
+            found = next(made)
+            self.seconds_waited += time.perf_counter() - started
+            if isinstance(found, ConfigError):
+                raise found
+            held |= zip(makes, found)
+            yield [held[key] for key in micro], None if meta is None else [held[key] for key in meta]
+            for key in drops:
+                del held[key]
+
+    def _data_loader(self) -> DataLoader:
+        options: dict[str, Any] = {}
+        if self.workers:
+            options = dict(prefetch_factor=self.prefetch, worker_init_fn=_start_worker, multiprocessing_context=_context())
+        # A generator of its own: else torch draws a seed for its workers from the one that dropout draws from.
+        return DataLoader(self.maker, batch_size=None, sampler=self.makes, num_workers=self.workers, generator=torch.Generator(),
+                          **options)  # fmt: skip
+
+
+class _Maker(Dataset):
+    """Batches by their keys: what a worker process gets."""
+
+    def __init__(self, sources: dict[str, Batches | None]):
+        self.sources = sources
+
+    def __getitem__(self, keys: list[Key]) -> list[Any] | ConfigError:
+        try:
+            return [self.sources[source][index] for source, index in keys]
+        except ConfigError as error:  # as a value: torch would add the worker's traceback to its one line
+            return error
+
+
+def _plan(wanted: list[list[Key]]) -> tuple[list[list[Key]], list[list[Key]]]:
+    """From the keys that each step wants: those that it is the first to want, and those that it is the last to want."""
+    first: dict[Key, int] = {}
+    last: dict[Key, int] = {}
+    for step, keys in enumerate(wanted):
+        for key in keys:
+            first.setdefault(key, step)
+            last[key] = step
+    makes: list[list[Key]] = [[] for _ in wanted]
+    drops: list[list[Key]] = [[] for _ in wanted]
+    for key, step in first.items():
+        makes[step].append(key)
+        drops[last[key]].append(key)
+    return makes, drops
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    context = multiprocessing.get_context(START_METHOD)
+    if START_METHOD == "forkserver":
+        context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+def _start_worker(number: int) -> None:
+    """One thread for the work: torch sees to its own, this to those of BLAS and OpenMP."""
+    threadpool_limits(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Torch looks at the parent's process number, which is the fork server's, and that outlives a killed training process."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""Video, the first tenant of the machine: three backbones, five tasks, their data."""

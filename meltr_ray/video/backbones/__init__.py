@@ -1,0 +1,1 @@
+"""Video backbones: each its model, inputs, losses and settings."""

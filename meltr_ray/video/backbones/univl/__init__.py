@@ -1,0 +1,1 @@
+"""UniVL (arXiv 2002.06353), over frame features."""

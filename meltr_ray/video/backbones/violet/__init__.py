@@ -1,0 +1,1 @@
+"""VIOLET (arXiv 2111.12681), over pixels."""

@@ -1,0 +1,270 @@
+"""VIOLET's batch and losses, as the code of MELTR has them, and what retrieval and question answering ask of it.
+
+B: clips, T: frames, P: video positions, L: word pieces, O: options of a question, Q: texts, V: videos, H: hidden size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from meltr_ray.config import TaskConfig, VioletConfig
+from meltr_ray.video import losses as loss_functions
+from meltr_ray.video.backbones.batch import Batch, TextInputs
+from meltr_ray.video.backbones.layers import used_length
+from meltr_ray.video.backbones.violet import block_masking
+from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens, token_grid
+from meltr_ray.video.clips import masking
+from meltr_ray.video.clips.answers import Answers
+from meltr_ray.video.clips.captions import draw_captions, is_special, pad_captions
+from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.clips.pixels import unit_range, violet_clip
+from meltr_ray.video.clips.questions import pad_options, right_answers
+
+PAIRS = ("matching", "shuffled", "answer")
+MASKED = ("masked_language", "masked_patch")
+"""Losses from the pass over pairs of text and video, and from the masked pass."""
+
+
+@dataclass
+class VioletBatch(Batch):
+    """Clips with a text each; for multiple choice, with O texts each (question and option), (B, O, L) in place of (B, L).
+
+    An option that a question lacks is padding from end to end. Masked texts and patches: None where no loss asks for them.
+    """
+
+    frames: Tensor
+    """(B, T, 3, rows, columns) in [0, 1]; masked patches are black, for every loss (published), but not in evaluation."""
+    text_ids: Tensor
+    """(B, L) int64: [CLS], word pieces, [SEP], padding."""
+    text_mask: Tensor
+    """(B, L) bool."""
+    masked_text_ids: Tensor | None = None
+    """(B, L) int64."""
+    word_labels: Tensor | None = None
+    """(B, L) int64: the true id of a masked word, else -1."""
+    patch_labels: Tensor | None = None
+    """(B, P) int64: the visual token of a masked patch, else -1."""
+    answers: Tensor | None = None
+    """(B,) int64: number of the right option or answer, -1 if it isn't among the answers (evaluation); all 0 for retrieval."""
+    shuffled: Tensor | None = None
+    """(B,) int64: a permutation without fixed points."""
+
+
+@dataclass(frozen=True)
+class VioletInputs(TextInputs):
+    """Clips with captions or questions as VIOLET reads them."""
+
+    backbone: VioletConfig
+    tokens: VisualTokens
+    """Visual tokens of clips that come without any."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    answers: Answers | None = None
+    """For open questions."""
+
+    def batch(self, clips: list[Clip], seed: int) -> VioletBatch:
+        """A training batch; captions, masks and the permutation come from `seed` alone, so equal arguments give equal batches."""
+        generator = np.random.default_rng(seed)
+        if self.task.name == "retrieval":
+            ids, mask = pad_captions(draw_captions(clips, generator), self.vocabulary, self.data.max_words)
+            answers = np.zeros(len(clips), np.int64)
+        else:
+            ids, mask, answers = self._questions(clips)
+        frames = self._frames(clips)
+        visual = self._visual_tokens(clips, frames)
+        starts, sizes = block_masking.draw_blocks(len(clips), visual.shape[1:], generator)
+        masked = block_masking.cover(starts, sizes, visual.shape[1:])
+        masked_ids, word_labels = self._hide_words(ids, mask, generator)
+        arrays = dict(
+            frames=unit_range(block_masking.hide_pixels(frames, masked)), text_ids=ids, text_mask=mask, masked_text_ids=masked_ids,
+            word_labels=word_labels, patch_labels=block_masking.label_patches(visual, masked),
+            answers=answers, shuffled=masking.derange(len(clips), generator),
+        )  # fmt: skip
+        return VioletBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+    def evaluation(self, clips: list[Clip]) -> VioletBatch:
+        """Clips with their question, nothing masked and nothing random."""
+        ids, mask, answers = (torch.from_numpy(x) for x in self._questions(clips))
+        return VioletBatch(*self.videos(clips), ids, mask, answers=answers)
+
+    def videos(self, clips: list[Clip]) -> tuple[Tensor]:
+        """Frames (V, T, 3, rows, columns) in [0, 1]."""
+        return (torch.from_numpy(unit_range(self._frames(clips))),)
+
+    def _questions(self, clips: list[Clip]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids and mask of questions (B, L), with options (B, O, L), and the numbers of their answers (B,)."""
+        questions = [clip.question for clip in clips]
+        if self.task.name == "open_ended":
+            texts = pad_captions([question.question for question in questions], self.vocabulary, self.data.max_words)
+        else:
+            texts = pad_options(questions, self.backbone.option_text, self.vocabulary, self.data.max_words)
+        return *texts, right_answers(questions, self.answers)
+
+    def _hide_words(self, ids: np.ndarray, mask: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Masked ids and labels, the shape of ids (B, L) or (B, O, L)."""
+        special = is_special(ids, mask, self.vocabulary)
+        chances = self.data.mask_probability, self.vocabulary.mask_id, generator
+        if ids.ndim == 2:
+            return block_masking.hide_words(ids, special, *chances)
+        if self.backbone.published_options:
+            return block_masking.hide_options(ids, special, *chances)
+        rows = ids.reshape(-1, ids.shape[2]), special.reshape(-1, ids.shape[2])
+        return tuple(x.reshape(ids.shape) for x in block_masking.hide_words(*rows, *chances))
+
+    def _frames(self, clips: list[Clip]) -> np.ndarray:
+        """(B, T, 3, rows, columns) uint8."""
+        count, size = self.backbone.num_frames, self.backbone.image_size
+        return np.stack([violet_clip(clip.video, count, size, clip.segment) for clip in clips])
+
+    def _visual_tokens(self, clips: list[Clip], frames: np.ndarray) -> np.ndarray:
+        """(B, T, h, w) int64: those that came with a clip, else the fitted ones."""
+        tokens = self.tokens(frames)
+        for row, clip in enumerate(clips):
+            if clip.vq_tokens is not None:
+                tokens[row] = token_grid(clip.vq_tokens, *tokens.shape[1:])
+        return tokens
+
+
+class VioletLosses(nn.Module):
+    """All losses of a task, the controls included; the module that the engine trains."""
+
+    def __init__(self, backbone: Violet, config: TaskConfig):
+        super().__init__()
+        self.backbone, self.config = backbone, config
+
+    def forward(self, batch: VioletBatch, names: tuple[str, ...] | None = None) -> Tensor:
+        """Losses (T,) float32 in the order of `names` (default: the loss set); passes that no name needs are left out."""
+        return violet_losses(self.backbone, batch, tuple(self.config.loss_set) if names is None else names)
+
+    def scores(self, batch: VioletBatch) -> Tensor:
+        """Scores of the answers (B, A), or of the options (B, O), -inf for those that a question lacks."""
+        model, batch = self.backbone, cut_padding(batch)
+        ids, mask = (x.flatten(0, -2) for x in (batch.text_ids, batch.text_mask))
+        clips = torch.arange(len(batch.frames), device=ids.device).repeat_interleave(len(ids) // len(batch.frames))
+        video = model.encode_video(batch.frames)
+        first = model.encode_pairs(model.embed_text(ids), mask, video, torch.arange(len(ids), device=ids.device), clips)
+        return answer_scores(model, first, batch)
+
+    def query(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Captions (Q, L) -> embedded (Q, L, H), and their mask."""
+        return self.backbone.embed_text(ids), mask
+
+    def candidate(self, frames: Tensor) -> tuple[Tensor]:
+        """Videos -> (V, P, H)."""
+        return (self.backbone.encode_video(frames),)
+
+    def similarity(self, query: tuple[Tensor, Tensor], candidate: tuple[Tensor]) -> Tensor:
+        """Matching scores (Q, V) of what `query` and `candidate` gave."""
+        return self.backbone.pair_similarity(*query, *candidate)
+
+
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the N rows of scores (N, K) with targets (N,) int64, in float32 at least; of no row 0."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return F.cross_entropy(scores, targets, reduction="sum") / max(len(targets), 1)
+
+
+def cut_padding(batch: VioletBatch) -> VioletBatch:
+    """Texts up to the longest of the batch: no pass attends to padding, so the losses are the same.
+
+    Not beyond a labelled position: the published masking of options labels padding, too.
+    """
+    used = batch.text_mask if batch.word_labels is None else batch.text_mask | (batch.word_labels >= 0)
+    length = used_length(used)
+    given = {name: getattr(batch, name) for name in ("text_ids", "text_mask", "masked_text_ids", "word_labels")}
+    return replace(batch, **{name: x[..., :length] for name, x in given.items() if x is not None})
+
+
+def answer_scores(model: Violet, first: Tensor, batch: VioletBatch) -> Tensor:
+    """[CLS] (B O, H) of each clip with each of its texts -> scores (B, A), or (B, O) with -inf for options of padding."""
+    scores = model.choose_answer(first.unflatten(0, (len(batch.frames), -1)))
+    return scores if batch.text_ids.dim() == 2 else scores.masked_fill(~batch.text_mask.any(2), -torch.inf)
+
+
+def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> Tensor:
+    """Losses (len(names),) float32 as published, out of `answer`, `matching`, `masked_language`, `masked_patch` and the controls.
+
+    matching: softmax over the texts for each video, from [CLS] of every pair. answer: the task's own; retrieval has none.
+    Shared: one encoding of the frames; one masked cross pass; and one pass over pairs, in which a pair that two losses need
+    comes once. Differs from the published code there, which has a pass for each loss, with dropout of its own.
+    """
+    found = {"constant": torch.ones((), device=batch.frames.device)}
+    if not {*PAIRS, *MASKED}.isdisjoint(names):
+        batch = cut_padding(batch)
+        video = model.encode_video(batch.frames)
+        found |= pair_losses(model, batch, video, names)
+        found |= masked_losses(model, batch, video, names)
+    return torch.stack([found[name] for name in names])
+
+
+def pair_numbers(config: VioletConfig, batch: VioletBatch) -> dict[str, Tensor]:
+    """Number video Q + text of each pair that a loss scores, Q texts in all: matching (B, B) and answer (B, O).
+
+    Multiple choice as published (`config.published_options`), a fault kept for its numbers: the loss of all pairs takes
+    clips and texts number 0 to B - 1 of the lists that repeat every clip for its options. So row i is clip i // O, and
+    column j is option j % O of question j // O.
+    """
+    clips = torch.arange(len(batch.frames), device=batch.frames.device)
+    num_options = batch.text_ids.size(1) if batch.text_ids.dim() == 3 else 1
+    num_texts = num_options * len(clips)
+    own_texts = torch.arange(num_texts, device=clips.device).view(len(clips), num_options)
+    rows, columns = clips, own_texts.gather(1, batch.answers[:, None])[:, 0] if num_options > 1 else clips
+    if config.published_options:
+        rows, columns = clips // num_options, clips
+    return {"matching": rows[:, None] * num_texts + columns, "answer": clips[:, None] * num_texts + own_texts}
+
+
+def matching(scores: Tensor, config: VioletConfig) -> Tensor:
+    """Cross entropy of scores (B, B), row i a video, column i its text."""
+    if config.matching_loss == "both_ways":
+        return loss_functions.contrastive(scores)
+    return cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+def pair_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """`answer`, `matching` and its control as far as `names` has them; video (B, P, H)."""
+    wanted = {"matching" if name == "shuffled" else name for name in names}
+    numbers = {name: x for name, x in pair_numbers(model.config, batch).items() if name in wanted}
+    if not numbers:
+        return {}
+    distinct, where = torch.cat([x.flatten() for x in numbers.values()]).unique(return_inverse=True)
+    ids, mask = (x.flatten(0, -2) for x in (batch.text_ids, batch.text_mask))  # (Q, L), options one after another
+    first = model.encode_pairs(model.embed_text(ids), mask, video, distinct % len(ids), distinct // len(ids))[where]
+    parts = dict(zip(numbers, first.split([x.numel() for x in numbers.values()])))
+    found = {}
+    if "matching" in parts:
+        scores = model.match(parts["matching"]).view(len(video), -1) / model.config.matching_temperature
+        found["matching"] = matching(scores, model.config)
+        if "shuffled" in names:  # the text of each video is another clip's
+            found["shuffled"] = matching(scores[:, batch.shuffled], model.config)
+    if "answer" in parts:
+        found["answer"] = cross_entropy(answer_scores(model, parts["answer"], batch), batch.answers)
+    return found
+
+
+def masked_losses(model: Violet, batch: VioletBatch, video: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """`masked_language` and `masked_patch` as far as `names` has them; video (B, P, H).
+
+    Patches are told with the right option (multiple choice).
+    """
+    if set(MASKED).isdisjoint(names):
+        return {}
+    ids, mask, labels = (x.flatten(0, -2) for x in (batch.masked_text_ids, batch.text_mask, batch.word_labels))
+    num_options = len(ids) // len(video)
+    crossed = model.encode_cross(model.embed_text(ids), mask, video.repeat_interleave(num_options, 0))
+    words, patches = crossed.split((ids.size(1), video.size(1)), dim=1)
+    found = {}
+    if "masked_language" in names:
+        chosen = labels >= 0
+        found["masked_language"] = cross_entropy(model.predict_words(words[chosen]), labels[chosen])
+    if "masked_patch" in names:
+        if num_options > 1:
+            patches = patches.unflatten(0, (-1, num_options))[torch.arange(len(video), device=video.device), batch.answers]
+        masked = batch.patch_labels >= 0
+        found["masked_patch"] = cross_entropy(model.predict_patches(patches[masked]), batch.patch_labels[masked])
+    return found

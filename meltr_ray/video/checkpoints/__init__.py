@@ -1,0 +1,1 @@
+"""The authors' checkpoints: read, started from, and written."""

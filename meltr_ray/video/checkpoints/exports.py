@@ -1,0 +1,62 @@
+"""Weights of this project as the files of the backbones' authors."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from meltr_ray.config import BACKBONES, ConfigError, check
+from meltr_ray.config import file as config_file
+from meltr_ray.video.checkpoints import official
+from meltr_ray.video.checkpoints.imports import FACTS, WEIGHTS, describe, open_weights, read_facts
+
+WRAPPERS = {"univl": None, "violet": None, "allinone": "state_dict"}
+"""Key under which the authors' code looks for the entries."""
+
+
+def export_checkpoint(folder: Path, path: Path) -> list[str]:
+    """Write an imported checkpoint, or the best weights of a run, as the authors' file; names of theirs that it lacks.
+
+    Raises:
+        ConfigError: `folder` is neither, or `path` exists.
+    """
+    check(not path.exists(), "export", path, "exists; choose another name")
+    if (folder / FACTS).is_file():
+        facts, file, beginning = read_facts(folder, "checkpoint"), folder / WEIGHTS, ""
+        counters, lora = [name for name in facts["not_used"] if name.endswith("position_ids")], None
+        config = BACKBONES[facts["backbone"]](**facts["settings"])
+    elif (folder / "best.safetensors").is_file():
+        run = config_file.read(folder / "config.yaml")
+        config, file, beginning = run.backbone, folder / "best.safetensors", "backbone."
+        counters, lora = [], run.tuning.lora_alpha / run.tuning.lora_rank
+    else:
+        raise ConfigError(f"checkpoint={folder}: holds neither an imported checkpoint nor best weights; give the folder of one")
+    with open_weights(file, "checkpoint") as weights:
+        names = [name for name in weights.keys() if name.startswith(beginning)]
+        state = {name.removeprefix(beginning): weights.get_tensor(name) for name in names}
+    if lora is not None:
+        state = merged(state, lora)
+    model = describe(config, state)[1]
+    first_of = {name: first for first, tied in official.entries(model).items() for name in tied}
+    if unknown := [name for name in state if name not in first_of]:
+        raise ConfigError(f"checkpoint={folder}: holds {official.shown(unknown)}, which the authors' files have no name for; "
+                          "give a run whose weights are the backbone's alone")  # fmt: skip
+    found = OrderedDict((name, state[first_of[name]]) for name in model.state_dict() if first_of[name] in state)
+    for name in counters:  # 0, 1, 2, .., which older libraries save with the positions' embeddings
+        found[name] = torch.arange(config.max_position_embeddings)[None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    official.save(found, path, WRAPPERS[config.name])
+    return [name for name in model.state_dict() if name not in found]
+
+
+def merged(state: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Weights of a run with LoRA (arXiv 2106.09685) under the layers' own names: W + scale B A."""
+    merged = {name.replace(".base_layer.", "."): x for name, x in state.items() if ".lora_" not in name}
+    for name in [name for name in state if name.endswith(".lora_A.default.weight")]:
+        update = state[name.replace(".lora_A.", ".lora_B.")] @ state[name]
+        layer = name.removesuffix(".lora_A.default.weight")
+        merged[f"{layer}.weight"] = merged[f"{layer}.weight"] + scale * update
+    return merged

@@ -1,0 +1,1 @@
+"""Clips on disk and in memory: schema, store, vocabulary, video."""

@@ -1,0 +1,1 @@
+"""Metrics of retrieval, question answering, captioning and sentiment: pure functions of arrays and text."""

@@ -1,0 +1,1 @@
+"""Tasks: each its examples, predictions and metrics, for any backbone."""

@@ -1,0 +1,88 @@
+"""Multi-modal sentiment, a score in [-3, 3] for each clip: its examples, predictions and metrics, for any backbone that rates."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meltr_ray.config import Config, TaskConfig
+from meltr_ray.results.bootstrap import interval
+from meltr_ray.video.backbones.batch import Batch
+from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.clips.store import ClipStore
+from meltr_ray.video.metrics import sentiment
+from meltr_ray.video.tasks.examples import Examples, Metric, in_parts
+
+METRIC = Metric("negative_mae", "")
+AT_ONCE = 128
+"""Clips that evaluation reads and rates at once."""
+
+
+class Inputs(Protocol):
+    """Clips as a backbone reads them (tasks/<backbone>.py)."""
+
+    def evaluation(self, clips: list[Clip]) -> Batch: ...
+
+
+class Rater(Protocol):
+    """What a backbone's module offers besides its losses."""
+
+    def rate(self, batch: Batch) -> Tensor:
+        """Sentiment (B,)."""
+        ...
+
+
+def count_rated(clip: Clip) -> int:
+    return int(clip.score is not None)
+
+
+def examples(store: ClipStore, config: Config) -> Examples:
+    """Clips that have a score, once each."""
+    return Examples(store, config.task.name, count_rated)
+
+
+def predict(
+    model: Rater, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig
+) -> list[dict[str, Any]]:
+    """One row a clip. `correct`: negative or not told right; `quality`: the negative absolute error."""
+    rows = []
+    for clips in in_parts(examples, AT_ONCE):
+        found = model.rate(inputs.evaluation(clips).to(device)).double().cpu().tolist()
+        rows += [score_row(clip, predicted) for clip, predicted in zip(clips, found)]
+    return rows
+
+
+def score_row(clip: Clip, predicted: float) -> dict[str, Any]:
+    truth = float(clip.score)
+    right = predicted == predicted and (predicted >= 0) == (truth >= 0)  # NaN is wrong
+    return dict(id=clip.id, source=clip.source, correct=right, quality=-abs(predicted - truth), transcript=clip.transcript or "",
+                truth=truth, predicted=predicted)  # fmt: skip
+
+
+def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """All metrics of metrics/sentiment.py; the score is the negative of the mean absolute error."""
+    found = sentiment.metrics(*arrays(rows))
+    return found | {"score": -found["mae"]}
+
+
+def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
+    """All metrics, their intervals over sources, and notes."""
+    found, counts, sources = metrics(rows), sentiment.counts(*arrays(rows)), [row["source"] for row in rows]
+
+    def one(name: str) -> tuple[float, float]:
+        return interval(counts, sources, lambda sums: sentiment.scores(sums)[name])
+
+    truth = arrays(rows)[1]
+    constant = np.abs(truth - np.median(truth)).mean()
+    notes = [f"{len(rows)} clips of {len(set(sources))} videos.",
+             f"The best constant, which knows the truths' median {np.median(truth):.2f}, has a mae of {constant:.3f}.",
+             "accuracy_2, f1: negative against the rest; accuracy_2_non_zero, f1_non_zero: against positive, without truths of 0."]  # fmt: skip
+    return found, {name: one(name) for name in found if name != "score"}, notes
+
+
+def arrays(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and truths (N,)."""
+    return tuple(np.array([row[name] for row in rows]) for name in ("predicted", "truth"))
