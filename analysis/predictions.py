@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from analysis import predictions_script, predictions_template, template
 from analysis.records import Metric
-from meltr_ray.config import ConfigError
+from meltr_ray.errors import ConfigError
 from meltr_ray.results.predictions import COLUMNS
 
 COMMON = ("id", "source", "correct", "quality")

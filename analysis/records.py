@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from meltr_ray.config import CONTROL_LOSSES, ConfigError, SweepConfig
+from meltr_ray.video.backbones.settings import CONTROL_LOSSES
+from meltr_ray.errors import ConfigError
+from meltr_ray.config import SweepConfig
 from meltr_ray.results import table as results
 
 LABELS = {"bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr", "mae": "MAE", "negative_mae": "−MAE",

@@ -21,7 +21,7 @@ import pandas as pd
 from analysis import cells, plots, statistics, tables, template
 from analysis.methods import methods
 from analysis.tables import Sweep
-from meltr_ray.config import ConfigError
+from meltr_ray.errors import ConfigError
 
 
 def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:

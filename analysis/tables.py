@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import statistics
 from analysis.records import Metric, Sweep, arm_trials, arms, load, losses_of
-from meltr_ray.config import CONTROL_LOSSES
+from meltr_ray.video.backbones.settings import CONTROL_LOSSES
 from meltr_ray.results import table as results
 
 __all__ = [

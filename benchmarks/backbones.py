@@ -37,16 +37,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from meltr_ray.config import (
-    ALLINONE_LOSSES,
-    UNIVL_LOSSES,
-    VIOLET_LOSSES,
-    AllInOneConfig,
-    BackboneConfig,
-    TaskConfig,
-    UniVLConfig,
-    VioletConfig,
-)
+from meltr_ray.video.backbones.allinone.settings import ALLINONE_LOSSES, AllInOneConfig
+from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
+from meltr_ray.video.backbones.violet.settings import VIOLET_LOSSES, VioletConfig
+from meltr_ray.video.backbones.settings import BackboneConfig
+from meltr_ray.video.tasks.settings import TaskConfig
 from meltr_ray.training import memory
 from meltr_ray.video.backbones.allinone.losses import AllInOneBatch, AllInOneLosses
 from meltr_ray.video.backbones.allinone.model import AllInOne

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import torch
 
-from meltr_ray.config import BACKBONES, Config, DataConfig
+from meltr_ray.video.backbones.named import BACKBONES
+from meltr_ray.config import Config
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.model import make_examples, make_inputs, make_model

@@ -1,10 +1,37 @@
 """Learning how to combine losses: MELTR's meta-loss and its hypergradient, trained and swept on Ray.
 
 `from meltr_ray import MELTR, hypergradient` works with any torch module that returns several losses, and imports neither
-Ray nor DeepSpeed.
+Ray nor DeepSpeed. `from meltr_ray import Workload, Metric` is for a model, losses and data of your own under `sweep`.
 """
 
-from meltr_ray.combining.combiners import MELTR, FixedWeights, slopes
-from meltr_ray.hypergrad import BilevelProblem, ModuleProblem, hypergradient, unrolled_hypergradient
+from __future__ import annotations
 
-__all__ = ["MELTR", "BilevelProblem", "FixedWeights", "ModuleProblem", "hypergradient", "slopes", "unrolled_hypergradient"]
+import importlib
+from typing import Any
+
+_WHERE = {
+    "MELTR": "meltr_ray.combining.meltr",
+    "FixedWeights": "meltr_ray.combining.fixed",
+    "slopes": "meltr_ray.combining.slopes",
+    "BilevelProblem": "meltr_ray.hypergrad",
+    "ModuleProblem": "meltr_ray.hypergrad",
+    "hypergradient": "meltr_ray.hypergrad",
+    "unrolled_hypergradient": "meltr_ray.hypergrad",
+    "ConfigError": "meltr_ray.errors",
+    "Metric": "meltr_ray.workload",
+    "Workload": "meltr_ray.workload",
+    "sweep": "workloads.sweep",
+}
+"""Name -> module; imported when it is asked for, since torch takes seconds."""
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_WHERE[name])
+    return module.sweep_from_python if name == "sweep" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config, losses_of
+from meltr_ray.config import Config
 from meltr_ray.config.file import make
-from tune_spaces.loss_sets import add_one_in, leave_one_out, loss_sets
+from tune_spaces.loss_sets import add_one_in, leave_one_out
 from tune_spaces.search import draw
 
 SEARCH_SEED_OFFSET = 1000
@@ -28,21 +28,12 @@ class Trial:
     """Whether the test split is scored, once, with the best weights."""
 
 
-def make_config(settings: DictConfig, changes: dict[str, Any]) -> Config:
-    """`meltr_ray.config.file.make`, with names of loss sets in `task.loss_set` looked up."""
-    backbone, task = settings.backbone.name, settings.task.name
-    primary = changes.get("task.primary", settings.task.primary) or losses_of(backbone, task).primaries[0]
-    named = loss_sets(backbone, task, primary)
-    chosen = changes.get("task.loss_set", settings.task.loss_set)
-    return make(settings, changes | ({"task.loss_set": named[chosen]} if isinstance(chosen, str) and chosen in named else {}))
-
-
 def learning_rate_search(settings: DictConfig, config: Config) -> list[Trial]:
     """The same learning rates for `ours` and each baseline, on seeds that the comparison does not use."""
     sweep = config.sweep
     return [
         Trial(f"{arm}-lr{rate:g}-seed{seed}", arm, "learning_rate_search",
-              make_config(settings, sweep.arms[arm] | {"optimizer.learning_rate": rate, "seed": seed}))
+              make(settings, sweep.arms[arm] | {"optimizer.learning_rate": rate, "seed": seed}))
         for seed in range(SEARCH_SEED_OFFSET, SEARCH_SEED_OFFSET + sweep.learning_rate_seeds)
         for rate in sweep.learning_rates
         for arm in [sweep.ours, *sweep.baselines]
@@ -62,21 +53,21 @@ def comparison(settings: DictConfig, config: Config, learning_rates: dict[str, f
         rate = learning_rates.get(arm, learning_rates.get(sweep.ours))
         changes = changes | ({"optimizer.learning_rate": rate} if rate and "optimizer.learning_rate" not in changes else {})
         for seed in range(config.seed, config.seed + (sweep.seeds if arm in led else sweep.other_seeds)):
-            trials.append(Trial(f"{arm}-seed{seed}", arm, phase, make_config(settings, changes | {"seed": seed}), test=arm in led))
+            trials.append(Trial(f"{arm}-seed{seed}", arm, phase, make(settings, changes | {"seed": seed}), test=arm in led))
     return sorted(trials, key=lambda trial: (trial.arm not in led, trial.config.seed))  # what the report leads with first
 
 
 def all_arms(settings: DictConfig, config: Config) -> dict[str, tuple[dict[str, Any], str]]:
     """Arm -> (settings that differ, phase): those given, leave-one-out, add-one-in and those of a search."""
     sweep, ours = config.sweep, config.sweep.arms[config.sweep.ours]
-    loss_set = make_config(settings, ours).task.loss_set
+    loss_set = make(settings, ours).losses.set
     arms = {arm: (dict(changes), "comparison" if arm in (sweep.ours, *sweep.baselines) else "ablation")
             for arm, changes in sweep.arms.items()}  # fmt: skip
     derived = {f"{sweep.ours}_without_": leave_one_out} if sweep.leave_one_out else {}
     derived |= {f"{sweep.ours}_only_": add_one_in} if sweep.add_one_in else {}
     for prefix, function in derived.items():
-        for loss, reduced in function(loss_set, config.task.primary).items():
-            arms[prefix + loss] = (ours | {"task.loss_set": reduced}, "ablation")
+        for loss, reduced in function(loss_set, config.losses.primary).items():
+            arms[prefix + loss] = (ours | {"losses.set": reduced}, "ablation")
     for number, found in enumerate(draw(sweep.space, sweep.search, sweep.samples, config.seed) if sweep.space else []):
         arms[f"{sweep.ours}_search_{number}"] = (ours | found, "search")
     return arms

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meltr_ray.config import ConfigError
+from meltr_ray.errors import ConfigError
 from tune_spaces.aid import GRID, SPACE
 
 

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import difflib
-import inspect
 import os
 import sys
 import typing
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, TextIO
+from typing import Callable, Iterator, TextIO
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray.config import BACKBONES, TASKS, BackboneConfig, Config, ConfigError, check
+from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
-from tune_spaces.arms import make_config
+from meltr_ray.config.fields import Field, fields
+from meltr_ray.config.workload_file import absolute, find
+from meltr_ray.errors import ConfigError
+from meltr_ray.workload import Workload
 
 CONF = Path(__file__).parent / "conf"
-PATHS = (("", "output"), ("data", "folder"), ("data", "vocabulary"), ("backbone", "weights"))
-GROUPS = ("data", "backbone", "task", "experiment")
-CLASSES = {"backbone": BACKBONES, "task": TASKS}
-"""Groups whose members are settings' classes or names, not files."""
+DEFAULT_WORKLOAD = "video"
 
 
-def main(command: Callable[[DictConfig, Config], int], description: str, arguments: list[str] | None = None) -> typing.NoReturn:
+@dataclass
+class Request:
+    """What a command line asks for."""
+
+    settings: DictConfig
+    """As given, with defaults, before anything is derived from anything."""
+    config: Config
+    """Checked, everything derived."""
+    given: dict[str, str]
+    """The settings on the command line, by the names of today."""
+
+    @property
+    def command(self) -> str:
+        """The line that asks for it again."""
+        import shlex
+
+        return "python " + shlex.join(sys.argv)
+
+
+def main(command: Callable[[Request], int], description: str, arguments: list[str] | None = None) -> typing.NoReturn:
     """Run a command line: overrides `key=value`, or `--help`; exit code 0, 2 for wrong input, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"-h", "--help"} & set(arguments):
-        print(help_text(description))
-        sys.exit(0)
     try:
-        composed, config = configure(arguments)
-        sys.exit(command(composed, config))
+        if {"-h", "--help"} & set(arguments):
+            print(help_text(description, [a for a in arguments if "=" in a]))
+            sys.exit(0)
+        sys.exit(command(configure(arguments)))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -47,66 +63,66 @@ def main(command: Callable[[DictConfig, Config], int], description: str, argumen
         sys.exit(130)
 
 
-def configure(arguments: list[str]) -> tuple[DictConfig, Config]:
-    """(settings as given, the checked configuration made from them).
+def configure(arguments: list[str]) -> Request:
+    """The settings and the checked configuration of a command line.
 
     Raises:
         ConfigError: an argument is not `key=value`, or a setting is unknown, of the wrong type or out of range.
     """
     given = dict(_split(argument) for argument in arguments)
+    source = workload_of(given)
+    cls = find(source)
+    given = {cls.aliases.get(key, key): value for key, value in given.items() if key != "workload"}
+    overrides = []
     for key, value in given.items():
-        _check_key(key, value)
-    store_settings()
+        _check_key(cls, key, value)
+        written = key.removeprefix("workload.") if key.startswith(tuple(f"workload.{group}." for group in cls.groups)) else key
+        overrides.append(f"{written}={value}")
+    overrides += [f"{old}=null" for old, new in cls.aliases.items() if new in given]  # else a file's older name would win
+    store_settings(cls)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", overrides=arguments)
-        return composed, make_config(composed, {})
+            settings = compose(cls.conf, overrides=overrides)
+        OmegaConf.update(settings, "workload.source", absolute(source))
+        return Request(settings, config_file.make(settings), given)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error, given)) from None
+        raise ConfigError(_one_line(cls, error, given)) from None
 
 
-def store_settings() -> None:
-    """Tell Hydra the settings' types and defaults: the group `backbone` has a class each, of which every run takes one."""
-    settings = config_file.schema("univl")
-    settings.backbone = BackboneConfig
+def workload_of(given: dict[str, str]) -> str:
+    """The workload that a command line is about: the one that it names, that of the folder it goes on with, or video."""
+    if "workload" in given:
+        return given["workload"]
+    for key, name in (("resume", "settings.yaml"), ("resume", "config.yaml"), ("checkpoint", "config.yaml")):
+        if key in given and (path := Path(given[key]) / name).is_file():
+            return OmegaConf.select(OmegaConf.load(path), "workload.source") or DEFAULT_WORKLOAD
+    return DEFAULT_WORKLOAD
+
+
+def store_settings(cls: type[Workload]) -> None:
+    """Tell Hydra the settings' types and defaults; a group with several classes is told them all, of which every run takes one."""
+    settings = config_file.schema(cls, {})
+    for group, kind in cls.groups.items():
+        settings[group] = kind
+        for name, node in cls.choices.get(group, {}).items():
+            ConfigStore.instance().store(name, group=group, node=node)
     ConfigStore.instance().store("schema", node=settings)
-    for name, node in BACKBONES.items():
-        ConfigStore.instance().store(name, group="backbone", node=node)
-    for name in TASKS:
-        ConfigStore.instance().store(name, group="task", node={"name": name})
 
 
-def fields(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
-    """(dotted name, type, default, documentation) of every setting, read from the text under each field."""
-    texts = {}
-    for base in reversed(cls.__mro__[:-1]):
-        body = ast.parse(inspect.getsource(base)).body[0].body
-        texts |= {first.target.id: second.value.value for first, second in zip(body, body[1:])
-                  if isinstance(first, ast.AnnAssign) and isinstance(second, ast.Expr)}  # fmt: skip
-    hints = typing.get_type_hints(cls)
-    for item in dataclasses.fields(cls):
-        hint = hints[item.name]
-        if hint is BackboneConfig:
-            for backbone in BACKBONES.values():
-                yield from fields(backbone, f"{prefix}{item.name}.")
-        elif dataclasses.is_dataclass(hint):
-            yield from fields(hint, f"{prefix}{item.name}.")
-        else:
-            default = item.default if item.default is not dataclasses.MISSING else item.default_factory()
-            kind = str(getattr(hint, "__name__", hint)).replace("typing.", "") if "[" not in str(hint) else str(hint).replace("typing.", "")
-            yield prefix + item.name, kind, default, texts[item.name]
-
-
-def help_text(description: str) -> str:
-    lines = [description, "", "Settings are given as key=value; experiment=<name> and data=<name> load a file from workloads/conf/:"]
-    for group in GROUPS:
-        lines.append(f"  {group}: {', '.join(_options(group))}")
+def help_text(description: str, arguments: list[str]) -> str:
+    source = workload_of(dict(_split(argument) for argument in arguments))
+    cls = find(source)
+    groups = [group for group in (*cls.groups, "experiment") if _options(cls, group)]
+    lines = [description, "", "Settings are given as key=value. workload=<file.py:Class> takes a model, losses and data of your own "
+             f"(docs/workloads.md); those below are of workload={source}, {_first_line(cls)}",
+             f"{', '.join(f'{group}=<name>' for group in groups)} choose:"]  # fmt: skip
+    lines += [f"  {group}: {', '.join(_options(cls, group))}" for group in groups]
     section = None
-    for name, kind, default, text in fields():
-        if (head := name.rpartition(".")[0]) != section or name == "backbone.name":
+    for field in fields(cls):
+        if (head := (field.name.rpartition(".")[0], field.choice)) != section:
             section = head
-            lines += ["", f"{section or 'run'}" + (f" ({default})" if name == "backbone.name" else "")]
-        lines.append(f"  {name}  ({kind.removeprefix('Optional[').removesuffix(']')}, default {default})\n      {text}")
+            lines += ["", f"{head[0] or 'run'}" + (f" ({head[1]})" if head[1] else "")]
+        lines.append(f"  {field.name}  ({_kind(field)}, default {field.default})\n      {field.text}")
     return "\n".join(lines)
 
 
@@ -116,7 +132,7 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
     Raises:
         ConfigError: the name was given and its folder exists; nothing is overwritten.
     """
-    name = config.name or (config.data.name if config.task.name == "retrieval" else f"{config.data.name}_{config.task.name}")
+    name = config.name or config.workload.title()
     folder = Path(config.output) / kind / name
     if folder.exists() and chosen:
         raise ConfigError(f"name={name}: {folder} exists; go on with resume={folder} or choose another name")
@@ -127,13 +143,20 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
     return folder.absolute()
 
 
-def make_paths_absolute(*settings: Any) -> None:
-    """In place, of a configuration or of settings: workers run in other folders."""
-    for each in settings:
-        for group, name in PATHS:
-            holder = getattr(each, group) if group else each
-            if (path := getattr(holder, name)) is not None:
-                setattr(holder, name, str(Path(path).absolute()))
+def make_paths_absolute(config: Config, settings: DictConfig | None = None) -> None:
+    """In place, of a configuration and of settings: workers run in other folders."""
+    inside = tuple(config.workload.groups)
+    for path in ("output", "engine.deepspeed", *config.workload.paths):
+        bare = path.partition(".")[0] in inside
+        written = path if bare or path in ("output", "engine.deepspeed") else f"workload.{path}"
+        *holders, name = (f"workload.{path}" if bare else written).split(".")
+        holder = config
+        for each in holders:
+            holder = getattr(holder, each)
+        if (value := getattr(holder, name)) is not None:
+            setattr(holder, name, str(Path(value).absolute()))
+        if settings is not None and (value := OmegaConf.select(settings, written)) is not None:
+            OmegaConf.update(settings, written, str(Path(value).absolute()))
 
 
 def check_machine(config: Config) -> None:
@@ -151,33 +174,6 @@ def check_machine(config: Config) -> None:
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
-
-
-def check_models(configs: Iterable[Config]) -> None:
-    """Refuse what the models of these configurations can't take, and make what they need; on prepared data.
-
-    Raises:
-        ConfigError: as `make_ready` does; or a split can't fill a batch.
-    """
-    from meltr_ray.training.model import make_ready
-
-    seen: list[tuple[Any, dict[str, int]]] = []
-    for config in configs:
-        key = (config.backbone, config.data, config.task, config.tuning)
-        sizes = next((known for other, known in seen if other == key), None)
-        if sizes is None:
-            sizes = make_ready(config)
-            seen.append((key, sizes))
-        check_batches(config, sizes)
-
-
-def check_batches(config: Config, sizes: dict[str, int]) -> None:
-    """Refuse batches that a split can't fill; `sizes` is split -> examples."""
-    wanted = config.train.batch_size * max(1, config.train.num_workers)
-    needed = ["train"] + (["meta"] if config.draws_from_meta else [])
-    for split in needed:
-        check(sizes[split] >= wanted, "train.batch_size", config.train.batch_size,
-              f"all workers together take {wanted} examples at once and the {split} split has {sizes[split]}; lower it")  # fmt: skip
 
 
 @contextmanager
@@ -207,26 +203,28 @@ def _split(argument: str) -> tuple[str, str]:
     return key.lstrip("+"), value
 
 
-def _options(group: str) -> list[str]:
-    if group in CLASSES:
-        return list(CLASSES[group])
+def _options(cls: type[Workload], group: str) -> list[str]:
+    if group in cls.choices:
+        return list(cls.choices[group])
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _check_key(key: str, value: str) -> None:
-    if key in GROUPS:
-        if value not in _options(key):
-            raise ConfigError(f"{key}={value}: unknown; use one of {', '.join(_options(key))}")
+def _check_key(cls: type[Workload], key: str, value: str) -> None:
+    if key in (*cls.groups, "experiment"):
+        if value not in _options(cls, key):
+            raise ConfigError(f"{key}={value}: unknown; use one of {', '.join(_options(cls, key))}")
         return
-    known = [name for name, *_ in fields()]
+    known = [field.name for field in fields(cls)]
     if key.startswith("sweep.arms"):
         raise ConfigError(f"{key}={value}: arms are not given on the command line; write a file in workloads/conf/experiment/")
-    if key not in known:
+    if key == "workload.source" or (key not in known and not key.startswith("workload.") and f"workload.{key}" in known):
+        raise ConfigError(f"{key}={value}: unknown setting; did you mean workload{'' if key == 'workload.source' else '.' + key}")
+    if key not in known and not (key.startswith("workload.") and key.removeprefix("workload.") in known):
         close = difflib.get_close_matches(key, known, 1)
         raise ConfigError(f"{key}={value}: unknown setting; {f'did you mean {close[0]}' if close else 'see --help for all of them'}")
 
 
-def _one_line(error: Exception, given: dict[str, str]) -> str:
+def _one_line(cls: type[Workload], error: Exception, given: dict[str, str]) -> str:
     """Hydra's and OmegaConf's several lines as `field=value: rule; mend`."""
     cause: BaseException | None = error
     while cause is not None:
@@ -234,9 +232,20 @@ def _one_line(error: Exception, given: dict[str, str]) -> str:
             return str(cause)
         if getattr(cause, "full_key", None) is not None:
             key, first = cause.full_key, str(cause).splitlines()[0]
-            if " not in '" in first:  # known, or it would have been refused above: of another backbone
-                return f"{key}={given.get(key, '')}: no setting of backbone={given.get('backbone', 'univl')}; see --help for those of each"
-            kind = {name: kind for name, kind, *_ in fields()}.get(key, "setting")
+            if " not in '" in first:  # known, or it would have been refused above: of another choice of its group
+                group = key.partition(".")[0]
+                chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
+                return f"{key}={given.get(key, '')}: no setting of {group}={chosen}; see --help for those of each"
+            kind = {field.name: field.kind for field in fields(cls)}.get(key, "setting")
             return f"{key}={given.get(key, getattr(cause, 'value', ''))}: {first[0].lower() + first[1:]}; give a value of type {kind}"
         cause = cause.__cause__ or cause.__context__
     return f"{' '.join(f'{k}={v}' for k, v in given.items())}: {str(error).splitlines()[0]}; see --help"
+
+
+def _kind(field: Field) -> str:
+    return field.kind.removeprefix("Optional[").removesuffix("]") if field.kind.startswith("Optional[") else field.kind
+
+
+def _first_line(cls: type[Workload]) -> str:
+    text = (cls.__doc__ or "").strip().split("\n")[0]
+    return f"{text.rstrip('.')}." if text and not text.startswith(f"{cls.__name__}(") else f"{cls.__name__}."

@@ -5,30 +5,27 @@
     python workloads/evaluate.py checkpoint=outputs/sweeps/digits/best split=validation
     python workloads/evaluate.py checkpoint=<run> split=test data.folder=<elsewhere> task.beam_size=1
 
-The run's own settings hold, but for where the data are, how predictions are made, and train.use_gpu.
+The run's own settings hold, but for those that the workload lets evaluation change (video: where data are, how predictions are
+made), and train.use_gpu.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from meltr_ray.config import Config
+from meltr_ray.config import file as config_file
+from meltr_ray.errors import ConfigError, check
+from workloads import cli
 
-from omegaconf import DictConfig  # noqa: E402
-
-from meltr_ray.config import Config, ConfigError, check  # noqa: E402
-from meltr_ray.config import file as config_file  # noqa: E402
-from workloads import cli  # noqa: E402
-
-PREDICTION_SETTINGS = ("evaluate_captions", "dual_softmax", "rerank", "beam_size", "length_penalty", "max_caption_words")
-"""Of the task: those that may be given anew."""
-OTHER_SETTINGS = ("checkpoint", "split", "data.folder", "train.use_gpu")
+OTHER_SETTINGS = ("checkpoint", "split", "train.use_gpu")
 
 
-def evaluate(settings: DictConfig, config: Config) -> int:
+def evaluate(request: cli.Request) -> int:
     """Print the split's metrics and their intervals as JSON, and write the predictions. Returns the exit code."""
+    config = request.config
     if config.checkpoint is None:
         raise ConfigError("checkpoint=None: a run to score is needed; give its folder, such as outputs/sweeps/digits/best")
     check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "one run is scored at a time; give its folder")
@@ -37,50 +34,65 @@ def evaluate(settings: DictConfig, config: Config) -> int:
         raise ConfigError(f"checkpoint={config.checkpoint}: holds no best.safetensors; give the folder of a run that was evaluated")
     if config.train.use_gpu:
         cli.check_machine(config)
-    trained, changed = read_run(folder, config, sys.argv[1:])
-    print(json.dumps(write_predictions(folder, trained, changed, config), indent=1, ensure_ascii=False))
+    trained, changed = read_run(folder, request)
+    print(json.dumps(scored(folder, trained, changed, config), indent=1, ensure_ascii=False))
     return 0
 
 
-def read_run(folder: Path, config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
-    """The settings of the run in `folder`, with what the command line may change; and the names of the task's that it changes.
+def read_run(folder: Path, request: cli.Request) -> tuple[Config, list[str]]:
+    """The settings of the run in `folder`, with what the command line may change; and the names of the settings that it changes.
 
     Raises:
         ConfigError: the command line names another setting, or the settings don't go together.
     """
     trained = config_file.read(folder / "config.yaml")
-    given = dict(argument.lstrip("+").partition("=")[::2] for argument in arguments)
-    changed = [name for name in PREDICTION_SETTINGS if f"task.{name}" in given]
-    for key, value in given.items():
-        check(key in OTHER_SETTINGS or key.removeprefix("task.") in changed, key, value, "evaluation takes the run's own; leave it out")
-    if "data.folder" in given:
-        trained.data.folder = config.data.folder
-    for name in changed:
-        setattr(trained.task, name, getattr(config.task, name))
-    trained.__post_init__()
-    return trained, changed
+    allowed = trained.workload.prediction_settings
+    changes = [key for key in request.given if key in allowed]
+    for key, value in request.given.items():
+        check(key in (*OTHER_SETTINGS, *allowed), key, value, "evaluation takes the run's own; leave it out")
+    if changes:
+        trained = config_file.read(folder / "config.yaml", [f"{key}={request.given[key]}" for key in changes])
+    cli.make_paths_absolute(trained)
+    return trained, [key for key in changes if key not in trained.workload.paths]
 
 
-def write_predictions(folder: Path, trained: Config, changed: list[str], config: Config) -> dict[str, object]:
-    """Predict `config.split`, write what there is to look at, and return what was measured, without numbers that JSON lacks."""
+def scored(folder: Path, trained: Config, changed: list[str], config: Config) -> dict[str, Any]:
+    """Score `config.split`, write what there is to look at, and return what was measured, without numbers that JSON lacks."""
     import torch
 
-    from analysis.predictions import write_page
     from meltr_ray.results import predictions
-    from meltr_ray.training.model import predict_saved, task_module
-    from meltr_ray.video.clips.store import check_folder
-    from meltr_ray.video.clips.thumbnails import thumbnails
+    from meltr_ray.training.evaluation import measured, quietly, saved_module
+    from meltr_ray.training.splits import examples
 
-    check_folder(Path(trained.data.folder))
-    device = torch.device("cuda" if config.train.use_gpu else "cpu")
-    rows = predict_saved(trained, folder / "best.safetensors", config.split, device)
-    metrics, intervals, notes = task_module(trained).report(rows)
-    ways = [f"{name}={getattr(trained.task, name)}" for name in changed]
-    notes += [f"With task.{way}." for way in ways]
-    facts = dict(split=config.split, data=trained.data.name, checkpoint=str(config.checkpoint), metrics=metrics, intervals=intervals, notes=notes)
-    target = folder / "predictions" / ",".join([config.split, *ways])
-    predictions.write(target, trained.task.name, rows, thumbnails(trained.data.folder, config.split), facts)
-    return predictions.finite({"task": trained.task.name} | facts | {"page": str(write_page(target))})
+    device, workload = torch.device("cuda" if config.train.use_gpu else "cpu"), trained.workload
+    workload.verify()
+    module = saved_module(trained, folder / "best.safetensors", device)
+    found = examples(workload, config.split)
+    ways = [f"{name}={value_of(trained, name)}" for name in changed]
+    about = {"workload": workload.source, "split": config.split, "data": workload.describe().get("name"), "checkpoint": str(config.checkpoint)}
+    if not workload.defines("predict"):
+        return predictions.finite(about | {"metrics": measured(workload, module, found, device)})
+    from analysis.predictions import write_page
+    from meltr_ray.results.bootstrap import intervals as bootstrapped
+
+    rows = quietly(module, lambda: workload.predict(module, found, device))
+    if workload.defines("report"):
+        metrics, intervals, notes = workload.report(rows)
+    else:
+        metrics, intervals, notes = workload.measure(rows), bootstrapped(rows, workload.measure), [f"{len(rows)} examples."]
+    metrics |= {"score": workload.score(metrics)}
+    facts = about | dict(metrics=metrics, intervals=intervals, notes=notes + [f"With {way}." for way in ways])
+    target = folder / "predictions" / ",".join([config.split, *(way.removeprefix("task.") for way in ways)])
+    predictions.write(target, workload.title(), rows, workload.pictures(config.split), facts)
+    return predictions.finite(facts | {"page": str(write_page(target))})
+
+
+def value_of(config: Config, name: str) -> Any:
+    """The value of a setting of the workload."""
+    value: Any = config.workload
+    for part in name.removeprefix("workload.").split("."):
+        value = getattr(value, part)
+    return value
 
 
 if __name__ == "__main__":

@@ -13,33 +13,35 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from omegaconf import DictConfig  # noqa: E402
-
-from meltr_ray.config import BackboneConfig, Config, ConfigError, check  # noqa: E402
-from meltr_ray.video.datasets.prepare import prepare as prepare_data  # noqa: E402
-from tune_spaces.arms import make_config  # noqa: E402
-from workloads import cli  # noqa: E402
+from meltr_ray.config import Config
+from meltr_ray.config import file as config_file
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.video.backbones.settings import BackboneConfig
+from meltr_ray.video.datasets.prepare import prepare as prepare_data
+from workloads import cli
 
 NAMES_SHOWN = 12
 COMMON_NAMES = ("model", "pytorch_model")
 """Names that all of Hugging Face's files have, which their folders tell apart."""
 
 
-def prepare(settings: DictConfig, config: Config) -> int:
+def prepare(request: cli.Request) -> int:
     """Write `data.folder`, or the folder of an imported checkpoint, or the file `export`. Returns the exit code."""
+    config = request.config
     if config.extract:
         return extract_features(config)
     if config.export:
         check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "export needs a folder; give one")
         return export_checkpoint(Path(config.checkpoint), Path(config.export))
     if config.checkpoint is not None:
-        return import_checkpoint(settings, config)
-    prepare_data(config.data.name, Path(config.source) if config.source else None, Path(config.data.folder), print, config.data.variant)
+        return import_checkpoint(request)
+    if "data" not in config.workload.groups:  # not video: whatever the workload itself makes
+        config.workload.prepare(print)
+        return 0
+    data = config.workload.data
+    prepare_data(data.name, Path(config.source) if config.source else None, Path(data.folder), print, data.variant)
     return 0
 
 
@@ -65,29 +67,30 @@ def extract_features(config: Config) -> int:
     return 0
 
 
-def import_checkpoint(settings: DictConfig, config: Config) -> int:
+def import_checkpoint(request: cli.Request) -> int:
     """Write `<output>/checkpoints/<name>`, by default named after the backbone and the first file."""
     from meltr_ray.video.checkpoints import imports
     from meltr_ray.video.clips.vocabulary import Vocabulary
 
-    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    config, given = request.config, request.given
+    backbone, data = config.workload.backbone, config.workload.data
     files = config.checkpoint if isinstance(config.checkpoint, list) else [config.checkpoint]
     check(len(files) > 0, "checkpoint", config.checkpoint, "names no file; give one or several")
     paths = [Path(str(file)) for file in files]
     if "name" not in given:
         title = paths[0].parent.name if paths[0].stem in COMMON_NAMES else paths[0].stem
-        config.name = re.sub(r"[^\w.-]+", "-", f"{config.backbone.name}-{title}")
+        config.name = re.sub(r"[^\w.-]+", "-", f"{backbone.name}-{title}")
     folder = Path(config.output) / "checkpoints" / config.name
     if folder.exists() and "name" in given:
         raise ConfigError(f"name={config.name}: {folder} exists; choose another name")
     folder = cli.new_folder(config, "checkpoints", chosen=False)
-    vocabulary_size = len(Vocabulary(config.data.vocabulary)) if config.data.vocabulary else None
+    vocabulary_size = len(Vocabulary(data.vocabulary)) if data.vocabulary else None
 
     def with_size(size: str) -> BackboneConfig:
-        return make_config(settings, {"backbone.size": size}).backbone
+        return config_file.make(request.settings, {"backbone.size": size}).workload.backbone
 
     any_size = None if "backbone.size" in given else with_size
-    facts = imports.import_checkpoint(paths, folder, config.backbone, any_size, vocabulary_size)
+    facts = imports.import_checkpoint(paths, folder, backbone, any_size, vocabulary_size)
     for key, title in {"missing": "left to be drawn", "not_used": "not used", "fitted": "changed to fit"}.items():
         if facts[key]:
             print(f"{title}: {listing(facts[key])}")

@@ -1,6 +1,7 @@
 """One run: train one configuration, with validation scores, checkpoints and the best weights in its folder.
 
     python workloads/train.py train.steps=300 aid.solver=cg
+    python workloads/train.py workload=my_losses.py:Primes workload.width=64
     python workloads/train.py train.num_workers=2 engine.zero_stage=3
     python workloads/train.py resume=outputs/runs/digits
 """
@@ -10,32 +11,33 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from omegaconf import DictConfig  # noqa: E402
-
-from meltr_ray.config import Config, ConfigError  # noqa: E402
-from meltr_ray.config import file as config_file  # noqa: E402
-from meltr_ray.results import table as results  # noqa: E402
-from meltr_ray.training import checkpoint  # noqa: E402
-from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
-from workloads import cli  # noqa: E402
+from meltr_ray.config import Config
+from meltr_ray.config import file as config_file
+from meltr_ray.config.workload_file import keep_text
+from meltr_ray.errors import ConfigError
+from meltr_ray.results import table as results
+from workloads import cli
 
 
-def train(settings: DictConfig, config: Config) -> int:
+def train(request: cli.Request) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
+    config = request.config
     if config.resume:
         folder = Path(config.resume).absolute()
         if not (folder / "config.yaml").exists():
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
-        config = config_file.read(folder / "config.yaml", [a for a in sys.argv[1:] if not a.startswith("resume=")])
-        checkpoint.check_same(config, folder / "checkpoints")
+        config = config_file.read(folder / "config.yaml", [f"{key}={value}" for key, value in request.given.items() if key != "resume"])
     else:
-        folder = cli.new_folder(config, "runs", chosen=any(a.startswith("name=") for a in sys.argv[1:]))
+        folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     cli.check_machine(config)
-    ensure_prepared(config.data.name, Path(config.data.folder), print, config.data.variant)
     cli.make_paths_absolute(config)
-    cli.check_models([config])
+    config.workload.prepare(print)
+    from meltr_ray.training import checkpoint
+    from meltr_ray.training.rehearsal import check_all
+
+    checkpoint.check_same(config, folder / "checkpoints")
+    check_all([config])
+    keep_text(config.workload, folder / "workload")
     config_file.write(folder / "config.yaml", config)
 
     trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False}
@@ -63,11 +65,9 @@ def finish(folder: Path, config: Config) -> int:
     if not rows or rows[-1]["status"] != "finished":
         print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/log.txt", file=sys.stderr)
         return 1
-    from meltr_ray.training.model import task_module
-
+    name, metric = next(iter(config.workload.metrics.items()))
     best = max(rows, key=lambda row: row["score"])
-    metric = task_module(config).METRIC
-    print(f"best validation {metric.name} {best['score']:.4g} {metric.unit}".rstrip() + f" at step {best['step']} -> {folder}")
+    print(f"best validation {name} {best[f'metric.{name}']:.4g} {metric.unit}".rstrip() + f" at step {best['step']} -> {folder}")
     return 0
 
 

@@ -9,8 +9,9 @@ from typing import Iterator
 
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.trial import DRIVER_CPU, ray_environment, trainable
-from meltr_ray.config import Config, ConfigError
+from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from tune_spaces.arms import Trial
 

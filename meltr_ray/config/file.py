@@ -1,9 +1,12 @@
-"""Configurations made from settings, saved as YAML and read back."""
+"""Settings as they are written (YAML, key=value), and the checked configuration that is made of them.
+
+Written, the groups of a workload (video: data, backbone, task) stand at the top, like those of the machine; a configuration
+holds them in `workload`. Older names of settings are read and put under the present ones.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import typing
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -11,27 +14,38 @@ from typing import Any, Optional, Sequence
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray.config import BACKBONES, BackboneConfig, Config, ConfigError, check_choice
+from meltr_ray.config.run import Config
+from meltr_ray.config.workload_file import find
+from meltr_ray.errors import ConfigError, check_choice
+from meltr_ray.storage import put
+from meltr_ray.workload import Workload
 
 
-def schema(backbone: str) -> DictConfig:
-    """All settings with their types and defaults, those of one backbone among them.
+def schema(cls: type[Workload], chosen: dict[str, Any]) -> DictConfig:
+    """All settings with their types and defaults, as they are written.
+
+    `chosen`: group -> name, of groups whose class hangs on it (`{"backbone": "violet"}`); others have their first.
 
     Raises:
-        ConfigError: there is no such backbone.
+        ConfigError: a group has no such choice.
     """
-    check_choice("backbone.name", backbone, tuple(BACKBONES))
-    settings = OmegaConf.structured(Config)
-    for name, kind in typing.get_type_hints(Config).items():
+    settings = OmegaConf.structured(_written_form(cls))
+    hints = typing.get_type_hints(Config)
+    for name, kind in hints.items():
         if dataclasses.is_dataclass(kind):  # from the class: an instance has filled in defaults that depend on other settings
-            settings[name] = BACKBONES[backbone] if kind is BackboneConfig else kind
+            settings[name] = kind
+    settings.workload = Workload if cls.groups else cls
+    for group, kind in cls.groups.items():
+        settings[group] = _chosen(cls, group, kind, chosen.get(group))
     return settings
 
 
 def load(path: Path) -> DictConfig:
     """Settings saved as YAML, typed; not resolved and not checked."""
     found = OmegaConf.load(path)
-    return OmegaConf.merge(schema(OmegaConf.select(found, "backbone.name", default="univl")), found)
+    cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
+    chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
+    return OmegaConf.merge(schema(cls, chosen), found)
 
 
 def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Config:
@@ -43,13 +57,31 @@ def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Conf
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range.
     """
-    changed = settings.copy()
+    cls = find(settings.workload.source)
+    changed = renamed(settings, cls)
     for key, value in (changes or {}).items():
+        key = cls.aliases.get(key, key)
+        key = key.removeprefix("workload.") if key.startswith(tuple(f"workload.{group}." for group in cls.groups)) else key
         try:
             OmegaConf.update(changed, key, value, merge=False)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}; see --help") from None
-    return OmegaConf.to_object(changed)
+    parts = {key: OmegaConf.to_object(changed[key]) if OmegaConf.is_config(changed[key]) else changed[key]
+             for key in map(str, changed) if key not in cls.groups}  # fmt: skip
+    if cls.groups:
+        inside = {group: OmegaConf.to_object(changed[group]) for group in cls.groups}
+        parts["workload"] = cls(source=changed.workload.source, **inside)
+    return Config(**parts)
+
+
+def renamed(settings: DictConfig, cls: type[Workload]) -> DictConfig:
+    """A copy with what stands under older names moved to the present ones."""
+    settings = settings.copy()
+    for old, new in cls.aliases.items():
+        if (value := OmegaConf.select(settings, old)) is not None:
+            OmegaConf.update(settings, new, value, merge=False)
+            OmegaConf.update(settings, old, None)
+    return settings
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> Config:
@@ -59,14 +91,44 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
         ConfigError: the file is missing or was made by another version of the settings.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(load(path), OmegaConf.from_dotlist(list(changes))))
+        saved = load(path)
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(changes)))
+        return make(saved, dict(_leaves(given)))
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}; give the folder of a run of this version") from None
 
 
 def write(path: Path, config: Config) -> None:
     """Save `config`, everything resolved, as YAML; atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    OmegaConf.save(OmegaConf.structured(config), temporary)
-    os.replace(temporary, path)
+    put(path, OmegaConf.to_yaml(OmegaConf.create(as_written(config))))
+
+
+def as_written(config: Config) -> dict[str, Any]:
+    """Plain nested settings, as they are written."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    groups = {group: plain["workload"].pop(group) for group in config.workload.groups}
+    for old in config.workload.aliases:
+        group, _, name = old.partition(".")
+        groups[group][name] = None
+    return plain | groups
+
+
+def _written_form(cls: type[Workload]) -> type:
+    groups = [(group, kind, dataclasses.field(default_factory=kind)) for group, kind in cls.groups.items()]
+    return dataclasses.make_dataclass("Settings", groups, bases=(Config,), kw_only=True)
+
+
+def _chosen(cls: type[Workload], group: str, kind: type, name: str | None) -> type:
+    classes = cls.choices.get(group, {})
+    if name is None or group not in cls.choices or not isinstance(next(iter(classes.values())), type):
+        return next((value for value in classes.values() if isinstance(value, type)), kind)
+    check_choice(f"{group}.name", name, tuple(classes))
+    return classes[name]
+
+
+def _leaves(nested: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted key -> value."""
+    found = []
+    for key, value in nested.items():
+        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return found

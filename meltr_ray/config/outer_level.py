@@ -7,13 +7,9 @@ from typing import Any, Optional
 
 from meltr_ray.errors import check, check_at_least, check_choice
 
-SOLVERS = ("identity", "neumann", "cg", "nystrom", "loss_space")
-PRODUCTS = ("auto", "one_sided", "central", "forward", "double_backward")
-HESSIAN_PRODUCTS = ("auto", "one_sided", "central", "double_backward", "forward_over_reverse", "gauss_newton")
-ADAM_USES = ("ignore", "precondition", "fixed_point")
-REGULARISERS = ("phi_only", "full", "paper")
 META_BATCHES = ("recent", "next", "held_out")
-COMBINERS = ("meltr", "fixed")
+
+# What a name stands for is imported where a configuration is made: torch takes seconds, which `--help` can do without.
 
 
 @dataclass(kw_only=True)
@@ -21,7 +17,7 @@ class CombinerConfig:
     """g_phi, which turns the vector of losses into one training loss."""
 
     name: str = "meltr"
-    """Combiner: `meltr` (the meta loss transformer) or `fixed` weights."""
+    """Combiner: `meltr` (the meta loss transformer), `fixed` weights, or `own`, that of the workload."""
     weights: Any = "uniform"
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
     mode: str = "near_sum"
@@ -40,7 +36,9 @@ class CombinerConfig:
     """Dropout inside MELTR; default: 0, and 0.1 with `mode=paper` (one mask a meta step)."""
 
     def __post_init__(self):
-        check_choice("combiner.name", self.name, COMBINERS)
+        from meltr_ray.combining.named import WAYS
+
+        check_choice("combiner.name", self.name, tuple(WAYS))
         check_choice("combiner.mode", self.mode, ("near_sum", "paper"))
         check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
         if self.dropout is None:
@@ -108,9 +106,14 @@ class AidConfig:
     """Largest norm of phi's gradient (published: 10 to 50); 0 switches clipping off."""
 
     def __post_init__(self):
-        check_choice("aid.solver", self.solver, SOLVERS)
-        check_choice("aid.product", self.product, PRODUCTS)
-        check_choice("aid.hessian_product", self.hessian_product, HESSIAN_PRODUCTS)
+        from meltr_ray.hypergrad.combined import REGULARISERS
+        from meltr_ray.hypergrad.named import SOLVERS
+        from meltr_ray.hypergrad.products import HVP, JVP
+        from meltr_ray.hypergrad.solvers import ADAM_USES
+
+        check_choice("aid.solver", self.solver, tuple(SOLVERS))
+        check_choice("aid.product", self.product, ("auto", *JVP))
+        check_choice("aid.hessian_product", self.hessian_product, ("auto", *HVP, "gauss_newton"))
         check_choice("aid.adam", self.adam, ADAM_USES)
         check_choice("aid.regulariser", self.regulariser, REGULARISERS)
         check_choice("aid.meta_batch", self.meta_batch, META_BATCHES)
@@ -124,8 +127,10 @@ class AidConfig:
         check(self.cg_tolerance >= 0, "aid.cg_tolerance", self.cg_tolerance, "must not be negative; raise it")
         check(self.radius is None or self.radius > 0, "aid.radius", self.radius, "must be positive; leave it out for the default")
         check(self.accuracy is None or self.accuracy > 0, "aid.accuracy", self.accuracy, "must be positive; leave it out for the default")
-        check(self.damping > 0 or self.solver not in ("nystrom", "loss_space"), "aid.damping", self.damping,
+        solver = SOLVERS[self.solver]
+        check(self.damping > 0 or not solver.needs_damping, "aid.damping", self.damping,
               f"aid.solver={self.solver} needs it positive; raise it")
-        check(self.adam == "ignore" or self.solver in ("neumann", "cg") or (self.solver, self.adam) == ("identity", "fixed_point"),
-              "aid.adam", self.adam, f"aid.solver={self.solver} makes nothing of it; use aid.adam=ignore")
-        check(not self.warm_start or self.solver == "cg", "aid.warm_start", self.warm_start, "only aid.solver=cg starts warm; set it to false")
+        check(self.adam in solver.adam_uses, "aid.adam", self.adam, f"aid.solver={self.solver} makes nothing of it; use aid.adam=ignore")
+        warm = [name for name, kind in SOLVERS.items() if kind.starts_warm]
+        check(not self.warm_start or solver.starts_warm, "aid.warm_start", self.warm_start,
+              f"only aid.solver={' or '.join(warm)} starts warm; set it to false")

@@ -1,4 +1,4 @@
-"""Settings of a run as a whole and of a sweep: the configuration that every command makes."""
+"""Settings of a run as a whole: the configuration that every command makes."""
 
 from __future__ import annotations
 
@@ -6,53 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from meltr_ray.config.losses import LossesConfig
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
-from meltr_ray.config.training import DataConfig, EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
+from meltr_ray.config.sweep import SweepConfig
+from meltr_ray.config.training import EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 from meltr_ray.errors import check, check_at_least, check_choice
-from meltr_ray.video.backbones.settings import BackboneConfig, UniVLConfig
-from meltr_ray.video.tasks.settings import TaskConfig
-
-
-@dataclass(kw_only=True)
-class SweepConfig:
-    """Which configurations are compared, and how often each is repeated."""
-
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Configurations: name -> dotted settings that differ from the rest of this configuration."""
-    ours: str = "meltr"
-    """Arm that the report is about, named before any result is seen."""
-    baselines: list[str] = field(default_factory=lambda: ["uniform", "primary_only"])
-    """Arms that `ours` is compared with, pair by pair over the same seeds; the first leads the report."""
-    seeds: int = 6
-    """Seeds of `ours` and of each baseline; 6 is the least with which a two-sided sign test can reach 0.05."""
-    other_seeds: int = 2
-    """Seeds of every other arm."""
-    learning_rates: list[float] = field(default_factory=list)
-    """Learning rates of w tried for `ours` and each baseline before the comparison, each the same way; empty: none."""
-    learning_rate_seeds: int = 1
-    """Seeds of the learning-rate search, apart from those of the comparison."""
-    leave_one_out: bool = True
-    """Add an arm for every auxiliary loss of `ours`, without it."""
-    add_one_in: bool = False
-    """Add an arm for every auxiliary loss of `ours`, with the primary loss and it alone."""
-    space: list[str] = field(default_factory=list)
-    """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
-    search: str = "random"
-    """How `space` is searched: `grid` (every combination) or `random`."""
-    samples: int = 8
-    """Configurations that a random search draws."""
-    max_concurrent: int = 2
-    """Trials that run at the same time."""
-    progress_every: float = 10.0
-    """Seconds between two progress lines where the output is not a terminal."""
-
-    def __post_init__(self):
-        for name, low in dict(seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
-            check_at_least(f"sweep.{name}", getattr(self, name), low)
-        check_choice("sweep.search", self.search, ("grid", "random"))
-        for arm in [self.ours, *self.baselines] if self.arms else []:
-            check(arm in self.arms, "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
-                  f"no such arm; use one of {', '.join(self.arms)}")
+from meltr_ray.workload import Workload
 
 
 @dataclass(kw_only=True)
@@ -83,9 +42,8 @@ class Config:
     """Ray cluster: `local` starts one on this machine, `auto` joins the one found, else its address."""
     seed: int = 0
     """Seed of weights, data order, masks and dropout; the same seed pairs two configurations."""
-    data: DataConfig = field(default_factory=DataConfig)
-    backbone: BackboneConfig = field(default_factory=UniVLConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
+    workload: Workload = field(default_factory=Workload)
+    losses: LossesConfig = field(default_factory=LossesConfig)
     combiner: CombinerConfig = field(default_factory=CombinerConfig)
     aid: AidConfig = field(default_factory=AidConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -97,29 +55,31 @@ class Config:
     @property
     def draws_from_meta(self) -> bool:
         """Whether training takes batches of the meta split."""
-        return self.combiner.name == "meltr" and self.aid.meta_batch == "held_out"
+        from meltr_ray.combining.named import WAYS
+
+        return WAYS[self.combiner.name].learns and self.aid.meta_batch == "held_out"
 
     def __post_init__(self):
         check_at_least("seed", self.seed, 0)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
-        self.task.resolve(self.backbone)
-        if isinstance(self.combiner.weights, (list, tuple)):
-            check(len(self.combiner.weights) == len(self.task.loss_set), "combiner.weights", self.combiner.weights,
-                  f"must have one number per loss of task.loss_set; give {len(self.task.loss_set)}")
-        check(self.data.max_words <= self.backbone.max_position_embeddings, "data.max_words", self.data.max_words,
-              f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
-        if self.task.name == "captioning":
-            check(self.task.max_caption_words <= self.backbone.max_position_embeddings, "task.max_caption_words",
-                  self.task.max_caption_words, f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
-        check(not self.data.word_dropout or isinstance(self.backbone, UniVLConfig), "data.word_dropout", self.data.word_dropout,
-              f"backbone={self.backbone.name} has none; leave it out")
-        if isinstance(self.backbone, UniVLConfig):
-            check(self.data.max_frames <= self.backbone.max_position_embeddings, "data.max_frames", self.data.max_frames,
-                  f"longer than backbone.max_position_embeddings={self.backbone.max_position_embeddings}; lower it")
-            more = " and as many rows of audio" if self.task.name == "sentiment" else ""
-            total = self.data.max_words + self.data.max_frames * (2 if more else 1)
-            check(total <= self.backbone.max_cross_position_embeddings, "backbone.max_cross_position_embeddings",
-                  self.backbone.max_cross_position_embeddings, f"less than words plus frames{more}; raise it to {total}")
+        for name, (low, high) in self.workload.bounds.items():
+            value = getattr(self.workload, name)
+            check(low <= value <= high, f"workload.{name}", value, f"must lie between {low:g} and {high:g}; change it")
+        self.losses.resolve(self.workload)
+        self.workload.resolve(self.losses.primary, self.losses.set)
+        weights, one = self.combiner.weights, self.workload.per_example
+        if isinstance(weights, (list, tuple)):
+            check(len(weights) == len(self.losses.set), "combiner.weights", weights,
+                  f"must have one number per loss of losses.set; give {len(self.losses.set)}")
+        check(self.combiner.name != "own" or self.workload.defines("combiner"), "combiner.name", "own",
+              f"{type(self.workload).__name__} defines no combiner; write the method, or use combiner.name=meltr")
+        check(self.combiner.name != "meltr" or not one, "combiner.name", "meltr",
+              "combines losses, and this workload has a number for each example; use combiner.name=own or fixed")
+        check(not one or len(self.losses.set) == 1, "losses.set", self.losses.set,
+              "a workload with a number for each example trains one loss; use losses.set=primary")
+        check(not (one and self.combiner.average_losses), "combiner.average_losses", True,
+              "each worker has examples of its own, so their losses have no mean over workers; set it to false")
+        self.workload.check(self)
 
 
 ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export", "extract", "extractor",
@@ -127,13 +87,23 @@ ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export
 """Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 
-def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of every setting, e.g. `aid.solver` -> `cg`; the columns of the results table."""
+def to_flat(config: Any) -> dict[str, Any]:
+    """Dotted key -> value of every setting, e.g. `aid.solver` -> `cg`; older names of settings are left out.
+
+    A workload's groups stand without `workload.` in front, as they are written.
+    """
+    flat, workload = _flat(config, ""), config.workload
+    bare = tuple(f"workload.{group}." for group in workload.groups)
+    flat = {key.removeprefix("workload.") if key.startswith(bare) else key: value for key, value in flat.items()}
+    return {key: value for key, value in flat.items() if key not in workload.aliases}
+
+
+def _flat(config: Any, prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
-            flat |= to_flat(value, f"{prefix}{item.name}.")
+            flat |= _flat(value, f"{prefix}{item.name}.")
         else:
             flat[prefix + item.name] = value
     return flat

@@ -1,4 +1,4 @@
-"""Settings of the inner level: data, optimiser, what trains, DeepSpeed and the run."""
+"""Settings of the inner level: optimiser, what trains, DeepSpeed and the run."""
 
 from __future__ import annotations
 
@@ -10,41 +10,6 @@ from meltr_ray.errors import check, check_at_least, check_choice
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "bert_adam")
 SCHEDULES = ("linear", "constant", "cosine", "polynomial", "warmup_linear", "warmup_cosine", "warmup_constant", "warmup_linear_down")
-
-
-@dataclass(kw_only=True)
-class DataConfig:
-    """Which clips, and how much of each a batch takes."""
-
-    name: str = "digits"
-    """Name of the data set: `digits` is made on first use; others come from `workloads/prepare.py`."""
-    variant: Optional[str] = None
-    """prepare.py: which of a data set's own divisions, such as `9k` of msrvtt or `action` of tgif_qa; default: the importer's first."""
-    folder: str = "data/digits"
-    """Folder of the prepared data set (Parquet); relative to the working folder."""
-    vocabulary: Optional[str] = None
-    """Vocabulary file, one word piece a line (for a published checkpoint BERT's `vocab.txt`); default: that of the data set."""
-    max_words: int = 20
-    """Word pieces a caption is cut to, [CLS] and [SEP] included."""
-    max_frames: int = 12
-    """Frame features a clip is sampled down to, evenly; backbones that read pixels take `backbone.num_frames` frames."""
-    word_dropout: float = 0.0
-    """UniVL: probability that a word piece of a training text is left out, for every loss (published: 0; for small data)."""
-    mask_probability: float = 0.15
-    """Probability that a word piece or a frame is masked in the masked losses (BERT's 80/10/10 rule for words)."""
-    loader_workers: Optional[int] = None
-    """Processes that read, decode and make batches ahead of training, for each Ray Train worker, beside `train.threads`; 0: none, training waits for its batches; any number gives the same batches; default: 1 where the backbone reads pixels, else 0."""
-    prefetch: int = 2
-    """Steps that each of them is ahead; their batches are held in shared memory (/dev/shm)."""
-
-    def __post_init__(self):
-        check_at_least("data.max_words", self.max_words, 3)
-        check_at_least("data.max_frames", self.max_frames, 1)
-        check_at_least("data.loader_workers", 0 if self.loader_workers is None else self.loader_workers, 0)
-        check_at_least("data.prefetch", self.prefetch, 1)
-        check(0 <= self.word_dropout < 1, "data.word_dropout", self.word_dropout, "must lie in [0, 1); lower it")
-        check(0 < self.mask_probability < 1, "data.mask_probability", self.mask_probability,
-              "must lie between 0 and 1; published: 0.15")
 
 
 @dataclass(kw_only=True)
@@ -143,6 +108,8 @@ class EngineConfig:
     """Arithmetic: `float32`, or `bfloat16` (autocast; weights, optimiser and all differences stay float32; meant for a GPU)."""
     gradient_accumulation: int = 1
     """Micro-batches an optimiser step; the meta step uses all of them."""
+    deepspeed: Optional[str] = None
+    """JSON file with more of DeepSpeed's own settings, passed on to it; what these settings decide is refused there."""
 
     def __post_init__(self):
         check(self.zero_stage in (0, 1, 2, 3), "engine.zero_stage", self.zero_stage, "unknown; use 0, 1, 2 or 3")
@@ -157,7 +124,7 @@ class TrainConfig:
     steps: int = 300
     """Optimiser steps."""
     batch_size: int = 32
-    """Clips a micro-batch on each worker."""
+    """Examples a micro-batch on each worker."""
     evaluate_every: int = 50
     """Optimiser steps between two evaluations on the validation split; the last step is always evaluated."""
     checkpoint_every: int = 50
@@ -168,10 +135,15 @@ class TrainConfig:
     """Give each worker one GPU."""
     threads: int = 1
     """CPU threads (and Ray CPUs) a worker."""
+    loader_workers: Optional[int] = None
+    """Processes that read, decode and make batches ahead of training, for each worker, beside `train.threads`; 0: none, training waits for its batches; any number gives the same batches; default: the workload's (for video 1 where pixels are read, else 0)."""
+    prefetch: int = 2
+    """Steps that each of them is ahead; their batches are held in shared memory (/dev/shm)."""
     max_failures: int = 3
     """How often a killed worker or trial starts again from its last checkpoint."""
 
     def __post_init__(self):
         for name, low in dict(steps=1, batch_size=2, evaluate_every=1, checkpoint_every=0, num_workers=0, threads=1,
-                              max_failures=0).items():  # fmt: skip
+                              max_failures=0, prefetch=1).items():  # fmt: skip
             check_at_least(f"train.{name}", getattr(self, name), low)
+        check_at_least("train.loader_workers", 0 if self.loader_workers is None else self.loader_workers, 0)

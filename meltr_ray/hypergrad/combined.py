@@ -5,12 +5,17 @@ Legend: l(w) losses (M, T), M micro-batches, g_phi combiner, a = d_l g_phi slope
 
 from __future__ import annotations
 
+from typing import Any, Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.config import REGULARISERS
-from meltr_ray.hypergrad.problem import Operator, Problem
+from meltr_ray.hypergrad.problem import Combiner, Operator, Problem
+from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.vectors import Vector
+
+REGULARISERS = ("phi_only", "full", "paper")
+"""What the outer regulariser differentiates: phi alone, phi and w, or w alone as the published code does."""
 
 
 class InvalidLosses(ValueError):
@@ -20,10 +25,13 @@ class InvalidLosses(ValueError):
 class CombinedLosses:
     """`Bilevel` for L = mean of g_phi(l(w)) over micro-batches, F = primary loss + gamma |g_phi(l) - sum_t l_t|."""
 
-    def __init__(self, problem: Problem, combiner: nn.Module, gamma: float, regulariser: str, keep_v: bool = True):
+    def __init__(self, problem: Problem, combiner: nn.Module | Replayed, gamma: float, regulariser: str, keep_v: bool = True,
+                 batches: Sequence[Any] | None = None):  # fmt: skip
         if regulariser not in REGULARISERS:
             raise ValueError(f"regulariser={regulariser}: unknown; use one of {', '.join(REGULARISERS)}")
-        self.problem, self.combiner, self.gamma, self.regulariser = problem, combiner, gamma, regulariser
+        self.problem, self.gamma, self.regulariser = problem, gamma, regulariser
+        combiner = combiner if isinstance(combiner, Replayed) else Replayed(combiner)
+        self.combiner = combiner if batches is None else on_batches(combiner, batches)
         self.keep_v = keep_v
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
         self.fixed_point = problem.fixed_point
@@ -31,7 +39,9 @@ class CombinedLosses:
     def outer_gradient(self) -> Vector:
         b = self.problem.outer_gradient()
         if self.gamma and self.regulariser in ("full", "paper"):
-            b = b + self.problem.gradient(self._deviation)
+            each = self.combiner if isinstance(self.combiner, Sequence) else [self.combiner]
+            deviations = [lambda l, g=g: self._deviation(g, l) for g in each]
+            b = b + self.problem.gradient(deviations if isinstance(self.combiner, Sequence) else deviations[0])
         return b
 
     def hessian(self) -> Operator:
@@ -56,20 +66,30 @@ class CombinedLosses:
         if not self.gamma or self.regulariser == "paper":
             return [torch.zeros_like(p) for p in self.phi]
         rows = self.problem.losses().detach()
-        return self._gradient(torch.stack([self._deviation(l) for l in rows]).mean())
+        return self._gradient(torch.stack([self._deviation(g, l) for g, l in zip(self._each(rows), rows)]).mean())
 
     def slope_derivatives(self) -> list[Tensor]:
         """G = d2_ll g_phi, (T, T), of each micro-batch."""
-        return [torch.autograd.functional.hessian(self.combiner, l) for l in self.problem.losses().detach()]
+        rows = self.problem.losses().detach()
+        return [torch.autograd.functional.hessian(g, l) for g, l in zip(self._each(rows), rows)]
 
     def _combined(self, l: Tensor) -> Tensor:
-        return torch.stack([self.combiner(row) for row in l]).mean()
+        return torch.stack([g(row) for g, row in zip(self._each(l), l)]).mean()
 
-    def _deviation(self, l: Tensor) -> Tensor:
-        return self.gamma * (self.combiner(l) - l.sum()).abs()
+    def _each(self, rows: Tensor) -> Sequence[Combiner]:
+        """g_phi of each micro-batch."""
+        return self.combiner if isinstance(self.combiner, Sequence) else [self.combiner] * len(rows)
+
+    def _deviation(self, g: Combiner, l: Tensor) -> Tensor:
+        return self.gamma * (g(l) - l.sum()).abs()
 
     def _gradient(self, value: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(value, self.phi, allow_unused=True, materialize_grads=True))
+
+
+def on_batches(combiner: Callable[..., Tensor], batches: Sequence[Any]) -> list[Combiner]:
+    """g_phi of each micro-batch, where it asks what batch the losses are of."""
+    return [lambda l, batch=batch: combiner(l, batch) for batch in batches]
 
 
 def _check_losses(l: Tensor) -> None:

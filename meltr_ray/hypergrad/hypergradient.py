@@ -12,7 +12,7 @@ along v and a backward pass through g_phi (combined.py). No second-order graph t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Any, Optional, Sequence
 
 from torch import Tensor, nn
 
@@ -36,18 +36,20 @@ class HyperGradient:
 
 
 def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = None, solver: Solver = Identity(), gamma: float = 0.0,
-                  regulariser: str = "phi_only", start: Optional[Vector] = None, keep_v: bool = True) -> HyperGradient:  # fmt: skip
+                  regulariser: str = "phi_only", start: Optional[Vector] = None, keep_v: bool = True,
+                  batches: Optional[Sequence[Any]] = None) -> HyperGradient:  # fmt: skip
     """d F / d phi at the w of `problem`.
 
     Args:
         problem: several losses that `combiner` makes one (`ModuleProblem`), or any other phi (`BilevelProblem`, no combiner).
-        combiner: g_phi, (T,) -> scalar, twice differentiable.
+        combiner: g_phi, (T,) -> scalar, twice differentiable; its dropout draws the same masks in every pass.
         solver: how v is found.
         gamma: weight of the outer regulariser |g_phi(l) - sum_t l_t|.
         regulariser: `phi_only` keeps its direct term; `full` also its part in w, one more backward pass; `paper` its part
             in w alone, which is what the published code computes.
         start: v of an earlier solve, for solvers that start warm.
         keep_v: False gives up the solution's v, whose memory the moved weights of a one-sided difference then take.
+        batches: of each row of losses, for a combiner that is called with (losses, batch).
 
     Raises:
         InvalidLosses: a loss or a slope is not finite, or all slopes are zero.
@@ -55,7 +57,7 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
     """
     if hasattr(problem, "losses") != (combiner is not None):
         raise ValueError("combiner: a problem of several losses needs one, and a BilevelProblem takes none; give or leave it out")
-    level = problem if combiner is None else CombinedLosses(problem, combiner, gamma, regulariser, keep_v)
+    level = problem if combiner is None else CombinedLosses(problem, combiner, gamma, regulariser, keep_v, batches)
     b = level.outer_gradient()
     solution = solver(level, b, start)
     mixed = level.mixed(solution.v) if solution.J_v is None else level.mixed_through(solution.J_v)

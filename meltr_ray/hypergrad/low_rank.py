@@ -7,7 +7,7 @@ Y = H Omega (p x rank). Small systems are solved in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, ClassVar, Optional
 
 import torch
 
@@ -27,6 +27,11 @@ class Nystrom:
     outcome is NEGATIVE_CURVATURE. `rank` products, all independent; at most 3 rank vectors.
     """
 
+    counts_decay: ClassVar[bool] = True
+    starts_warm: ClassVar[bool] = False
+    needs_damping: ClassVar[bool] = True
+    adam_uses: ClassVar[tuple[str, ...]] = ("ignore",)
+
     rank: int
     damping: float
     seed: int = 0
@@ -36,6 +41,10 @@ class Nystrom:
             raise ValueError(f"rank={self.rank}: at least 1 is needed; for no product use Identity()")
         if not self.damping > 0:
             raise ValueError(f"damping={self.damping}: must be positive, since a low-rank H has no inverse; raise it")
+
+    @classmethod
+    def of(cls, aid: Any) -> Nystrom:
+        return cls(aid.rank, aid.damping)
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         H, unit = level.hessian(), torch.finfo(b.pieces[0].dtype).eps
@@ -67,11 +76,20 @@ class LossSpace:
     J v is J b / damping, the identity's answer but for a factor.
     """
 
+    counts_decay: ClassVar[bool] = False
+    starts_warm: ClassVar[bool] = False
+    needs_damping: ClassVar[bool] = True
+    adam_uses: ClassVar[tuple[str, ...]] = ("ignore",)
+
     damping: float
 
     def __post_init__(self):
         if not self.damping > 0:
             raise ValueError(f"damping={self.damping}: must be positive, since J' G J has no inverse; raise it")
+
+    @classmethod
+    def of(cls, aid: Any) -> LossSpace:
+        return cls(aid.damping)
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         if not hasattr(level, "slope_derivatives"):

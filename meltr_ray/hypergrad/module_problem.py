@@ -122,7 +122,7 @@ class LossesProblem:
 
         return losses_at
 
-    def hessian(self, combiner: Combiner, product: str | None = None) -> Operator:
+    def hessian(self, combiner: Combiner | Sequence[Combiner], product: str | None = None) -> Operator:
         """u -> H u, with what weight decay adds to H, by the product of this problem or by another."""
         choice = self._choice("hessian_product", product, HVP, self.weights.whole) if product else self.hvp_choice
         hessian = Hessian(self.weights, self._values(combiner), self.replay, choice, self.radius,
@@ -179,10 +179,13 @@ class LossesProblem:
         return l + (mean - l.detach())
 
     def _values(self, functions: Combiner | Sequence[Combiner]) -> list[Pass]:
-        each = functions if isinstance(functions, Sequence) else [functions] * len(self.forwards)
-        return [lambda f=f, g=g: g(self._shared(self._forward(f))) for f, g in zip(self.forwards, each)]
+        return [lambda f=f, g=g: g(self._shared(self._forward(f))) for f, g in zip(self.forwards, self._each(functions))]
 
-    def linearised(self, combiner: Combiner) -> list[Pass]:
+    def _each(self, functions: Combiner | Sequence[Combiner]) -> Sequence[Combiner]:
+        """One for each micro-batch."""
+        return functions if isinstance(functions, Sequence) else [functions] * len(self.forwards)
+
+    def linearised(self, combiner: Combiner | Sequence[Combiner]) -> list[Pass]:
         """Passes whose gradient is J(w)' a with a linear in the losses: slopes and their derivative G at l(w0), w0 the first w they see.
 
         At w0 + eps u their gradient is J' (a + G (l - l(w0))), which has the derivative H u there, as g_phi's own has. But
@@ -190,13 +193,14 @@ class LossesProblem:
         its slopes is off by the jump over eps (seen: H u off by its own size). Frozen slopes, without G, would lose J' G J u.
         """
         at_start: dict[int, Tensor] = {}
+        each = self._each(combiner)
 
         def value(m: int) -> Tensor:
             l = self._shared(self._forward(self.forwards[m]))
             at_start.setdefault(m, l.detach())
             with torch.enable_grad():
                 here = at_start[m].clone().requires_grad_()
-                (a,) = torch.autograd.grad(combiner(here), here, create_graph=True)
+                (a,) = torch.autograd.grad(each[m](here), here, create_graph=True)
                 if a.requires_grad:
                     a = a + torch.autograd.grad(a, here, l.detach() - at_start[m], allow_unused=True, materialize_grads=True)[0]
             return a.detach() @ l
@@ -218,12 +222,12 @@ class LossesProblem:
         (J_v,) = torch.autograd.grad(sum((x * y).sum() for x, y in zip(J_c, v.pieces)), c)
         return self.average([J_v])[0] if self.average_losses else J_v
 
-    def _gauss_newton(self, combiner: Combiner, u: Vector) -> Vector:
+    def _gauss_newton(self, combiner: Combiner | Sequence[Combiner], u: Vector) -> Vector:
         """J' G J u, G = d2_ll g_phi of each micro-batch: a J v and one gradient."""
         J_u, cotangents = self.jvp(u), []
-        for row, along in zip(self.losses().detach(), J_u):
+        for g, row, along in zip(self._each(combiner), self.losses().detach(), J_u):
             l = row.clone().requires_grad_()
-            (a,) = torch.autograd.grad(combiner(l), l, create_graph=True)
+            (a,) = torch.autograd.grad(g(l), l, create_graph=True)
             curved = a.requires_grad  # a linear combiner has G = 0
             cotangents.append(torch.autograd.grad(a, l, along, materialize_grads=True, allow_unused=True)[0] if curved else 0 * along)
         return self.gradient([lambda l, c=c: c @ l for c in cotangents])

@@ -47,8 +47,8 @@ class Problem(Protocol):
     def jvp(self, v: Vector, *, consume: bool = False) -> Tensor:
         """J v, (M, T): derivatives of this rank's l along v. J = dl/dw. `consume`: v may be overwritten."""
 
-    def hessian(self, combiner: Combiner) -> Operator:
-        """u -> H u, H = d2_ww of the mean of g_phi(l(w))."""
+    def hessian(self, combiner: Combiner | Sequence[Combiner]) -> Operator:
+        """u -> H u, H = d2_ww of the mean of g_phi(l(w)); one for all micro-batches or one each."""
 
     def rows(self) -> list[Vector]:
         """All rows of J, of every rank, micro-batch and loss in this order."""

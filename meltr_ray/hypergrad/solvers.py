@@ -8,17 +8,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Any, ClassVar, Optional, Protocol
 
 import torch
 
-from meltr_ray.config import ADAM_USES
 from meltr_ray.hypergrad.outcome import Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel
 from meltr_ray.hypergrad.vectors import Vector
 
-Solver = Callable[[Bilevel, Vector, Optional[Vector]], Solution]
-"""(problem, b, v to start from or None) -> solution."""
+ADAM_USES = ("ignore", "precondition", "fixed_point")
+"""What a solve makes of Adam's second moments."""
+
+
+class Solver(Protocol):
+    """Solves (H + damping I) v = b. What a run has to know of a solver hangs on its class."""
+
+    counts_decay: ClassVar[bool]
+    """Whether it inverts H, so that the weight decay of the inner optimiser belongs into it."""
+    starts_warm: ClassVar[bool]
+    """Whether it makes use of the v of an earlier solve."""
+    needs_damping: ClassVar[bool]
+    """Whether damping must be positive."""
+    adam_uses: ClassVar[tuple[str, ...]]
+    """Those of `ADAM_USES` that it offers."""
+
+    def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
+        """`start`: v to start from, or None."""
+
+    @classmethod
+    def of(cls, aid: Any) -> Solver:
+        """Made from the settings `aid.*`."""
 
 
 class System:
@@ -49,10 +68,19 @@ class Identity:
     No product, no vector (one for D).
     """
 
+    counts_decay: ClassVar[bool] = False
+    starts_warm: ClassVar[bool] = False
+    needs_damping: ClassVar[bool] = False
+    adam_uses: ClassVar[tuple[str, ...]] = ("ignore", "fixed_point")
+
     adam: str = "ignore"
 
     def __post_init__(self):
         _check_choice("adam", self.adam, ("ignore", "fixed_point"))
+
+    @classmethod
+    def of(cls, aid: Any) -> Identity:
+        return cls(aid.adam)
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         v = b if self.adam == "ignore" else b.divided_by(_relative_scale(level))
@@ -68,6 +96,11 @@ class Neumann:
     indefinite. Stops, with the sum so far, when a term has grown longer than b. One product an iteration; three vectors.
     """
 
+    counts_decay: ClassVar[bool] = True
+    starts_warm: ClassVar[bool] = False
+    needs_damping: ClassVar[bool] = False
+    adam_uses: ClassVar[tuple[str, ...]] = ADAM_USES
+
     iterations: int
     step: float
     damping: float = 0.0
@@ -78,6 +111,10 @@ class Neumann:
         _check(self.step > 0, "step", self.step, "must be positive; raise it")
         _check_damping(self.damping)
         _check_choice("adam", self.adam, ADAM_USES)
+
+    @classmethod
+    def of(cls, aid: Any) -> Neumann:
+        return cls(aid.iterations, aid.neumann_step, aid.damping, aid.adam)
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         A = System(level, self.damping, self.adam)
@@ -106,6 +143,11 @@ class ConjugateGradient:
     Three vectors; one more with Adam.
     """
 
+    counts_decay: ClassVar[bool] = True
+    starts_warm: ClassVar[bool] = True
+    needs_damping: ClassVar[bool] = False
+    adam_uses: ClassVar[tuple[str, ...]] = ADAM_USES
+
     iterations: int
     damping: float = 0.0
     tolerance: float = 0.0
@@ -116,6 +158,10 @@ class ConjugateGradient:
         _check_damping(self.damping)
         _check(self.tolerance >= 0, "tolerance", self.tolerance, "must not be negative; raise it")
         _check_choice("adam", self.adam, ADAM_USES)
+
+    @classmethod
+    def of(cls, aid: Any) -> ConjugateGradient:
+        return cls(aid.iterations, aid.damping, aid.cg_tolerance, aid.adam)
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         A, length, products = System(level, self.damping, self.adam), b.norm(), 0
@@ -158,7 +204,15 @@ class Dense:
     """
 
     damping: float = 0.0
-    LIMIT = 5000
+    LIMIT: ClassVar[int] = 5000
+    counts_decay: ClassVar[bool] = True
+    starts_warm: ClassVar[bool] = False
+    needs_damping: ClassVar[bool] = False
+    adam_uses: ClassVar[tuple[str, ...]] = ("ignore",)
+
+    @classmethod
+    def of(cls, aid: Any) -> Dense:
+        return cls(aid.damping)
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         flat = torch.cat([piece.flatten() for piece in b.pieces])

@@ -1,17 +1,21 @@
-"""Which clips make up which batch: pure functions of seed, index and rank, so the data position is one integer.
+"""Which examples make up which batch: pure functions of seed, index and rank, so the data position is one integer.
 
-Nothing has to be saved to go on at step n, and every run with the same seed sees the same clips, captions and masks in
+Nothing has to be saved to go on at step n, and every run with the same seed sees the same examples, captions and masks in
 the same order, with or without meta steps: that is what pairs two configurations.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Protocol
+import dataclasses
+from typing import Any
 
 import numpy as np
+import torch
 
-from meltr_ray.config import ConfigError
-from meltr_ray.video.clips.clip import Clip
+from meltr_ray.errors import check
+from meltr_ray.training.loss_vector import WithControl
+from meltr_ray.training.splits import examples
+from meltr_ray.workload import SHUFFLED, Workload
 
 RECENT = 10
 """Training batches that `aid.meta_batch=recent` draws from, as published."""
@@ -19,41 +23,40 @@ Key = tuple[str, int]
 """Names a batch: `train` or `held_out`, and its number there."""
 
 
-class Clips(Protocol):
-    """A `ClipStore`, or those `Examples` of it that a task uses; pickled for worker processes."""
-
-    split: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Clip: ...
-
-
 class Batches:
     """Micro-batch number i of an endless, reshuffled pass over a split.
 
+    In another process the examples are made anew from the workload, so nothing of them is sent there.
+
     Args:
-        clips: what batches are made of.
-        make: (clips, seed) -> batch; all randomness of captions and masks comes from `seed`.
-        batch_size: clips a micro-batch on one rank; ranks take disjoint parts of one permutation.
-        seed: seed of the order and of the masks.
+        workload: makes examples and batches; all randomness of a batch comes from the generator that it is given.
+        batch_size: examples a micro-batch on one rank; ranks take disjoint parts of one permutation.
+        seed: seed of the order and of the batches.
     """
 
-    def __init__(self, clips: Clips, make: Callable[[list[Clip], int], Any], batch_size: int, seed: int,
-                 rank: int = 0, world_size: int = 1):  # fmt: skip
-        self.clips, self.make, self.batch_size, self.seed = clips, make, batch_size, seed
+    def __init__(self, workload: Workload, split: str, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        self.workload, self.split, self.batch_size, self.seed = workload, split, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.per_epoch = len(clips) // (batch_size * world_size)
-        if self.per_epoch == 0:
-            raise ConfigError(f"train.batch_size={batch_size}: {world_size} worker(s) need {batch_size * world_size} clips and the "
-                              f"{clips.split} split has {len(clips)}; lower it")  # fmt: skip
+        self.examples = examples(workload, split)
+        self.per_epoch = len(self.examples) // (batch_size * world_size)
+        check_enough(workload, split, len(self.examples), batch_size, world_size)
+        self.with_control = SHUFFLED in workload.loss_set and SHUFFLED not in workload.losses
 
     def __getitem__(self, index: int) -> Any:
         epoch, within = divmod(index, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.clips))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
         start = (within * self.world_size + self.rank) * self.batch_size
-        chosen = [self.clips[int(i)] for i in order[start : start + self.batch_size]]
-        return self.make(chosen, seed=_mix(self.seed, index, self.rank))
+        chosen = [self.examples[int(i)] for i in order[start : start + self.batch_size]]
+        generator = np.random.default_rng(_mix(self.seed, index, self.rank))
+        batch = self.workload.batch(chosen, generator)
+        return WithControl((batch, self.workload.control(batch, generator))) if self.with_control else batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "examples"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.examples = examples(self.workload, self.split)
 
 
 class MetaBatches:
@@ -84,6 +87,30 @@ class MetaBatches:
             return [("train", first + self.micro_batches + j) for j in range(self.count)]
         back = [np.random.default_rng([self.train.seed, first, 1 + j]).integers(1, RECENT + 1) for j in range(self.count)]
         return [("train", max(0, first - int(b))) for b in back]
+
+
+def check_enough(workload: Workload, split: str, count: int, batch_size: int, world_size: int) -> None:
+    """Raises ConfigError where `count` examples of a split can't fill a batch on every worker."""
+    check(count >= batch_size * world_size, "train.batch_size", batch_size,
+          f"all workers together take {batch_size * world_size} examples at once and the {split} split has {count}; lower it")
+
+
+def to_device(x: Any, device: torch.device) -> Any:
+    """Any nesting of tuples, lists, dictionaries and dataclasses of tensors, on `device`; an object with `to` goes by that."""
+    if isinstance(x, torch.Tensor):
+        return x.to(device)
+    if isinstance(x, (WithControl, list)):
+        return type(x)(to_device(each, device) for each in x)
+    if isinstance(x, tuple):
+        moved = [to_device(each, device) for each in x]
+        return type(x)(*moved) if hasattr(x, "_fields") else tuple(moved)
+    if isinstance(x, dict):
+        return type(x)((key, to_device(value, device)) for key, value in x.items())
+    if hasattr(x, "to"):
+        return x.to(device)
+    if dataclasses.is_dataclass(x):
+        return dataclasses.replace(x, **{item.name: to_device(getattr(x, item.name), device) for item in dataclasses.fields(x) if item.init})
+    return x
 
 
 def _mix(*numbers: int) -> int:

@@ -16,11 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meltr_ray.config import ABOUT_THE_COMMAND, Config, ConfigError, to_flat
+from meltr_ray.config import ABOUT_THE_COMMAND, Config, to_flat
+from meltr_ray.errors import ConfigError
+from meltr_ray.workload import Workload
 
 MARKER = "COMPLETE"
 KEEP = 2
-MAY_CHANGE = (*ABOUT_THE_COMMAND, "train.threads", "train.max_failures", "data.loader_workers", "data.prefetch")
+MAY_CHANGE = (*ABOUT_THE_COMMAND, "train.threads", "train.max_failures", "train.loader_workers", "train.prefetch")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 
@@ -69,11 +71,21 @@ def check_same(config: Config, root: Path) -> None:
     folder = latest(root)
     if folder is None:
         return
-    before = json.loads((folder / "facts.json").read_text())["settings"]
+    facts = json.loads((folder / "facts.json").read_text())
+    before = {config.workload.aliases.get(key, key): value for key, value in facts["settings"].items()}
+    check_fingerprint(config.workload, facts.get("fingerprint", {}))
     for key, value in settings(config).items():
         if key in before and before[key] != value:
             raise ConfigError(f"{key}={value}: the checkpoint in {root.parent} was made with {before[key]}; "
                               f"set {key}={before[key]} or start afresh with another name=")  # fmt: skip
+
+
+def check_fingerprint(workload: Workload, known: dict[str, str]) -> None:
+    """Refuse data that aren't those of a run, as far as the workload can tell."""
+    for name, value in workload.fingerprint().items():
+        if known.get(name, value) != value:
+            raise ConfigError(f"workload={workload.source}: its {name} isn't the run's any more, whose numbers would stand for something else; "
+                              "give the data that the run was trained on")  # fmt: skip
 
 
 def settings(config: Config) -> dict[str, Any]:

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from meltr_ray.config import AidConfig, Config
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.module_problem import LossesProblem
+from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.hypergrad.products import Choice
 from meltr_ray.training.bert_adam import BertAdam
+from meltr_ray.training.deepspeed_settings import deepspeed_settings
+from meltr_ray.training.loss_vector import PREFIX, named_weights
 from meltr_ray.training.schedules import rate_factor
 from meltr_ray.training.tuning import parameter_groups
 from meltr_ray.training.zero import ShardedWeights, WholeWeights, fixed_point  # first: it tells DeepSpeed what machine this is
@@ -41,8 +44,8 @@ class Engine:
     """Holds w: forward, backward and step through DeepSpeed, and what a meta step and a checkpoint need of it.
 
     Args:
-        model: forward(batch, names=None) -> losses (T,), all of its parameters used inside module forwards. w is those that
-            require a gradient (`tuning.py`); the others stay as they are.
+        model: forward(batch, names=None) -> losses (T,) (`LossVector`), all of its parameters used inside module forwards. w is
+            those that require a gradient (`tuning.py`); the others stay as they are.
         config: settings `optimizer`, `tuning`, `engine` and `train`.
         device: where the model runs.
     """
@@ -60,13 +63,7 @@ class Engine:
             model=model.to(device),
             optimizer=optimizer,
             dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": config.train.batch_size,
-                "gradient_accumulation_steps": config.engine.gradient_accumulation,
-                "gradient_clipping": settings.clip,
-                "zero_optimization": {"stage": self.stage},
-                "zero_allow_untested_optimizer": True,
-            },
+            config=deepspeed_settings(config),
         )
         self.module = self.deepspeed.module
         self.w = (ShardedWeights if self.stage == 3 else WholeWeights)(self.deepspeed, self.average)
@@ -110,7 +107,7 @@ class Engine:
         problem = LossesProblem(
             self.w,
             [lambda batch=batch: forward(batch) for batch in batches],
-            [lambda batch=batch: forward(batch, (primary,))[0] for batch in meta_batches],
+            [lambda batch=batch: forward(batch, (primary,)).sum() for batch in meta_batches],
             product=self.choices[0] or aid.product, hessian_product=self.choices[1] or aid.hessian_product,
             radius=aid.radius, accuracy=aid.accuracy,
             fixed_point=self.fixed_point(aid), inner=lambda: self.losses(batches[0]),
@@ -122,7 +119,7 @@ class Engine:
 
     def fixed_point(self, aid: AidConfig) -> FixedPoint | None:
         """What the optimiser adds to the fixed point, if the solver makes anything of it."""
-        decays = aid.decay_in_hessian and aid.solver in ("neumann", "cg", "nystrom") and self.config.optimizer.weight_decay > 0
+        decays = aid.decay_in_hessian and SOLVERS[aid.solver].counts_decay and self.config.optimizer.weight_decay > 0
         if not decays and aid.adam == "ignore":
             return None
         self._link_moments()
@@ -162,16 +159,16 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """Whole weights and buffers by name, on the CPU, on every rank (a collective under stage 3)."""
         state = {}
-        for name, p in self.module.named_parameters():
+        for name, p in named_weights(self.module):
             with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
                 state[name] = p.detach().cpu().clone()
-        return state | {name: b.detach().cpu().clone() for name, b in self.module.named_buffers()}
+        return state | {name.removeprefix(PREFIX): b.detach().cpu().clone() for name, b in self.module.named_buffers()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments, whole, by `moment/name`: the same for every stage and number of ranks (a collective)."""
         self._link_moments()
         state = {}
-        for name, p in zip(self.w.names, self.w.parameters):
+        for name, p in self._trained():
             for key in ADAM_STATE:
                 value = self.deepspeed.optimizer.state[p][key] if self.stage == 0 else safe_get_full_optimizer_state(p, key)
                 state[f"{key}/{name}"] = value.detach().cpu().clone().view(p.ds_shape if self.stage == 3 else p.shape)
@@ -180,7 +177,7 @@ class Engine:
     def load_optimizer_state(self, state: dict[str, Tensor], step: int) -> None:
         """Put back what `optimizer_state` gave after `step` optimiser steps."""
         self._link_moments()
-        for name, p in zip(self.w.names, self.w.parameters):
+        for name, p in self._trained():
             for key in ADAM_STATE:
                 value = state[f"{key}/{name}"].to(self.device)
                 if self.stage == 0:
@@ -193,6 +190,9 @@ class Engine:
             entry["step"].fill_(step)
         self.deepspeed.global_steps = step
         self.deepspeed.micro_steps = step * self.config.engine.gradient_accumulation
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name.removeprefix(PREFIX), p) for name, p in zip(self.w.names, self.w.parameters)]
 
     def _shard(self, p: nn.Parameter, whole: Tensor) -> Tensor:
         """This rank's shard of `whole`; DeepSpeed's own setter fails where the last shard is padded."""

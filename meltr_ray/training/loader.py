@@ -10,19 +10,19 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
-from meltr_ray.config import ConfigError
+from meltr_ray.errors import ConfigError
 from meltr_ray.training.batches import Batches, Key, MetaBatches
 
 START_METHOD = "forkserver"
 """A fork of a process with threads (Ray, gRPC, OpenMP) may hang; a spawned worker imports torch by itself, seconds each time."""
-PRELOADED = ("torch.utils.data", "pyarrow.parquet", "av", "PIL.Image", "sklearn.cluster", "tokenizers", __name__)
+PRELOADED = ("torch.utils.data", __name__)
 """Imported once, by the server that forks the workers of this process; ours fails, and is then imported later, off PYTHONPATH."""
 
 
@@ -36,6 +36,7 @@ class Loader:
         meta_batches: taken at steps of which `is_due` is true; None at the others.
         workers: processes that make batches; 0: this one does, when they are asked for.
         prefetch: steps that each worker is ahead.
+        preloaded: modules that the workers share once imported.
 
     Raises, while iterating:
         ConfigError: what a worker raised, such as a video that can't be decoded, as it was raised there.
@@ -43,14 +44,14 @@ class Loader:
     """
 
     def __init__(self, batches: Batches, meta_batches: MetaBatches, is_due: Callable[[int], bool], first: int, last: int,
-                 workers: int = 0, prefetch: int = 2):  # fmt: skip
+                 workers: int = 0, prefetch: int = 2, preloaded: Sequence[str] = ()):  # fmt: skip
         self.steps = range(first, last)
         micro = meta_batches.micro_batches
         self.micro = [[("train", step * micro + number) for number in range(micro)] for step in self.steps]
         self.meta = [meta_batches.keys(step) if is_due(step) else None for step in self.steps]
         self.makes, self.drops = _plan([[*micro, *(meta or [])] for micro, meta in zip(self.micro, self.meta)])
         self.maker = _Maker({"train": batches, "held_out": meta_batches.held_out})
-        self.workers, self.prefetch = workers, prefetch
+        self.workers, self.prefetch, self.preloaded = workers, prefetch, (*PRELOADED, *preloaded)
         self.seconds_waited = 0.0
         """Time that the steps so far have waited for their batches."""
 
@@ -71,7 +72,7 @@ class Loader:
     def _data_loader(self) -> DataLoader:
         options: dict[str, Any] = {}
         if self.workers:
-            options = dict(prefetch_factor=self.prefetch, worker_init_fn=_start_worker, multiprocessing_context=_context())
+            options = dict(prefetch_factor=self.prefetch, worker_init_fn=_start_worker, multiprocessing_context=_context(self.preloaded))
         # A generator of its own: else torch draws a seed for its workers from the one that dropout draws from.
         return DataLoader(self.maker, batch_size=None, sampler=self.makes, num_workers=self.workers, generator=torch.Generator(),
                           **options)  # fmt: skip
@@ -106,10 +107,10 @@ def _plan(wanted: list[list[Key]]) -> tuple[list[list[Key]], list[list[Key]]]:
     return makes, drops
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context(preloaded: Sequence[str]) -> multiprocessing.context.BaseContext:
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
-        context.set_forkserver_preload(list(PRELOADED))
+        context.set_forkserver_preload(list(preloaded))
     return context
 
 

@@ -11,36 +11,32 @@ from typing import Any, Iterable, Optional
 
 from torch import nn
 
-from meltr_ray.config import Config, ConfigError, check
+from meltr_ray.config import Config
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.training.loss_vector import PREFIX
 
-ENCODERS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "univl": (("bert",), ("normalize_video", "visual"), ("cross",), ("decoder.embeddings", "decoder.decoder")),
-    "violet": (("enc_img",), ("enc_txt", "trsfr")),
-    "allinone": (("text_embeddings", "token_type_embeddings", "transformer"),),
-}
-"""Backbone -> its encoders, each the modules that it is made of, from its input on. All else is heads."""
 NAMES_SHOWN = 8
 
 
 def check_tuning(config: Config, model: nn.Module) -> None:
-    """Refuse names that the backbone doesn't have, and settings with which nothing trains.
+    """Refuse names that the module doesn't have, and settings with which nothing trains.
 
     Args:
-        model: its `backbone` may be on the `meta` device: no weight is read.
+        model: the workload's module; may be on the `meta` device: no weight is read.
 
     Raises:
         ConfigError: names the setting, its value and the nearest names that there are.
     """
-    settings, backbone = config.tuning, model.backbone
+    settings, backbone = config.tuning, root(model, config)
     weights = [name for name, _ in backbone.named_parameters(remove_duplicate=False)]
     names = [name for name, _ in backbone.named_modules() if name] + weights
     for field in ("frozen", "trained", "rates"):
         for name in getattr(settings, field) or []:
-            _check_known(f"tuning.{field}", name, names, f"{config.backbone.name} has no such module")
+            _check_known(f"tuning.{field}", name, names, "there is no such module")
     linear = linear_layers(backbone)
     for target in settings.lora:
         _check_known("tuning.lora", target, [end for name in linear for end in ends(name)],
-                     f"{config.backbone.name} has no linear layer of this name")  # fmt: skip
+                     "there is no linear layer of this name")  # fmt: skip
         check(any(target in ends(name) for name in lora_layers(backbone, config)), "tuning.lora", target,
               "names only layers that are frozen or train as a whole; see tuning.frozen and tuning.trained")
     for name in lora_layers(backbone, config):
@@ -61,7 +57,7 @@ def prepare_for_tuning(model: nn.Module, config: Config) -> None:
         ConfigError: as `check_tuning`.
     """
     check_tuning(config, model)
-    settings, backbone = config.tuning, model.backbone
+    settings, backbone = config.tuning, root(model, config)
     layers = lora_layers(backbone, config)
     for name, p in backbone.named_parameters():
         p.requires_grad_(_trains(name, config))
@@ -70,6 +66,11 @@ def prepare_for_tuning(model: nn.Module, config: Config) -> None:
         _inject(backbone, layers, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
         for p in trained:  # peft freezes all that it didn't make
             p.requires_grad_(True)
+
+
+def root(model: nn.Module, config: Config) -> nn.Module:
+    """What names in `tuning.*` start from."""
+    return model.get_submodule(config.workload.root)
 
 
 def merge(model: nn.Module) -> None:
@@ -91,7 +92,7 @@ def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, Any]]:
         Groups with `params`, `weight_decay` and `rate`, the factor of their learning rate.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    own = {name: own_name(name) for name, _ in model.named_parameters()}
+    own = {name: own_name(name, config.workload.root) for name, _ in model.named_parameters()}
     deep, rates = layer_factors(list(own.values()), config), config.tuning.rates or {}
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, p in named.items():
@@ -111,7 +112,7 @@ def layer_factors(names: list[str], config: Config) -> dict[str, float]:
     numbers of layers before it (`swin.layers.2.downsample`) belongs to the last of them.
     """
     factors = dict.fromkeys(names, 1.0)
-    for modules in ENCODERS[config.backbone.name]:
+    for modules in config.workload.encoders:
         inside = [name for module in modules for name in names if longest(name, [module])]
         layers: list[str] = []
         place: dict[str, Optional[int]] = {}
@@ -149,9 +150,9 @@ def longest(name: str, modules: Iterable[str]) -> Optional[str]:
     return max((module for module in modules if f"{name}.".startswith(f"{module}.")), key=len, default=None)
 
 
-def own_name(name: str) -> str:
-    """Name of a parameter of the losses around a backbone -> its name in the backbone before LoRA."""
-    return name.removeprefix("backbone.").replace(".base_layer.", ".")
+def own_name(name: str, root: str) -> str:
+    """Name of a parameter as the engine has it -> its name below `root`, before LoRA."""
+    return name.removeprefix(PREFIX).removeprefix(f"{root}.").replace(".base_layer.", ".")
 
 
 def _trains(name: str, config: Config) -> bool:
@@ -163,7 +164,7 @@ def _trains(name: str, config: Config) -> bool:
         return listed[module]
     if not settings.lora:
         return True
-    is_head = longest(name, [module for encoder in ENCODERS[config.backbone.name] for module in encoder]) is None
+    is_head = longest(name, [module for encoder in config.workload.encoders for module in encoder]) is None
     return is_head and settings.trained is None
 
 

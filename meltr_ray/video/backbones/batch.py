@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from meltr_ray.config import DataConfig
 from meltr_ray.video.clips.captions import pad_captions
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.vocabulary import Vocabulary
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from meltr_ray.config import BackboneConfig
+from meltr_ray.video.backbones.settings import BackboneConfig
 
 MASKED_SCORE = -10000.0
 """Added to the attention score of a padded position (published); finite, so that a row without any position stays finite."""

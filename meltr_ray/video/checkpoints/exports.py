@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from meltr_ray.config import BACKBONES, ConfigError, check
 from meltr_ray.config import file as config_file
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.checkpoints import official
 from meltr_ray.video.checkpoints.imports import FACTS, WEIGHTS, describe, open_weights, read_facts
 
@@ -30,7 +31,7 @@ def export_checkpoint(folder: Path, path: Path) -> list[str]:
         config = BACKBONES[facts["backbone"]](**facts["settings"])
     elif (folder / "best.safetensors").is_file():
         run = config_file.read(folder / "config.yaml")
-        config, file, beginning = run.backbone, folder / "best.safetensors", "backbone."
+        config, file, beginning = run.workload.backbone, folder / "best.safetensors", "backbone."
         counters, lora = [], run.tuning.lora_alpha / run.tuning.lora_rank
     else:
         raise ConfigError(f"checkpoint={folder}: holds neither an imported checkpoint nor best weights; give the folder of one")

@@ -19,15 +19,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from meltr_ray.config import BACKBONES, AllInOneConfig, BackboneConfig, ConfigError, UniVLConfig, VioletConfig, check
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.video.backbones.allinone.model import AllInOne
-from meltr_ray.video.backbones.settings import ALLINONE_SIZES, UNIVL_SIZES, VIOLET_SIZES
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
+from meltr_ray.video.backbones.named import BACKBONES
+from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.checkpoints import naming, official
 
 WEIGHTS, FACTS, VERSION = "weights.safetensors", "checkpoint.json", 1
-SIZES = {"univl": UNIVL_SIZES, "violet": VIOLET_SIZES, "allinone": ALLINONE_SIZES}
 WORDS = {
     "univl": "bert.embeddings.word_embeddings.weight",
     "violet": "enc_txt.emb_txt.word_embeddings.weight",
@@ -100,7 +103,7 @@ def check_kind(path: Path, kind: str | None, backbone: str) -> str:
 
 def sized_as(width: int, config: BackboneConfig, with_size: Callable[[str], BackboneConfig]) -> BackboneConfig:
     """The configuration of the size whose transformers have this width, or `config` if none has."""
-    sizes = (size for size, values in SIZES[config.name].items() if values["hidden_size"] == width != config.hidden_size)
+    sizes = (size for size, values in config.sizes.items() if values["hidden_size"] == width != config.hidden_size)
     size = next(sizes, None)
     return config if size is None else with_size(size)
 

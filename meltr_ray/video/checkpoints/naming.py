@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meltr_ray.config import AllInOneConfig, BackboneConfig, VioletConfig
 from meltr_ray.video.backbones.allinone import model as allinone
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
+from meltr_ray.video.backbones.settings import BackboneConfig
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.video_swin import PATCH, WindowAttention
 
 State = dict[str, Tensor]

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from meltr_ray.config import ConfigError
+from meltr_ray.errors import ConfigError
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which a file may hold its entries: Lightning's, and that of DeiT's initialisations."""

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.config import BackboneConfig, ConfigError
+from meltr_ray.errors import ConfigError
 from meltr_ray.video.backbones.allinone import model as allinone
 from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.checkpoints import naming, official
 from meltr_ray.video.checkpoints.imports import (
     FRAME_FEATURES,
-    SIZES,
     WEIGHTS,
     check_vocabulary,
     describe,
@@ -77,7 +77,7 @@ def plan_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -
     except ConfigError:
         if held["size"] == wanted["size"]:
             raise
-    names = [name for name in SIZES[config.name]["tiny"] if held.get(name) != wanted[name]]
+    names = [name for name in config.sizes["tiny"] if held.get(name) != wanted[name]]
     sizes = ", ".join(f"{name}={held.get(name)} instead of {wanted[name]}" for name in names)
     raise ConfigError(f"{origin}: was imported with {sizes}; set backbone.size={held['size']} and these sizes")
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 
 
 def build_answers(answers: Iterable[str], path: Path, size: int | None = None) -> list[str]:

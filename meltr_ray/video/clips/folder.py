@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from meltr_ray.config import Config
 from meltr_ray.video.clips.answers import Answers
 from meltr_ray.video.clips.disk import sha256
 from meltr_ray.video.clips.store import ClipStore, load_manifest
 from meltr_ray.video.clips.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from meltr_ray.video.workload import Video
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class DataFolder:
     needs_features: bool
 
     @classmethod
-    def open(cls, config: Config) -> Self:
+    def open(cls, config: Video) -> Self:
         """Raises ConfigError where the folder isn't whole, or lacks answers that the task needs."""
         path = Path(config.data.folder)
         manifest = load_manifest(path)

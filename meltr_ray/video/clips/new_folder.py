@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips import schema
 from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line, write_text
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips import schema
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line, sha256

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from meltr_ray.config import ConfigError
+from meltr_ray.errors import ConfigError
 from meltr_ray.video.clips.clip import WHOLE, Segment
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.clips.video import decode_frames, evenly_spaced

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import BertWordPieceTokenizer
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LONG_WORD = re.compile(r"[^\s!-/:-@[-`{-~]{101,}")

@@ -27,7 +27,7 @@ import ray.data
 import torch
 from torch import nn
 
-from meltr_ray.config import ConfigError, check, check_at_least
+from meltr_ray.errors import ConfigError, check, check_at_least
 from meltr_ray.video.clips.clip import Segment
 from meltr_ray.video.clips.video import decode_timed_frames, evenly_spaced
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from meltr_ray.config import ConfigError, check
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.video.datasets.pickles import read_pickle
 
 PICKLES, HDF5 = (".pkl", ".pickle", ".p"), (".h5", ".hdf5", ".hdf")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from meltr_ray.config import ConfigError, check
+from meltr_ray.errors import ConfigError, check
 
 ARRAY = "numpy.ndarray"
 """Stands for the class, which a pickle need not call."""

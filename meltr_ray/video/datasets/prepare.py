@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from meltr_ray.config import check, check_choice
+from meltr_ray.errors import check, check_choice
 from meltr_ray.video.baselines import baselines
 from meltr_ray.video.clips import shards, store
 from meltr_ray.video.datasets import digits

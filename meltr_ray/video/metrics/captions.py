@@ -18,7 +18,7 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from pycocoevalcap.rouge.rouge import Rouge
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.results import bootstrap
 from meltr_ray.video.metrics import meteor, without_java
 

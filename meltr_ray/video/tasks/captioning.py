@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from meltr_ray.config import Config, TaskConfig
 from meltr_ray.video.backbones.batch import Batch
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.clips.vocabulary import Vocabulary
 from meltr_ray.video.metrics import captions
 from meltr_ray.video.tasks.examples import Examples, Metric, count_captioned, in_parts
+from meltr_ray.video.tasks.settings import TaskConfig
+
+if TYPE_CHECKING:
+    from meltr_ray.video.workload import Video
 
 METRIC = Metric("cider", "%")
 AT_ONCE = 64
@@ -37,7 +40,7 @@ class Captioner(Protocol):
         ...
 
 
-def examples(store: ClipStore, config: Config) -> Examples:
+def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a caption, once each."""
     return Examples(store, config.task.name, count_captioned)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 

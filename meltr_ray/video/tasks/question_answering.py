@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from meltr_ray.config import Config, TaskConfig, check
+from meltr_ray.errors import check
 from meltr_ray.results.bootstrap import interval, ratio, with_ones
 from meltr_ray.video.backbones.batch import Batch
 from meltr_ray.video.clips.answers import Answers
@@ -23,6 +23,10 @@ from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics import answers
 from meltr_ray.video.tasks.examples import Examples, Metric, in_parts
+from meltr_ray.video.tasks.settings import TaskConfig
+
+if TYPE_CHECKING:
+    from meltr_ray.video.workload import Video
 
 METRIC = Metric("accuracy", "%")
 AT_ONCE = 32
@@ -64,7 +68,7 @@ class Asked:
         return replace(clip, question=self.questions(clip)[number])
 
 
-def examples(store: ClipStore, config: Config) -> Examples:
+def examples(store: ClipStore, config: Video) -> Examples:
     """One example a question, a clip with `question` set: those with options, or those without.
 
     Open questions of the splits that train (train, meta) are left out where their answer isn't among the answers; evaluation
@@ -79,13 +83,13 @@ def examples(store: ClipStore, config: Config) -> Examples:
     return found
 
 
-def left_out(store: ClipStore, config: Config) -> int:
+def left_out(store: ClipStore, config: Video) -> int:
     """How many questions `examples` leaves out of this split, since their answer isn't among the answers."""
     every, kept = _asked(store, config)
     return sum(every.count(clip) - kept.count(clip) for clip in _texts(store))
 
 
-def _asked(store: ClipStore, config: Config) -> tuple[Asked, Asked]:
+def _asked(store: ClipStore, config: Video) -> tuple[Asked, Asked]:
     """All questions of the task in this split, and those of them that are examples."""
     every = Asked(config.task.name == "multiple_choice")
     trains = store.split in ("train", "meta") and not every.with_options

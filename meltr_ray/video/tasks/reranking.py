@@ -7,10 +7,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from meltr_ray.config import Config, check
-
-RERANKED = {"align": "joint", "rank": "contrastive"}
-"""Primary loss whose pairs can be chosen -> the loss that trains the embeddings which choose them."""
 PAIRS_AT_ONCE = 256
 """Pairs of text and video that evaluation scores at once."""
 
@@ -21,17 +17,6 @@ class Reranker(Protocol):
     def embedding_similarity(self, query: tuple[Tensor, ...], candidate: tuple[Tensor, ...]) -> Tensor: ...
 
     def pair_scores(self, query: tuple[Tensor, ...], candidate: tuple[Tensor, ...]) -> Tensor: ...
-
-
-def check_reranking(config: Config) -> None:
-    """Raises ConfigError where `task.rerank` has nothing to choose from, or nothing to choose by."""
-    task = config.task
-    if task.rerank is None:
-        return
-    check(task.name == "retrieval" and task.primary in RERANKED, "task.rerank", task.rerank,
-          f"needs task.primary={' or '.join(RERANKED)}, and it is {task.primary}; leave it out")  # fmt: skip
-    chooser = RERANKED[task.primary]
-    check(chooser in task.loss_set, "task.rerank", task.rerank, f"candidates are chosen by embeddings that no loss trains; add {chooser} to task.loss_set")
 
 
 def rerank(model: Reranker, query: tuple[Tensor, ...], candidate: tuple[Tensor, ...], k: int) -> Tensor:

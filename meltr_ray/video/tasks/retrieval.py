@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from meltr_ray.config import Config, TaskConfig
 from meltr_ray.results.bootstrap import histogram, interval, ratio, with_ones
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics.retrieval import dual_softmax, rank_metrics, ranks
 from meltr_ray.video.tasks.examples import Examples, Metric, count_captioned, in_parts
 from meltr_ray.video.tasks.reranking import rerank
+from meltr_ray.video.tasks.settings import TaskConfig
+
+if TYPE_CHECKING:
+    from meltr_ray.video.workload import Video
 
 METRIC = Metric("recall_at_10", "%")
 AT_ONCE = 256
@@ -43,7 +46,7 @@ class Ranker(Protocol):
     def similarity(self, query: tuple[Tensor, ...], candidate: tuple[Tensor, ...]) -> Tensor: ...
 
 
-def examples(store: ClipStore, config: Config) -> Examples:
+def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a caption, once each."""
     return Examples(store, config.task.name, count_captioned)
 

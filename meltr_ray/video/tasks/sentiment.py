@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from meltr_ray.config import Config, TaskConfig
 from meltr_ray.results.bootstrap import interval
 from meltr_ray.video.backbones.batch import Batch
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics import sentiment
 from meltr_ray.video.tasks.examples import Examples, Metric, in_parts
+from meltr_ray.video.tasks.settings import TaskConfig
+
+if TYPE_CHECKING:
+    from meltr_ray.video.workload import Video
 
 METRIC = Metric("negative_mae", "")
 AT_ONCE = 128
@@ -39,7 +42,7 @@ def count_rated(clip: Clip) -> int:
     return int(clip.score is not None)
 
 
-def examples(store: ClipStore, config: Config) -> Examples:
+def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a score, once each."""
     return Examples(store, config.task.name, count_rated)
 

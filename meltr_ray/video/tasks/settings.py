@@ -1,4 +1,4 @@
-"""The tasks, and the losses that each backbone offers for them."""
+"""Settings of the task."""
 
 from __future__ import annotations
 
@@ -6,80 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from meltr_ray.errors import check, check_at_least, check_choice
-from meltr_ray.video.backbones.settings import BackboneConfig
+from meltr_ray.video.backbones.settings import PAIR_LOSSES
 
 TASKS = ("retrieval", "multiple_choice", "open_ended", "captioning", "sentiment")
-UNIVL_LOSSES = (
-    "joint",
-    "align",
-    "masked_language",
-    "masked_frame",
-    "masked_joint",
-    "masked_align",
-    "caption",
-    "masked_caption",
-)
-VIOLET_LOSSES = ("matching", "masked_language", "masked_patch")
-VIOLET_QUESTION_LOSSES = ("answer", *VIOLET_LOSSES)
-ALLINONE_LOSSES = ("contrastive", "rank", "matching", "alignment", "masked_language")
-CONTROL_LOSSES = ("constant", "shuffled")
-"""Planted losses that should be demoted: one that depends on nothing, one that pulls captions to wrong videos."""
-PAIR_LOSSES = ("align", "matching", "rank")
-"""Primary losses that score each text with each video in a pass of its own."""
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What a backbone offers for a task."""
-
-    primaries: tuple[str, ...]
-    """Losses whose scores the metric is taken of; the first is the default, that of the published code."""
-    default: tuple[str, ...]
-    """The default loss set, the primary first: that of the paper or of its code, as far as there is one."""
-    offered: tuple[str, ...]
-    """All losses, the controls included."""
-
-
-LOSSES: dict[str, dict[str, Losses]] = {
-    "univl": {
-        "retrieval": Losses(  # the paper's without those over all pairs
-            ("joint", "align"), ("joint", "masked_joint", "masked_language", "masked_frame", "caption"), UNIVL_LOSSES + CONTROL_LOSSES),
-        "multiple_choice": Losses(
-            ("choice",), ("choice", "joint", "masked_joint", "masked_language", "masked_frame"), ("choice", *UNIVL_LOSSES, *CONTROL_LOSSES)),
-        "open_ended": Losses(
-            ("answer",), ("answer", "joint", "masked_joint", "masked_language", "masked_frame"), ("answer", *UNIVL_LOSSES, *CONTROL_LOSSES)),
-        "captioning": Losses(  # the paper's without those over all pairs
-            ("caption",), ("caption", "masked_caption", "joint", "masked_joint", "masked_language", "masked_frame"),
-            UNIVL_LOSSES + CONTROL_LOSSES),
-        "sentiment": Losses(
-            ("sentiment",), ("sentiment", "joint", "masked_joint", "masked_language"),
-            ("sentiment", *(loss for loss in UNIVL_LOSSES if "caption" not in loss), *CONTROL_LOSSES)),
-    },
-    "violet": {
-        "retrieval": Losses(("matching",), VIOLET_LOSSES, VIOLET_LOSSES + CONTROL_LOSSES),
-        "multiple_choice": Losses(("answer",), VIOLET_QUESTION_LOSSES, VIOLET_QUESTION_LOSSES + CONTROL_LOSSES),
-        "open_ended": Losses(("answer",), VIOLET_QUESTION_LOSSES, VIOLET_QUESTION_LOSSES + CONTROL_LOSSES),
-    },
-    "allinone": {  # the released code leaves matching out, too
-        "retrieval": Losses(("contrastive", "rank"), ("contrastive", "matching", "masked_language"), ALLINONE_LOSSES + CONTROL_LOSSES),
-        # released for questions without auxiliary losses; these are those of retrieval
-        "multiple_choice": Losses(
-            ("choice", "rank"), ("choice", "contrastive", "matching", "masked_language"), ("choice", *ALLINONE_LOSSES) + CONTROL_LOSSES),
-        "open_ended": Losses(
-            ("answer",), ("answer", "contrastive", "matching", "masked_language"),
-            ("answer", "contrastive", "matching", "alignment", "masked_language") + CONTROL_LOSSES),
-    },
-}  # fmt: skip
-"""Backbone -> task -> losses; a task that isn't there isn't offered by the backbone."""
-EVERY_LOSS = tuple(dict.fromkeys(loss for tasks in LOSSES.values() for losses in tasks.values() for loss in losses.offered))
-
-
-def losses_of(backbone: str, task: str) -> Losses:
-    """Raises ConfigError where the backbone doesn't offer the task."""
-    check_choice("task.name", task, TASKS)
-    able = [name for name in LOSSES if task in LOSSES[name]]
-    check(task in LOSSES[backbone], "task.name", task, f"backbone={backbone} doesn't offer it; choose backbone={' or '.join(able)}")
-    return LOSSES[backbone][task]
+RERANKED = {"align": "joint", "rank": "contrastive"}
+"""Primary loss whose pairs `task.rerank` can choose -> the loss that trains the embeddings which choose them."""
 
 
 @dataclass(kw_only=True)
@@ -89,9 +20,9 @@ class TaskConfig:
     name: str = "retrieval"
     """Task: `retrieval` (text-to-video), `multiple_choice` or `open_ended` (questions), `captioning` or `sentiment`; chosen by `task=<name>`."""
     primary: Optional[str] = None
-    """Primary loss, the one that the outer level lowers, and whose scores make the predictions; default: that of the backbone's published code (for retrieval joint, matching, contrastive)."""
+    """Older name of `losses.primary`; scores of this loss make the predictions."""
     loss_set: Any = None
-    """Losses that are computed, the primary included, as a list or the name of one in tune_spaces/loss_sets.py; the order is that of the combiner's inputs; default: `default`."""
+    """Older name of `losses.set`."""
     evaluate_captions: Optional[int] = None
     """Retrieval: captions of each clip that evaluation asks with; default: all, or 1 where each pair of caption and clip takes a pass of its own (align, matching, rank)."""
     dual_softmax: Optional[float] = None
@@ -105,20 +36,8 @@ class TaskConfig:
     max_caption_words: int = 20
     """Captioning: word pieces of a generated caption, [SEP] included."""
 
-    def resolve(self, backbone: BackboneConfig) -> None:
-        """Fill what depends on the backbone, and check it."""
-        losses = losses_of(backbone.name, self.name)
-        self.primary = self.primary or losses.primaries[0]
-        check_choice("task.primary", self.primary, losses.primaries)
-        self.loss_set = list(losses.default) if self.loss_set is None else self.loss_set
-        check(isinstance(self.loss_set, list), "task.loss_set", self.loss_set, f"unknown name; use a list such as [{self.primary},constant]")
-        for loss in self.loss_set:
-            check_choice("task.loss_set", loss, losses.offered)
-        check(len(set(self.loss_set)) == len(self.loss_set), "task.loss_set", self.loss_set, "names a loss twice; remove one")
-        check(self.primary in self.loss_set, "task.loss_set", self.loss_set,
-              f"lacks the primary loss; add {self.primary} or change task.primary")
-        if self.evaluate_captions is None and self.primary in PAIR_LOSSES:
-            self.evaluate_captions = 1
+    def __post_init__(self):
+        check_choice("task.name", self.name, TASKS)
         check(self.evaluate_captions is None or self.evaluate_captions > 0, "task.evaluate_captions", self.evaluate_captions,
               "must be positive; leave it out for the default")
         check(self.rerank is None or self.rerank > 0, "task.rerank", self.rerank, "must be positive; leave it out for all pairs")
@@ -126,6 +45,17 @@ class TaskConfig:
             check_at_least(f"task.{name}", getattr(self, name), low)
         check(self.dual_softmax is None or self.dual_softmax > 0, "task.dual_softmax", self.dual_softmax,
               "must be positive; leave it out to switch it off")
-        check(self.dual_softmax is None or self.primary not in PAIR_LOSSES, "task.dual_softmax", self.dual_softmax,
-              f"reverses the order of scores below 0, which task.primary={self.primary} has; leave it out")
         check(self.length_penalty >= 0, "task.length_penalty", self.length_penalty, "must not be negative; published: 0")
+
+    def resolve(self, primary: str, loss_set: list[str]) -> None:
+        """Told the losses, fill what depends on them, and check it."""
+        self.primary, self.loss_set = primary, loss_set
+        if self.evaluate_captions is None and self.primary in PAIR_LOSSES:
+            self.evaluate_captions = 1
+        check(self.dual_softmax is None or self.primary not in PAIR_LOSSES, "task.dual_softmax", self.dual_softmax,
+              f"reverses the order of scores below 0, which losses.primary={self.primary} has; leave it out")
+        if self.rerank is not None:
+            check(self.name == "retrieval" and primary in RERANKED, "task.rerank", self.rerank,
+                  f"needs losses.primary={' or '.join(RERANKED)}, and it is {primary}; leave it out")  # fmt: skip
+            check(RERANKED[primary] in loss_set, "task.rerank", self.rerank,
+                  f"candidates are chosen by embeddings that no loss trains; add {RERANKED[primary]} to losses.set")

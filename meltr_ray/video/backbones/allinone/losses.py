@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meltr_ray.config import AllInOneConfig, TaskConfig
 from meltr_ray.video import losses as loss_functions
 from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.batch import Batch, TextInputs
 from meltr_ray.video.backbones.layers import used_length
 from meltr_ray.video.clips import masking
@@ -26,6 +26,7 @@ from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.pixels import allinone_clip, normalised
 from meltr_ray.video.clips.questions import pad_options, right_answers
 from meltr_ray.video.tasks.reranking import PAIRS_AT_ONCE
+from meltr_ray.video.tasks.settings import TaskConfig
 
 PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
                     "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
@@ -154,11 +155,11 @@ class AllInOneLosses(nn.Module):
         super().__init__()
         self.backbone, self.config = backbone, config
 
-    def forward(self, batch: AllInOneBatch, names: tuple[str, ...] | None = None) -> Tensor:
-        """Losses (T,) float32 in the order of `names` (default: the loss set); passes that no name needs are left out."""
+    def forward(self, batch: AllInOneBatch, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """The losses in `names` (default: the loss set), float32 scalars; passes that no name needs are left out."""
         names = tuple(self.config.loss_set) if names is None else names
         found = compute_losses(self.backbone, batch, names)
-        return torch.stack([found[name].to(torch.promote_types(found[name].dtype, torch.float32)) for name in names])
+        return {name: found[name].to(torch.promote_types(found[name].dtype, torch.float32)) for name in names}
 
     def scores(self, batch: AllInOneBatch) -> Tensor:
         """Scores of the answers (B, A), or by the primary loss of the options (B, C), -inf for those that a question lacks."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from meltr_ray.config import AllInOneConfig
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.layers import Dropout, Embeddings, Linear, Pooler, WordPredictions, attention_bias, initialize
 
 HEADS = ("itm_score", "mlm_score", "projections", "rank_output", "vqa_classifier", "mc_vqa_classifier")

@@ -15,12 +15,13 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from meltr_ray.config import TaskConfig, UniVLConfig
 from meltr_ray.video.backbones.batch import Batch, TextInputs
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.clips import masking
 from meltr_ray.video.clips.answers import Answers
 from meltr_ray.video.clips.captions import is_special
 from meltr_ray.video.clips.clip import Clip, Question
+from meltr_ray.video.tasks.settings import TaskConfig
 
 NO_ANSWER = -1
 """Number of a right answer that isn't among the answers."""

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meltr_ray.config import TaskConfig
 from meltr_ray.video import losses as loss_functions
 from meltr_ray.video.backbones.univl.inputs import NO_ANSWER, AudioScale, UniVLBatch, UniVLInputs
 from meltr_ray.video.backbones.univl.model import UniVL
@@ -30,6 +29,7 @@ from meltr_ray.video.backbones.univl.passes import (
     video_of,
 )
 from meltr_ray.video.tasks.beam_search import beam_search
+from meltr_ray.video.tasks.settings import TaskConfig
 
 __all__ = ["AudioScale", "UniVLBatch", "UniVLInputs", "UniVLLosses"]
 
@@ -54,8 +54,8 @@ class UniVLLosses(nn.Module):
         super().__init__()
         self.backbone, self.config = backbone, config
 
-    def forward(self, batch: UniVLBatch, names: tuple[str, ...] | None = None) -> Tensor:
-        """Losses (T,) float32 in the order of `names` (default: the loss set); passes that no name needs are left out.
+    def forward(self, batch: UniVLBatch, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """The losses in `names` (default: the loss set), float32 scalars; passes that no name needs are left out.
 
         Shared as in the published code: the encodings of a text or video, clean or masked, and one masked cross pass. Differs
         from it in that all texts, all videos and all cross passes go through a module together, stacked in the batch dimension:
@@ -69,7 +69,7 @@ class UniVLLosses(nn.Module):
             found |= self._align(encoded, names)
             found |= self._cross(batch, encoded, names)
             found |= self._own(batch, encoded, names)
-        return torch.stack([widen(found[name]) for name in names])
+        return {name: widen(found[name]) for name in names}
 
     def query(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Captions (Q, L) as the primary loss compares them, embeddings (Q, H) for `joint`, encodings (Q, L, H) for `align`; and a mask."""

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meltr_ray.config import UniVLConfig
 from meltr_ray.video.backbones.layers import (
     MASKED_SCORE,
     Attention,
@@ -38,6 +37,7 @@ from meltr_ray.video.backbones.layers import (
     linear,
     plain_attention,
 )
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 
 
 def encoder_layers(config: UniVLConfig, num_layers: int) -> LayerStack:

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meltr_ray.config import TaskConfig, VioletConfig
 from meltr_ray.video import losses as loss_functions
 from meltr_ray.video.backbones.batch import Batch, TextInputs
 from meltr_ray.video.backbones.layers import used_length
 from meltr_ray.video.backbones.violet import block_masking
 from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens, token_grid
 from meltr_ray.video.clips import masking
 from meltr_ray.video.clips.answers import Answers
@@ -25,6 +25,7 @@ from meltr_ray.video.clips.captions import draw_captions, is_special, pad_captio
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.pixels import unit_range, violet_clip
 from meltr_ray.video.clips.questions import pad_options, right_answers
+from meltr_ray.video.tasks.settings import TaskConfig
 
 PAIRS = ("matching", "shuffled", "answer")
 MASKED = ("masked_language", "masked_patch")
@@ -137,8 +138,8 @@ class VioletLosses(nn.Module):
         super().__init__()
         self.backbone, self.config = backbone, config
 
-    def forward(self, batch: VioletBatch, names: tuple[str, ...] | None = None) -> Tensor:
-        """Losses (T,) float32 in the order of `names` (default: the loss set); passes that no name needs are left out."""
+    def forward(self, batch: VioletBatch, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """The losses in `names` (default: the loss set), float32 scalars; passes that no name needs are left out."""
         return violet_losses(self.backbone, batch, tuple(self.config.loss_set) if names is None else names)
 
     def scores(self, batch: VioletBatch) -> Tensor:
@@ -186,8 +187,8 @@ def answer_scores(model: Violet, first: Tensor, batch: VioletBatch) -> Tensor:
     return scores if batch.text_ids.dim() == 2 else scores.masked_fill(~batch.text_mask.any(2), -torch.inf)
 
 
-def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> Tensor:
-    """Losses (len(names),) float32 as published, out of `answer`, `matching`, `masked_language`, `masked_patch` and the controls.
+def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Losses float32 as published, out of `answer`, `matching`, `masked_language`, `masked_patch` and the controls.
 
     matching: softmax over the texts for each video, from [CLS] of every pair. answer: the task's own; retrieval has none.
     Shared: one encoding of the frames; one masked cross pass; and one pass over pairs, in which a pair that two losses need
@@ -199,7 +200,7 @@ def violet_losses(model: Violet, batch: VioletBatch, names: tuple[str, ...]) -> 
         video = model.encode_video(batch.frames)
         found |= pair_losses(model, batch, video, names)
         found |= masked_losses(model, batch, video, names)
-    return torch.stack([found[name] for name in names])
+    return {name: found[name] for name in names}
 
 
 def pair_numbers(config: VioletConfig, batch: VioletBatch) -> dict[str, Tensor]:

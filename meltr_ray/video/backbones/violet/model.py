@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from meltr_ray.config import VioletConfig, check_at_least, check_choice
+from meltr_ray.errors import check_at_least, check_choice
 from meltr_ray.video.backbones.layers import (
     Dropout,
     Embeddings,
@@ -27,6 +27,7 @@ from meltr_ray.video.backbones.layers import (
     attention_bias,
     initialize,
 )
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.video_swin import VideoSwin
 
 PIXEL_MEAN, PIXEL_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

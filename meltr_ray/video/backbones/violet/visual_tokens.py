@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.pixels import violet_clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.datasets.pickles import read_pickle

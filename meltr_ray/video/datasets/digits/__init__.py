@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips import shards, store
 from meltr_ray.video.clips.answers import build_answers
 from meltr_ray.video.clips.clip import Clip

@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 
 csv.field_size_limit(2**24)  # a caption may have ten thousand words; the default ends at 131,072 letters
 

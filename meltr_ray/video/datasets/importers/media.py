@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.datasets.feature_files import VIDEO_ENDINGS, FeatureFiles, find_features, is_features, problem
 from meltr_ray.video.datasets.importers.annotations import Annotations

@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.caption_choice import add_caption_choice

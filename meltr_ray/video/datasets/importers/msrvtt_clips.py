@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.caption_choice import add_caption_choice

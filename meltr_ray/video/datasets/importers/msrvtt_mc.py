@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.datasets.importers import msrvtt
 from meltr_ray.video.datasets.importers.annotations import Annotations

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.files import find, read_text
 from meltr_ray.video.datasets.importers.grouping import gather, text_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Question
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.files import check_rows, find, read_json, read_text

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.grouping import text_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.schema import SPLITS
 

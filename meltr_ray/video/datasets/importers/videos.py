@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.config import check, check_choice
+from meltr_ray.errors import check, check_choice
 from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.clips.schema import SPLITS
 from meltr_ray.video.datasets.importers.annotations import Annotations

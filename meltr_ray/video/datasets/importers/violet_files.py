@@ -18,7 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.backbones.violet.visual_tokens import read_dalle_tokens
 from meltr_ray.video.clips.clip import Question
 from meltr_ray.video.datasets.importers.annotations import Annotations

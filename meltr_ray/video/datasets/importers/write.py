@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.config import check
+from meltr_ray.errors import check
 from meltr_ray.video.clips import shards
 from meltr_ray.video.clips.answers import Answers, build_answers
 from meltr_ray.video.clips.clip import Clip

@@ -1,62 +1,70 @@
-"""One meta step: hypergradient, mean over ranks, clip, step of phi, and what there is to know about it afterwards."""
+"""The outer level: a meta step on phi, and the slopes that w trains with."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import inspect
+from typing import Any, Callable, ClassVar, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.combining.combiners import MELTR
-from meltr_ray.config import AidConfig
+from meltr_ray.combining.slopes import slopes
+from meltr_ray.combining.way import Step, Way
+from meltr_ray.hypergrad.combined import on_batches
 from meltr_ray.hypergrad.hypergradient import hypergradient
-from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
+from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.hypergrad.problem import Problem
+from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.self_check import product_errors
-from meltr_ray.hypergrad.solvers import ConjugateGradient, Identity, Neumann, Solver
 from meltr_ray.hypergrad.vectors import Vector
 
-SOLVERS: dict[str, Callable[[AidConfig], Solver]] = {
-    "identity": lambda aid: Identity(aid.adam),
-    "neumann": lambda aid: Neumann(aid.iterations, aid.neumann_step, aid.damping, aid.adam),
-    "cg": lambda aid: ConjugateGradient(aid.iterations, aid.damping, aid.cg_tolerance, aid.adam),
-    "nystrom": lambda aid: Nystrom(aid.rank, aid.damping),
-    "loss_space": lambda aid: LossSpace(aid.damping),
-}
-"""Name in `aid.solver` -> solver made from the settings `aid`."""
 
+class Meta(Way):
+    """A combiner g_phi that is learned: holds phi and its optimiser (Adam with L2 decay, as published), knows w only through `Problem`.
 
-class Meta:
-    """The outer level: holds phi's optimiser (Adam with L2 decay, as published) and knows w only through `Problem`.
+    Dropout of the combiner keeps one mask from a meta step to the next, so that every pass sees the same g_phi.
 
-    A combiner without parameters (fixed weights) has no outer level: `is_due` is then never true.
+    Args:
+        combiner: forward(losses) -> scalar, or forward(losses, batch).
+        aid: settings `aid.*`.
     """
 
-    def __init__(self, combiner: nn.Module, aid: AidConfig):
+    learns: ClassVar[bool] = True
+
+    def __init__(self, combiner: nn.Module, aid: Any):
         self.combiner, self.aid = combiner, aid
-        self.solver = SOLVERS[aid.solver](aid)
-        self.phi = list(combiner.parameters())
-        self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, weight_decay=aid.weight_decay) if self.phi else None
+        self.asks_batch = len(inspect.signature(combiner.forward).parameters) > 1
+        self.solver = SOLVERS[aid.solver].of(aid)
+        self.phi = [p for p in combiner.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, weight_decay=aid.weight_decay)
         self.num_steps = 0
         self.last_v: Vector | None = None
         """v of the last solve, for a warm start; each rank its own shard."""
 
+    def to(self, device: torch.device) -> Meta:
+        self.combiner.to(device)
+        return self
+
     def is_due(self, step: int) -> bool:
         """Whether a meta step comes before optimiser step number `step`, counted from 0."""
-        return self.optimizer is not None and (step + 1) % self.aid.inner_steps == 0
+        return (step + 1) % self.aid.inner_steps == 0
 
-    def step(self, problem: Problem) -> dict[str, Any]:
-        """Update phi once; returns the numbers that the results table keeps."""
-        for module in self.combiner.modules():
-            if isinstance(module, MELTR):
-                module.mask_seed = self.num_steps
+    def before(self, step: Step) -> dict[str, Any]:
+        return self.step(step.problem(), step.batches) if self.is_due(step.number) else {}
+
+    def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        return slopes(Replayed(self.combiner, max(0, self.num_steps - 1)), losses, *([batch] if self.asks_batch else []))
+
+    def step(self, problem: Problem, batches: Sequence[Any] = ()) -> dict[str, Any]:
+        """Update phi once; returns the numbers that the results table keeps. `batches`: those of the M rows of losses."""
+        combiner = Replayed(self.combiner, self.num_steps)
         before = problem.passes()
         checked = self.aid.check_every > 0 and self.num_steps % self.aid.check_every == 0
-        result = hypergradient(problem, self.combiner, self.solver, self.aid.gamma, self.aid.regulariser, self.last_v,
-                               keep_v=checked or self.aid.warm_start)  # fmt: skip
+        result = hypergradient(problem, combiner, self.solver, self.aid.gamma, self.aid.regulariser, self.last_v,
+                               keep_v=checked or self.aid.warm_start, batches=batches if self.asks_batch else None)  # fmt: skip
         passes, v = problem.passes() - before, result.solution.v
         self.last_v = v if self.aid.warm_start else None
-        errors = product_errors(problem, self.combiner, v) if checked and v else {}
+        errors = product_errors(problem, on_batches(combiner, batches) if self.asks_batch else combiner, v) if checked and v else {}
         gradient = problem.average(result.total())
         norm = _norm(gradient)
         if norm.isfinite():
@@ -80,7 +88,7 @@ class Meta:
     def state(self) -> dict[str, Tensor]:
         """All that the next meta step depends on, as tensors by name."""
         state = {f"combiner/{name}": value for name, value in self.combiner.state_dict().items()}
-        for index, entry in (self.optimizer.state_dict()["state"] if self.optimizer else {}).items():
+        for index, entry in self.optimizer.state_dict()["state"].items():
             state |= {f"meta_optimizer/{index}/{key}": value for key, value in entry.items()}
         return state | {"num_meta_steps": torch.tensor(self.num_steps)}
 
@@ -96,8 +104,11 @@ class Meta:
             if name.startswith("meta_optimizer/"):
                 _, index, key = name.split("/")
                 entries.setdefault(int(index), {})[key] = value
-        if self.optimizer:
-            self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def load_own_state(self, state: dict[str, Tensor], hold: Callable[[Sequence[Tensor]], Vector]) -> None:
+        pieces = [state[f"last_v/{i}"] for i in range(sum(name.startswith("last_v/") for name in state))]
+        self.last_v = hold(pieces) if pieces else None
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

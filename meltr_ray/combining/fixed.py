@@ -1,0 +1,56 @@
+"""Fixed weights, the baseline of everything that learns."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from meltr_ray.combining.way import Way
+from meltr_ray.workload import Workload
+
+
+class FixedWeights(nn.Module):
+    """g(l) = sum_t weights_t l_t; nothing to learn."""
+
+    def __init__(self, weights: Sequence[float]):
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(weights))
+
+    def forward(self, losses: Tensor) -> Tensor:
+        return self.weights.to(losses.dtype) @ losses
+
+
+class Fixed(Way):
+    """Slopes that stay as they are."""
+
+    learns: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, config: Any, workload: Workload) -> Fixed:
+        return cls(weights_of(config.combiner.weights, config.losses.set, config.losses.primary))
+
+    def __init__(self, weights: Sequence[float]):
+        self.combiner = FixedWeights(weights)
+
+    def to(self, device: torch.device) -> Fixed:
+        self.combiner.to(device)
+        return self
+
+    def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
+        weights = self.combiner.weights.to(losses.dtype)
+        a = weights if len(weights) == len(losses) else weights.expand_as(losses)  # per example: alike for all
+        return a @ losses, a
+
+    def state(self) -> dict[str, Tensor]:
+        return {"combiner/weights": self.combiner.weights}
+
+
+def weights_of(weights: str | Sequence[float], loss_set: Sequence[str], primary: str) -> list[float]:
+    """The numbers that `combiner.weights` stands for."""
+    if weights == "uniform":
+        return [1.0] * len(loss_set)
+    if weights == "primary":
+        return [float(name == primary) for name in loss_set]
+    return [float(weight) for weight in weights]

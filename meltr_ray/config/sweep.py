@@ -1,0 +1,50 @@
+"""Settings of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from meltr_ray.errors import check, check_at_least, check_choice
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """Which configurations are compared, and how often each is repeated."""
+
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Configurations: name -> dotted settings that differ from the rest of this configuration."""
+    ours: str = "meltr"
+    """Arm that the report is about, named before any result is seen."""
+    baselines: list[str] = field(default_factory=lambda: ["uniform", "primary_only"])
+    """Arms that `ours` is compared with, pair by pair over the same seeds; the first leads the report."""
+    seeds: int = 6
+    """Seeds of `ours` and of each baseline; 6 is the least with which a two-sided sign test can reach 0.05."""
+    other_seeds: int = 2
+    """Seeds of every other arm."""
+    learning_rates: list[float] = field(default_factory=list)
+    """Learning rates of w tried for `ours` and each baseline before the comparison, each the same way; empty: none."""
+    learning_rate_seeds: int = 1
+    """Seeds of the learning-rate search, apart from those of the comparison."""
+    leave_one_out: bool = True
+    """Add an arm for every auxiliary loss of `ours`, without it."""
+    add_one_in: bool = False
+    """Add an arm for every auxiliary loss of `ours`, with the primary loss and it alone."""
+    space: list[str] = field(default_factory=list)
+    """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
+    search: str = "random"
+    """How `space` is searched: `grid` (every combination) or `random`."""
+    samples: int = 8
+    """Configurations that a random search draws."""
+    max_concurrent: int = 2
+    """Trials that run at the same time."""
+    progress_every: float = 10.0
+    """Seconds between two progress lines where the output is not a terminal."""
+
+    def __post_init__(self):
+        for name, low in dict(seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
+            check_at_least(f"sweep.{name}", getattr(self, name), low)
+        check_choice("sweep.search", self.search, ("grid", "random"))
+        for arm in [self.ours, *self.baselines] if self.arms else []:
+            check(arm in self.arms, "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
+                  f"no such arm; use one of {', '.join(self.arms)}")

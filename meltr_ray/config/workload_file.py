@@ -1,0 +1,167 @@
+"""From `my_losses.py:Primes` to the class: read, checked, and importable by that name in every process."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.storage import put
+from meltr_ray.workload import Workload
+
+SHIPPED = {"video": "meltr_ray.video.workload:Video"}
+"""Workloads that come with the project: their short names."""
+NEEDED = ("module", "examples", "batch")
+"""Methods that a workload can't do without."""
+
+
+def find(source: str) -> type[Workload]:
+    """The class that `source` names: `file.py:Class`, `file.py` with one workload in it, `package.module:Class`, or a short name.
+
+    Raises:
+        ConfigError: no such file or class, a file that doesn't import (its own last line is shown), a class that isn't a whole
+            workload.
+    """
+    place, name = _parted(SHIPPED.get(source, source))
+    module = _import_file(source, Path(place)) if place.endswith(".py") else _import_module(source, place)
+    cls = _class_of(source, module, name)
+    for item in dataclasses.fields(cls):
+        check(item.name == "source" or not hasattr(Workload, item.name), "workload", source,
+              f"{item.name} is no setting but a part of every workload; leave its annotation out")
+    try:
+        OmegaConf.structured(cls)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"workload={source}: {str(error).splitlines()[0]}; a setting is a bool, int, float, str, or a list or dict of these") from None
+    for member in NEEDED:
+        check(getattr(cls, member) is not getattr(Workload, member), "workload", source, f"{cls.__name__} has no method {member}; write it")
+    whole = cls.evaluate is not Workload.evaluate or (cls.predict is not Workload.predict and cls.measure is not Workload.measure)
+    check(whole, "workload", source, f"{cls.__name__} has no method evaluate, nor predict and measure in its place; write one")
+    for member in ("losses", "metrics"):
+        value = inspect.getattr_static(cls, member)
+        check(isinstance(value, property) or bool(value), "workload", source, f"{cls.__name__} names no {member}; give them as a class attribute")
+    return cls
+
+
+def make(source: str, settings: dict | None = None) -> Workload:
+    """An instance, which knows where it came from."""
+    return find(source)(source=absolute(source), **(settings or {}))
+
+
+def absolute(source: str) -> str:
+    """The same for processes that run in other folders."""
+    place, name = _parted(source)
+    return f"{Path(place).absolute()}{f':{name}' if name else ''}" if place.endswith(".py") else source
+
+
+def source_of(cls: type[Workload]) -> str:
+    """How other processes find a class that is at hand in this one.
+
+    Raises:
+        ConfigError: it was not defined in a file, or inside a function.
+    """
+    file = None if cls.__module__ == "builtins" else getattr(sys.modules.get(cls.__module__), "__file__", None)
+    check(file is not None and Path(file).exists(), "workload", cls.__name__, "isn't defined in a file, from which workers could make it again; put it into one")
+    check("." not in cls.__qualname__, "workload", cls.__qualname__, "is defined inside another class or a function, where workers can't find it; move it out")
+    if "." in cls.__module__:  # part of a package: its own imports need that
+        return f"{cls.__module__}:{cls.__name__}"
+    return f"{Path(file).absolute()}:{cls.__name__}"
+
+
+def keep_text(workload: Workload, folder: Path) -> None:
+    """Copy the text of the class's file to `folder`, or check that it is still the same there.
+
+    Raises:
+        ConfigError: the file has changed since, so what goes on would be another experiment.
+    """
+    file = Path(inspect.getsourcefile(type(workload)))
+    copy = folder / file.name
+    if not copy.exists():
+        put(copy, file.read_bytes())
+        return
+    check(copy.read_bytes() == file.read_bytes(), "workload", workload.source,
+          f"the file has changed since this was started; put it back (its text then is in {copy}) or start anew with another name=")
+
+
+def _parted(source: str) -> tuple[str, str]:
+    """`file.py:Class` -> (`file.py`, `Class`)."""
+    place, colon, name = source.rpartition(":")
+    return (place, name) if colon else (source, "")
+
+
+def _import_file(source: str, path: Path) -> ModuleType:
+    path = path.absolute()
+    check(path.is_file(), "workload", source, "no such file; correct the path")
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and Path(getattr(known, "__file__", None) or "").absolute() == path:
+        return known
+    elsewhere = known if known is not None else _spec(name)
+    origin = getattr(elsewhere, "__file__", None) or getattr(elsewhere, "origin", None)
+    check(elsewhere is None or Path(origin or "").absolute() == path, "workload", source,
+          f"{name} is the name of another module ({origin or 'of Python'}); rename the file")
+    check(name.isidentifier(), "workload", source, f"{name} can't be the name of a Python module; rename the file")
+    if str(path.parent) not in sys.path:  # files beside it are importable, here and in processes that take over sys.path
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()
+    return _run(source, name)
+
+
+def _import_module(source: str, name: str) -> ModuleType:
+    check(bool(name) and all(part.isidentifier() for part in name.split(".")), "workload", source,
+          f"no workload; give file.py:Class, or one of {', '.join(SHIPPED)}")
+    return _run(source, name)
+
+
+def _run(source: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ConfigError:
+        raise
+    except Exception as error:
+        last = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
+        where = line_of(error, source)
+        raise ConfigError(f"workload={source}: doesn't import{where}: {last}; mend it") from error
+
+
+def line_of(error: Exception, source: str) -> str:
+    """` (line 7)`: the deepest line of the user's own file."""
+    file = source.rpartition(":")[0] or source
+    if isinstance(error, SyntaxError):
+        return f" (line {error.lineno})"
+    lines, trace = [], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith(Path(file).name):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f" (line {lines[-1]})" if lines else ""
+
+
+def _spec(name: str) -> object | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+
+
+def _class_of(source: str, module: ModuleType, name: str) -> type[Workload]:
+    classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
+    own = [key for key, value in classes.items() if issubclass(value, Workload) and value.__module__ == module.__name__]
+    if not name:
+        check(len(own) == 1, "workload", source, f"holds {len(own)} workloads ({', '.join(own) or 'none'}); name one, as in {source}:{(own or ['Mine'])[0]}")
+        name = own[0]
+    if name not in vars(module):
+        near = difflib.get_close_matches(name, own or classes, 3) or own
+        raise ConfigError(f"workload={source}: has no class {name}; " + (f"did you mean {' or '.join(near)}" if near else "write it, derived from meltr_ray.Workload"))
+    found = vars(module)[name]
+    check(isinstance(found, type) and issubclass(found, Workload) and found is not Workload, "workload", source,
+          f"{name} is no workload; derive it from meltr_ray.Workload")
+    return found

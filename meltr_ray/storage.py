@@ -1,0 +1,30 @@
+"""The one writer: a file is there whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO, Callable
+
+
+def put(path: Path, content: bytes | str | Callable[[BinaryIO], None]) -> None:
+    """Write to a temporary name beside `path`, flush it to disk and rename it; folders are made.
+
+    `content`: bytes, text (UTF-8), or a function that writes to the open file. What was there before stays until the rename,
+    also where writing fails; a reader never sees half a file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,81 @@
+"""A workload's module, scored: during a run, and from saved weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from meltr_ray.config import Config
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.training.checkpoint import check_fingerprint, weights_facts
+from meltr_ray.training.loss_vector import PREFIX, named_weights
+from meltr_ray.training.splits import examples
+from meltr_ray.training.tuning import prepare_for_tuning
+from meltr_ray.workload import Workload
+
+T = TypeVar("T")
+
+
+def measured(workload: Workload, module: nn.Module, split: Sequence[Any], device: torch.device) -> dict[str, float]:
+    """A value for each of the workload's metrics.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    found = quietly(module, lambda: workload.evaluate(module, split, device))
+    check(isinstance(found, dict), "workload", workload.source, f"evaluate gave a {type(found).__name__}; return a value for each metric, by name")
+    for name in workload.metrics:
+        check(name in found, "workload", workload.source, f"evaluate gave no {name}, but {', '.join(found) or 'nothing'}; return every declared metric")
+    return {name: float(value) for name, value in found.items()}
+
+
+def quietly(module: nn.Module, function: Callable[[], T]) -> T:
+    """Call it in evaluation mode and without gradients; mode and generators are put back. The same draws each time."""
+    training = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)  # All-in-one shuffles patches in evaluation, too, as published
+            return function()
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+
+
+def saved_module(config: Config, weights: Path, device: torch.device = torch.device("cpu")) -> nn.Module:
+    """The module of a finished run, in this process alone.
+
+    Raises:
+        ConfigError: the weights are those of another configuration, or the data aren't those that they were trained on.
+    """
+    check_fingerprint(config.workload, weights_facts(weights).get("checksums", {}))
+    module = config.workload.structure()
+    prepare_for_tuning(module, config)
+    load_weights(module.to(device), load_file(weights), weights)
+    return module
+
+
+def measured_saved(config: Config, weights: Path, split: str, device: torch.device) -> dict[str, float]:
+    """`measured` of saved weights."""
+    module = saved_module(config, weights, device)
+    return measured(config.workload, module, examples(config.workload, split), device)
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -> None:
+    """Put saved weights into `model`; a tied weight is saved once, under its first name.
+
+    Raises:
+        ConfigError: the file's names or shapes are those of another configuration.
+    """
+    wanted = dict(named_weights(model)) | {name.removeprefix(PREFIX): b for name, b in model.named_buffers()}
+    wrong = sorted(wanted.keys() ^ weights.keys()) or sorted(n for n in wanted if wanted[n].shape != weights[n].shape)
+    if wrong:
+        raise ConfigError(f"checkpoint={origin}: {wrong[0]} does not fit this configuration; use the settings it was made with")
+    with torch.no_grad():
+        for name, there in wanted.items():
+            there.copy_(weights[name])

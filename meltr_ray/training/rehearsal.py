@@ -1,0 +1,201 @@
+"""What the driver tries before any trial starts: one batch, its losses, their gradients, one evaluation.
+
+Every fault of a workload that would end a trial, or be silently wrong in it, is one line here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from meltr_ray.combining.named import WAYS
+from meltr_ray.config import Config
+from meltr_ray.config.workload_file import line_of
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.training.batches import Batches, check_enough
+from meltr_ray.training.deepspeed_settings import deepspeed_settings
+from meltr_ray.training.evaluation import measured
+from meltr_ray.training.loss_vector import PREFIX, LossVector
+from meltr_ray.training.splits import SPLITS, Part, examples
+from meltr_ray.training.tuning import check_tuning, prepare_for_tuning
+from meltr_ray.workload import Workload
+
+T = TypeVar("T")
+EVALUATED = 64
+"""Validation examples that the evaluation is tried on."""
+
+
+def check_all(configs: Iterable[Config]) -> None:
+    """Refuse what any of these configurations would fail on; on prepared data, each kind of them once.
+
+    Raises:
+        ConfigError: names the workload or the setting, and the mend.
+    """
+    seen: list[tuple[Any, frozenset[str]]] = []
+    sizes: list[tuple[Workload, dict[str, int]]] = []
+    for config in configs:
+        known = next((found for workload, found in sizes if workload == config.workload), None)
+        if known is None:
+            known = {split: len(examples(config.workload, split)) for split in SPLITS}
+            sizes.append((config.workload, known))
+        for split in ["train"] + ["meta"] * config.draws_from_meta:
+            check_enough(config.workload, split, known[split], config.train.batch_size, max(1, config.train.num_workers))
+        check(known["validation"] > 0, "workload", config.workload.source, "has no validation example; return some from examples('validation')")
+        deepspeed_settings(config)
+        key, losses = (config.workload, config.tuning, config.engine.zero_stage == 3, config.combiner.name), frozenset(config.losses.set)
+        if any(key == other and losses <= already for other, already in seen):
+            continue
+        seen.append((key, losses))
+        if config.workload.rehearsed:
+            rehearse(config)
+        else:
+            with torch.device("meta"):  # names and shapes alone
+                check_tuning(config, config.workload.structure())
+
+
+def rehearse(config: Config) -> None:
+    """One batch through the module, and its losses checked; w, generators and files stay as they are."""
+    workload = config.workload
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        module = _call(workload, "module", workload.module)
+        check(isinstance(module, nn.Module), "workload", workload.source, f"module() gave a {type(module).__name__}; return a torch.nn.Module")
+        check(any(p.requires_grad for p in module.parameters()), "workload", workload.source,
+              "none of the module's parameters requires a gradient; leave those that are to be trained unfrozen")
+        check(not any(p.is_meta for p in module.parameters()), "workload", workload.source, "the module has parameters on the meta device; give them values")
+        prepare_for_tuning(module, config)
+        batches = Batches(workload, "train", config.train.batch_size, config.seed)
+        batch, again = (_call(workload, "batch", lambda: batches[0]) for _ in range(2))
+        where = difference(batch, again)
+        check(where is None, "workload", workload.source,
+              f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`")
+        model = LossVector(module, workload).train()
+        check_losses(config, model, batch)
+        if config.engine.zero_stage == 3:
+            check_owners(workload, model, batch)
+        if config.combiner.name == "own":
+            check_own_combiner(config, model, batch)
+        check_evaluation(workload, module)
+
+
+def check_losses(config: Config, model: LossVector, batch: Any) -> None:
+    """Names, shapes and values; each depends on w; the same again with the same generators; one alone as among the others."""
+    workload, names = config.workload, config.losses.set
+    count = len(names) if not workload.per_example else config.train.batch_size
+    start = torch.get_rng_state()
+    losses = _call(workload, "module", lambda: model(batch))
+    check(len(losses) == count, "losses.set", names, f"gave {len(losses)} numbers for {count} examples; return one for each")
+    for index, loss in enumerate(losses):
+        name = names[0] if workload.per_example else names[index]
+        check(bool(loss.isfinite()), "losses.set", name, f"is {loss.item()} on the first batch; mend it, or leave it out")
+    torch.set_rng_state(start)
+    check(torch.equal(losses, model(batch)), "workload", workload.source,
+          "two passes over one batch with the same generators differ; draw dropout and masks from torch's own generator")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for index, name in enumerate(names):
+        if name in workload.planted():
+            continue
+        value = losses.sum() if workload.per_example else losses[index]
+        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True) if value.requires_grad else [None]
+        check(any(g is not None for g in found), "losses.set", name,
+              "doesn't depend on the module's weights; compute it with the module, without detach, or name it in `controls`")
+    torch.set_rng_state(start)
+    _call(workload, "module", lambda: model(batch, (workload.primary,)))
+
+
+def check_owners(workload: Workload, model: nn.Module, batch: Any) -> None:
+    """ZeRO 3 gathers a parameter for the forward of the module that owns it: refuse one that is used elsewhere."""
+    owners: dict[int, tuple[str, list[nn.Module]]] = {}
+    for name, owner in model.named_modules():
+        for own, p in owner.named_parameters(recurse=False):
+            owners.setdefault(id(p), (f"{name}.{own}".removeprefix(PREFIX), []))[1].append(owner)
+    active: list[nn.Module] = []
+    handles = [m.register_forward_pre_hook(lambda m, _: active.append(m)) for m in model.modules()]
+    handles += [m.register_forward_hook(lambda m, _, __: active.pop() and None) for m in model.modules()]
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+            for p in _tensors([args, kwargs or {}]):
+                name, whose = owners.get(id(p), ("", []))
+                if whose and not any(owner is at for owner in whose for at in active):
+                    raise ConfigError(f"engine.zero_stage=3: {name} is used outside the forward of the module that owns it, "
+                                      f"{type(whose[0]).__name__}; use it there, or take engine.zero_stage=2")  # fmt: skip
+            return function(*args, **(kwargs or {}))
+
+    try:
+        with torch.no_grad(), Watch():
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
+    """The combiner of a workload gives a scalar that depends on the losses."""
+    way = WAYS["own"].of(config, config.workload)
+    losses = model(batch).detach()
+    value, a = _call(config.workload, "combiner", lambda: way.slopes(losses, batch))
+    check(value.dim() == 0, "combiner.name", "own", f"gave the shape {tuple(value.shape)}; return a scalar")
+    check(bool(a.isfinite().all()) and bool(a.any()), "combiner.name", "own", "has slopes that are not finite or all zero, so nothing would train; start it near the plain sum")
+
+
+def check_evaluation(workload: Workload, module: nn.Module) -> None:
+    """Every declared metric is there, and finite."""
+    validation = examples(workload, "validation")
+    some = Part(validation, tuple(range(min(EVALUATED, len(validation)))))
+    found = _call(workload, "evaluate", lambda: measured(workload, module, some, torch.device("cpu")))
+    for name in workload.metrics:
+        check(bool(np.isfinite(found[name])), "workload", workload.source,
+              f"evaluate gave {name} = {found[name]} on {len(some)} validation examples; return a finite number")
+
+
+def difference(a: Any, b: Any, place: str = "") -> str | None:
+    """Where two nested values differ, such as `.x[0]`; None where they don't."""
+    if type(a) is not type(b):
+        return place or "its type"
+    if isinstance(a, Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a) if a.is_floating_point() else a,
+                                                                         torch.nan_to_num(b) if b.is_floating_point() else b)  # fmt: skip
+        return None if same else place or "a tensor"
+    if isinstance(a, np.ndarray):
+        return None if np.array_equal(a, b) else place or "an array"
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return place or "its keys"
+        pairs = [(f"{place}[{key!r}]", a[key], b[key]) for key in a]
+    elif isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return place or "its length"
+        pairs = [(f"{place}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b))]
+    elif dataclasses.is_dataclass(a):
+        pairs = [(f"{place}.{item.name}", getattr(a, item.name), getattr(b, item.name)) for item in dataclasses.fields(a)]
+    elif isinstance(a, (int, float, str, bool, type(None))):
+        return None if a == b or (a != a and b != b) else place or "a value"
+    return next((found for name, x, y in pairs if (found := difference(x, y, name)) is not None), None)
+
+
+def _tensors(x: Any) -> list[Tensor]:
+    if isinstance(x, Tensor):
+        return [x]
+    if isinstance(x, dict):
+        x = list(x.values())
+    return [t for each in x for t in _tensors(each)] if isinstance(x, (list, tuple)) else []
+
+
+def _call(workload: Workload, method: str, function: Callable[[], T]) -> T:
+    """Call into a user's code; whatever it raises is one line that says where."""
+    try:
+        return function()
+    except ConfigError:
+        raise
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise ConfigError(f"workload={workload.source}: {method} failed{line_of(error, workload.source)}: "
+                          f"{type(error).__name__}{f': {text[0]}' if text else ''}; mend it") from error  # fmt: skip

@@ -1,0 +1,45 @@
+"""One optimiser step as the loop takes it, and as a way of combining may ask about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from meltr_ray.hypergrad.generators import get_generators
+from meltr_ray.hypergrad.module_problem import LossesProblem
+from meltr_ray.training.engine import Engine
+
+
+class EngineStep:
+    """`Step` (combining/way.py) on an engine. To be made when the generators stand where the step starts."""
+
+    def __init__(self, engine: Engine, number: int, batches: list[Any], meta_batches: list[Any] | None, primary: str, aid: Any):
+        self.engine, self.number, self.batches, self.meta_batches = engine, number, batches, meta_batches
+        self.primary, self.aid = primary, aid
+        self.start = get_generators(engine.device)
+        self._problem: LossesProblem | None = None
+
+    def problem(self) -> LossesProblem:
+        if self._problem is None:
+            self._problem = self.engine.problem(self.batches, self.meta_batches or [], self.primary, self.aid)
+        return self._problem
+
+    def alignments(self) -> Tensor:
+        problem = self.problem()
+        return problem.jvp(problem.outer_gradient())
+
+    def gramian(self) -> Tensor:
+        rows = self.problem().rows()
+        return torch.stack([row.dots(rows) for row in rows])
+
+    def losses(self, micro: int) -> Tensor:
+        """Training losses (T,) of a micro-batch with their graph: the problem's own where it has been asked for."""
+        if micro == 0 and self._problem is not None:
+            return self._problem.losses()[0]
+        return self.engine.losses(self.batches[micro])
+
+    def losses_again(self) -> Tensor:
+        with self.engine.w.replayed(self.start), torch.no_grad():
+            return torch.stack([self.engine.losses(batch) for batch in self.batches])
