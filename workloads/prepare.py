@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from omegaconf import DictConfig  # noqa: E402
 
 from meltr_ray.config import BackboneConfig, Config, ConfigError, check  # noqa: E402
-from meltr_ray.video.datasets.prepare import prepare as prepare_data  # noqa: E402
 from tune_spaces.arms import make_config  # noqa: E402
 from workloads import cli  # noqa: E402
 
@@ -39,7 +38,9 @@ def prepare(settings: DictConfig, config: Config) -> int:
         return export_checkpoint(Path(config.checkpoint), Path(config.export))
     if config.checkpoint is not None:
         return import_checkpoint(settings, config)
-    prepare_data(config.data.name, Path(config.source) if config.source else None, Path(config.data.folder), print, config.data.variant)
+    from meltr_ray.video.datasets import prepare as data
+
+    data.prepare(config.data.name, Path(config.source) if config.source else None, Path(config.data.folder), print, config.data.variant)
     return 0
 
 

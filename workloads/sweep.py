@@ -23,19 +23,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from omegaconf import DictConfig, OmegaConf  # noqa: E402
 
-from analysis.report import headline, write_report  # noqa: E402
-from meltr_ray.cluster.progress import Progress  # noqa: E402
 from meltr_ray.config import Config, ConfigError, check  # noqa: E402
 from meltr_ray.config import file as config_file  # noqa: E402
 from meltr_ray.results import table as results  # noqa: E402
 from meltr_ray.video.clips.store import load_manifest  # noqa: E402
-from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
 from tune_spaces.arms import comparison, learning_rate_search, make_config  # noqa: E402
 from workloads import cli  # noqa: E402
 
 
 def sweep(settings: DictConfig, config: Config) -> int:
     """Search the learning rates, run the comparison, gather, report. Returns the exit code."""
+    from analysis.report import headline, write_report
+    from meltr_ray.video.datasets.prepare import ensure_prepared
+
     settings, config, folder = resumed(config) if config.resume else planned(settings, config)
     search = learning_rate_search(settings, config)
     trials = comparison(settings, config, {})
@@ -47,6 +47,7 @@ def sweep(settings: DictConfig, config: Config) -> int:
     print(f"{len(search) + len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
 
     with cli.chatter_to(folder / "log.txt") as terminal:
+        from meltr_ray.cluster.progress import Progress
         from meltr_ray.cluster.tune import connected, run_trials
 
         progress = Progress(terminal, len(search) + len(trials), config.sweep.progress_every)

@@ -17,13 +17,14 @@ from omegaconf import DictConfig  # noqa: E402
 from meltr_ray.config import Config, ConfigError  # noqa: E402
 from meltr_ray.config import file as config_file  # noqa: E402
 from meltr_ray.results import table as results  # noqa: E402
-from meltr_ray.training import checkpoint  # noqa: E402
-from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
 from workloads import cli  # noqa: E402
 
 
 def train(settings: DictConfig, config: Config) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
+    from meltr_ray.training import checkpoint
+    from meltr_ray.video.datasets.prepare import ensure_prepared
+
     if config.resume:
         folder = Path(config.resume).absolute()
         if not (folder / "config.yaml").exists():
