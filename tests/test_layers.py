@@ -62,7 +62,7 @@ def test_ray_and_deepspeed_stay_where_they_belong():
     for path in FILES:
         place, tops = str(path.relative_to(ROOT)), {module.split(".")[0] for module in imports(path)}
         assert "deepspeed" not in tops or place in ("meltr_ray/training/engine.py", "meltr_ray/training/zero.py"), place
-        assert "ray" not in tops or place.startswith(("workloads/", "tune_spaces/", "meltr_ray/cluster/trial.py", "meltr_ray/video/datasets/extract.py"))
+        assert "ray" not in tops or place.startswith(("workloads/", "meltr_ray/cluster/trial.py", "meltr_ray/video/datasets/extract.py"))
 
 
 def test_the_library_face_imports_neither():
