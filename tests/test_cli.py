@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 
 from meltr_ray.config import Config, ConfigError, to_flat
-from tests.commands import run
+from tests.commands import ROOT, run
+from tune_spaces.aid import SPACE
 from tune_spaces.arms import all_arms, comparison, learning_rate_search, make_config
 from tune_spaces.search import draw
 from workloads import cli
@@ -45,6 +50,15 @@ def test_wrong_settings_meet_one_line(argument, mend):
     with pytest.raises(ConfigError) as caught:
         cli.configure(argument.split())
     assert mend in str(caught.value) and "\n" not in str(caught.value) and argument.split()[-1].split("=")[0].split(".arms")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "prepare"])
+def test_help_comes_at_once(command):
+    """From a Python started anew, without what takes seconds to import."""
+    shown = subprocess.run([sys.executable, "-X", "importtime", ROOT / "workloads" / f"{command}.py", "--help"], capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert shown.returncode == 0 and "aid.solver" in shown.stdout and "omegaconf" in imported
+    assert not imported & {"torch", "ray", "deepspeed", "pandas", "sklearn", "scipy", "matplotlib"}
 
 
 @pytest.mark.parametrize("command, argument", [
@@ -92,6 +106,27 @@ def test_the_default_sweep_compares_what_it_promises():
                 for arm in ("meltr", "uniform", "primary_only")}  # fmt: skip
     assert searched["meltr"] == searched["uniform"] == searched["primary_only"]
     assert not {t.config.seed for t in trials} & {t.config.seed for t in learning_rate_search(settings, config)}
+
+
+def test_draws_are_those_of_ray_tune():
+    """From one generator, each kind after the other, with 500 draws of each: the bounds themselves come up."""
+    tune = pytest.importorskip("ray.tune")
+    domains = {
+        "solver": tune.choice(["identity", "neumann", "cg", "nystrom", "loss_space"]),
+        "iterations": tune.randint(1, 11),
+        "rank": tune.randint(2, 21),
+        "damping": tune.loguniform(1e-3, 1.0),
+        "inner_steps": tune.choice([1, 3, 5, 10]),
+        "learning_rate": tune.loguniform(1e-4, 1e-2),
+        "gamma": tune.loguniform(1e-3, 1.0),
+        "meta_batch": tune.choice(["recent", "next", "held_out"]),
+        "num_meta_batches": tune.choice([1, 2, 4]),
+    }
+    generator = np.random.RandomState(3)
+    wanted = [{f"aid.{name}": domain.sample(random_state=generator) for name, domain in domains.items()} for _ in range(500)]
+    drawn = draw(list(SPACE), "random", 500, seed=3)
+    assert drawn == wanted and {type(value) for one in drawn for value in one.values()} == {str, int, float}
+    assert {one["aid.iterations"] for one in drawn} == set(range(1, 11)) and {one["aid.rank"] for one in drawn} == set(range(2, 21))
 
 
 def test_searches_draw_the_same_again_and_a_grid_has_every_combination():

@@ -411,7 +411,7 @@ def test_importing_and_starting_take_a_third_more_memory_than_the_file_at_most(t
     """In a process of its own, after a small one has loaded what must be loaded: 140 MB."""
     sizes = dict(size="tiny", hidden_size=384, num_heads=6, feed_forward_size=1536, text_layers=8, visual_layers=6)
     program = f"""
-import re, sys, torch
+import re, sys
 from pathlib import Path
 from meltr_ray.video.checkpoints.imports import import_checkpoint
 from meltr_ray.video.checkpoints.start import load_start
@@ -420,9 +420,6 @@ from meltr_ray.config import UniVLConfig
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 sizes, folder = {sizes}, Path({str(tmp_path)!r})
-if sys.argv[1] == "make":
-    torch.save(UniVL(UniVLConfig(**sizes), 3000, 64).state_dict(), folder / "big.bin")
-    torch.save(UniVL(UniVLConfig(), 31, 64).state_dict(), folder / "small.bin")
 for name, config in ("small", UniVLConfig()), ("big", UniVLConfig(**sizes)):
     config.weights = str(folder / f"{{name}}-imported")
     before = peak()
@@ -432,8 +429,10 @@ for name, config in ("small", UniVLConfig()), ("big", UniVLConfig(**sizes)):
         load_start(UniVL(config, 31 if name == "small" else 3000, 64), config, 31 if name == "small" else 3000)
 print(peak() - before)
 """
+    torch.save(UniVL(UniVLConfig(**sizes), 3000, 64).state_dict(), tmp_path / "big.bin")
+    torch.save(UniVL(UniVLConfig(), 31, 64).state_dict(), tmp_path / "small.bin")
     done = {}
-    for step in ("make", "import", "start"):
+    for step in ("import", "start"):
         process = subprocess.run([sys.executable, "-c", program, step], capture_output=True, text=True, check=True,
                                  cwd=Path(__file__).parents[2])  # fmt: skip
         done[step] = int(process.stdout)
