@@ -45,7 +45,9 @@ def load(path: Path) -> DictConfig:
     found = OmegaConf.load(path)
     cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
     chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
-    return OmegaConf.merge(schema(cls, chosen), found)
+    settings = OmegaConf.merge(schema(cls, chosen), found)
+    settings.workload.source = settings.workload.source or "video"
+    return settings
 
 
 def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Config:
