@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from analysis import tables
+from analysis.records import label
 from analysis.tables import Sweep
 
 PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone"}
 DASH = "–"
-STATUSES = ("finished", "diverged", "failed", "running")
+STATUSES = ("finished", "diverged", "failed", "stopped", "running")
 
 
 def number(value: Any, digits: int = 1, sign: bool = False) -> str:
@@ -28,12 +29,8 @@ def p_value(p: float) -> str:
     return DASH if not np.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-DIGITS = {"mae": 3, "correlation": 3, "distinct_captions": 0}
-"""Decimals of metrics that aren't percentages or ranks."""
-
-
 def score(sweep: Sweep, value: Any, sign: bool = False) -> str:
-    return number(value, 1 if sweep.metric.unit == "%" else 3, sign)
+    return number(value, sweep.metric.metric.digits, sign)
 
 
 def bracket(sweep: Sweep, low: float, high: float) -> str:
@@ -144,15 +141,15 @@ def learning_rate_table(sweep: Sweep) -> Table | None:
 
 def sceptic_table(sweep: Sweep) -> Table:
     split, table = tables.sceptic(sweep)
-    metrics = [name for name in tables.METRICS if name in table and name != sweep.metric.name]
+    metrics = [name for name in sweep.metrics if name in table and name != sweep.metric.name]
     rows = []
     for what, r in table.iterrows():
         is_arm = r.n is not None and np.isfinite(r.n)
         bracket = f"[{score(sweep, r.low)}, {score(sweep, r.high)}]" if is_arm and r.n else DASH
         rows.append(
-            [what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name], DIGITS.get(name, 1)) for name in metrics)]
+            [what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name], sweep.metrics[name].digits) for name in metrics)]
         )
-    header = ["what", "seeds", sweep.metric.label, "95 % interval", *(tables.Metric(name).label for name in metrics)]
+    header = ["what", "seeds", sweep.metric.label, "95 % interval", *(label(name, sweep.metrics[name]) for name in metrics)]
     return Table(f"On the {split} split", header, rows)
 
 

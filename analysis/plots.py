@@ -121,7 +121,7 @@ def learning_curves(sweep: Sweep) -> Figure | None:
 def _floors(sweep: Sweep) -> dict[str, float]:
     """Chance, the constant answer and the best closed form on validation, as far as they are known."""
     known = sweep.baselines.get("validation", {})
-    known = {name: values[sweep.metric.name] for name, values in known.items() if sweep.metric.name in values}
+    known = {name: sweep.metric.of(values) for name, values in known.items() if sweep.metric.name in values}
     plain = {name: known.pop(name) for name in ("chance", "constant") if name in known}
     best = max(known, key=known.get, default=None)
     return plain | ({best: known[best]} if best else {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,32 +11,43 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
-from meltr_ray.video.backbones.settings import CONTROL_LOSSES
-from meltr_ray.errors import ConfigError
 from meltr_ray.config import SweepConfig
+from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
-
-LABELS = {"bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr", "mae": "MAE", "negative_mae": "−MAE",
-          "accuracy_2": "Acc-2", "accuracy_2_non_zero": "Acc-2 without 0", "accuracy_7": "Acc-7", "f1": "F1"}  # fmt: skip
+from meltr_ray.results.migration import migrated_about
+from meltr_ray.workload import Metric
 
 
 @dataclass(frozen=True)
-class Metric:
-    """The headline metric, higher is better."""
+class Headline:
+    """The first metric, as scores show it: higher is better, so one of which less is better appears with a minus sign."""
 
     name: str = "score"
-    unit: str = ""
+    metric: Metric = Metric()
+
+    @property
+    def unit(self) -> str:
+        return self.metric.unit
 
     @property
     def label(self) -> str:
-        return LABELS.get(self.name) or re.sub(r"^recall_at_(\d+)$", r"R@\1", self.name).replace("_", " ")
+        return ("" if self.metric.higher else "−") + label(self.name, self.metric)
 
     @property
     def points(self) -> str:
         """Unit of a difference."""
         return "points" if self.unit == "%" else self.unit
+
+    def of(self, values: dict[str, float]) -> float | None:
+        """The score in a baseline's values; None where it has none."""
+        value = values.get(self.name)
+        return value if value is None or self.metric.higher else -value
+
+
+def label(name: str, metric: Metric) -> str:
+    """A metric's name as it is shown."""
+    return metric.label or name.replace("_", " ")
 
 
 @dataclass
@@ -47,13 +57,20 @@ class Sweep:
     rows: pd.DataFrame
     """The results table: one row a trial and evaluation."""
     plan: SweepConfig
-    metric: Metric = field(default_factory=Metric)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """All that the workload measures, the headline first."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """`primary`, `set` and `controls` of the losses of `ours`."""
     about: dict[str, Any] = field(default_factory=dict)
     """The rest of sweep.json: started, ended, machine, command, data, learning_rate_chosen."""
     baselines: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Split -> `chance` or `ridge` -> metric -> value."""
     absent: list[str] = field(default_factory=list)
     """Files of the folder that are missing, and what that costs."""
+
+    @property
+    def metric(self) -> Headline:
+        return Headline(*next(iter(self.metrics.items()))) if self.metrics else Headline()
 
     @property
     def compared(self) -> list[str]:
@@ -81,12 +98,12 @@ def load(folder: str | Path) -> Sweep:
         absent.append(f"{name} is missing: {cost}.")
         return {}
 
-    about = read("sweep.json", "the default plan is assumed, and the metric's name is unknown")
+    about = migrated_about(read("sweep.json", "the default plan is assumed, and the metric's name is unknown"))
     baselines = read("baselines.json", "chance and ridge can't be shown")
     names = {item.name for item in dataclasses.fields(SweepConfig)}
     plan = SweepConfig(**{name: about.pop(name) for name in names & set(about)})
-    rows = pq.read_table(folder / results.FILE, schema=results.SCHEMA).to_pandas()
-    return Sweep(rows, plan, Metric(**about.pop("metric", {})), about, baselines, absent)
+    metrics = {name: Metric(**values) for name, values in about.pop("metrics", {}).items()}
+    return Sweep(results.read(folder / results.FILE).to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent)
 
 
 def _trials(table: pd.DataFrame) -> pd.DataFrame:
@@ -95,17 +112,18 @@ def _trials(table: pd.DataFrame) -> pd.DataFrame:
     for name, rows in table.groupby("trial", sort=True):
         rows = rows.sort_values("step")
         validation, test = rows[rows.split == "validation"], rows[rows.split == "test"]
-        ended = [s for s in reversed(results.FINAL) if (rows.status == s).any()]
+        status = next((s for s in results.STATUSES if (rows.status == s).any()), "running")
         errors = rows.error.dropna()
         records.append({
             "trial": name,
-            **{key: rows[key].iloc[-1] for key in ("arm", "phase", "seed")},
-            "status": ended[0] if ended else "running",
+            **{key: rows[key].iloc[-1] for key in ("arm", "phase")},
+            "seed": rows["setting.seed"].iloc[-1],
+            "status": status,
             "error": errors.iloc[-1] if len(errors) else None,
             **{key: rows[key].max() for key in ("step", "seconds", "meta_seconds", "peak_memory_bytes", "time")},
             "score": validation.score.max(),
             "test_score": test.score.iloc[-1] if len(test) else np.nan,
-            "learning_rate": rows["optimizer.learning_rate"].iloc[-1],
+            "learning_rate": rows["setting.optimizer.learning_rate"].iloc[-1],
         })  # fmt: skip
     numbers = ["step", "seconds", "meta_seconds", "peak_memory_bytes", "score", "test_score", "learning_rate"]
     columns = ["trial", "arm", "phase", "seed", "status", "error", "time", *numbers]
@@ -135,6 +153,6 @@ def losses_of(sweep: Sweep, arm: str | None = None) -> tuple[str | None, list[st
     rows = sweep.rows[sweep.rows.arm == (arm or sweep.plan.ours)]
     if rows.empty:
         return None, [], []
-    primary, loss_set = rows["task.primary"].iloc[-1], json.loads(rows["task.loss_set"].iloc[-1] or "[]")
-    others = [name for name in loss_set if name != primary]
-    return primary, [n for n in others if n not in CONTROL_LOSSES], [n for n in others if n in CONTROL_LOSSES]
+    primary, loss_set = rows["setting.losses.primary"].iloc[-1], json.loads(rows["setting.losses.set"].iloc[-1] or "[]")
+    others, controls = [name for name in loss_set if name != primary], sweep.known.get("controls", [])
+    return primary, [n for n in others if n not in controls], [n for n in others if n in controls]

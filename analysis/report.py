@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from analysis import cells, plots, statistics, tables, template
 from analysis.methods import methods
 from analysis.tables import Sweep
 from meltr_ray.errors import ConfigError
+from meltr_ray.storage import put
 
 
 def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
@@ -137,26 +137,19 @@ def _environment(sweep: Sweep) -> list[str]:
     about, data = sweep.about, sweep.about.get("data") or {}
     rows = data.get("rows")
     rows = ", ".join(f"{split} {count}" for split, count in rows.items()) if isinstance(rows, dict) else rows
-    facts = {name: about.get(name) for name in ("command", "backbone", "machine", "started", "ended")}
-    facts |= {"data": data.get("name"), "about the data": data.get("description"), "clips": rows}
+    facts = {name: about.get(name) for name in ("command", "workload", "machine", "started", "ended")}
+    facts |= {"data": data.get("name"), "about the data": data.get("description"), "examples": rows, "model": data.get("model") or about.get("backbone")}
     return [f"{name}: {value}" for name, value in facts.items() if value]
 
 
 def _facts(sweep: Sweep) -> str:
     count = sweep.trials.status.value_counts()
-    state = ", ".join(f"{count[status]} {status}" for status in ("finished", "diverged", "failed", "running") if status in count)
+    state = ", ".join(f"{count[status]} {status}" for status in cells.STATUSES if status in count)
     data = (sweep.about.get("data") or {}).get("name")
     ended = sweep.about.get("ended")
     when = f"ended {ended}" if ended else "not ended yet"
     parts = [f"{len(sweep.trials)} trials ({state or 'none yet'})", data and f"data: {data}", when]
     return " · ".join(part for part in parts if part)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write to a temporary name and rename, so that a reader of a running sweep never sees half a page."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def write_report(folder: str | Path) -> Path:
@@ -171,14 +164,14 @@ def write_report(folder: str | Path) -> Path:
             continue
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=plots.DOTS_PER_INCH)
-        _replace(path, buffer.getvalue())
+        put(path, buffer.getvalue())
         pictures[name] = base64.b64encode(buffer.getvalue()).decode()
     below = [text for text, clears in _floors(sweep).items() if not clears]
     page = jinja2.Environment(autoescape=True).from_string(template.PAGE).render(
         title=f"Sweep {folder.resolve().name}", css=template.CSS, facts=_facts(sweep), answer=answer(sweep),
         care=[*below, *sweep.about.get("caveats", []), *tables.missing(sweep)], sections=sections(sweep, pictures),
     )  # fmt: skip
-    _replace(folder / "report.html", page.encode())
+    put(folder / "report.html", page.encode())
     return folder / "report.html"
 
 

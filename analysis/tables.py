@@ -11,21 +11,16 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.records import Metric, Sweep, arm_trials, arms, load, losses_of
-from meltr_ray.video.backbones.settings import CONTROL_LOSSES
-from meltr_ray.results import table as results
+from analysis.records import Sweep, arm_trials, arms, load, losses_of
 
 __all__ = [
-    "HOW", "METRICS", "Metric", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
+    "HOW", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
     "headline_comparison", "learning_rate_search", "leave_one_out", "load", "losses_of", "missing", "not_finished",
     "pairs", "sceptic", "settings_apart", "slopes",
 ]  # fmt: skip
 
 DEMOTED_BELOW = 0.8
 """A control counts as demoted when the upper end of its slope, as a share of the mean genuine slope, stays below this."""
-METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "accuracy", "accuracy_known", "bleu_4", "meteor", "rouge_l",
-           "cider", "distinct_captions", "mae", "correlation", "accuracy_2", "accuracy_2_non_zero", "accuracy_7", "f1")  # fmt: skip
-"""Columns shown beside the headline, those of the sweep's task alone."""
 HOW = {
     "test": "test split, equal steps",
     "steps": "validation, equal steps",
@@ -116,7 +111,7 @@ def leave_one_out(sweep: Sweep) -> pd.DataFrame:
             row = _result_row(pairs(sweep, sweep.plan.ours, arm, "steps"))
             word = statistics.verdict(row["difference"], row["result"].interval, row["p"])
             word = {"better": "helps", "worse": "hurts"}.get(word, "unclear") if row["n"] else "no pairs"
-            records.append({"loss": loss, "control": loss in CONTROL_LOSSES, **row, "verdict": word})
+            records.append({"loss": loss, "control": loss in sweep.known.get("controls", []), **row, "verdict": word})
     table = pd.DataFrame(records, columns=None if records else ["loss", "control", "n", "difference", "verdict"])
     return table.set_index("loss").sort_values("difference", ascending=False)
 
@@ -125,9 +120,9 @@ def slopes(sweep: Sweep) -> pd.DataFrame:
     """Slopes of `ours` at each evaluation of its finished trials: columns seed, step and one for each loss."""
     mine = arm_trials(sweep, sweep.plan.ours)
     names = mine.trial[mine.status == "finished"]
-    rows = sweep.rows[sweep.rows.trial.isin(names) & (sweep.rows.split == "validation")].sort_values(["seed", "step"])
+    rows = sweep.rows[sweep.rows.trial.isin(names) & (sweep.rows.split == "validation")].sort_values(["setting.seed", "step"])
     primary, genuine, planted = losses_of(sweep)
-    table = rows[["seed", "step"]].copy()
+    table = rows[["setting.seed", "step"]].rename(columns={"setting.seed": "seed"})
     for loss in [*([primary] if primary else []), *genuine, *planted]:
         table[loss] = rows[f"slope.{loss}"]
     return table.dropna(thresh=3)  # an arm without a combiner that learns may have none
@@ -165,7 +160,7 @@ def configurations(sweep: Sweep) -> pd.DataFrame:
         done, count = mine[mine.status == "finished"], mine.status.value_counts()
         outcomes = sweep.rows.solver_outcome[sweep.rows.trial.isin(mine.trial)].dropna().value_counts()
         records.append({
-            "arm": arm, **{status: int(count.get(status, 0)) for status in ("finished", "diverged", "failed", "running")},
+            "arm": arm, **{status: int(count.get(status, 0)) for status in ("finished", "diverged", "failed", "stopped", "running")},
             "score": done.score.mean(), "score_sd": done.score.std(),
             "test_score": done.test_score.mean(), "test_score_sd": done.test_score.std(),
             "learning_rate": mine.learning_rate.iloc[-1] if len(mine) else np.nan,
@@ -179,14 +174,15 @@ def configurations(sweep: Sweep) -> pd.DataFrame:
 
 def settings_apart(sweep: Sweep) -> dict[str, str]:
     """Arm -> the settings in which it differs from `ours`, the learning rate of w and what an arm's name says left out."""
-    names = [name for name in results.CONFIG_COLUMNS if "." in name and name != "optimizer.learning_rate"]
+    names = [name for name in sweep.rows.columns
+             if name.startswith("setting.") and name.count(".") > 1 and name != "setting.optimizer.learning_rate"]  # fmt: skip
     first = sweep.rows[sweep.rows.phase != "learning_rate_search"].drop_duplicates("arm").set_index("arm")[names].astype(object)
     if sweep.plan.ours not in first.index:
         return {}
     ours, derived = first.loc[sweep.plan.ours], tuple(f"{sweep.plan.ours}_{how}_" for how in ("without", "only"))
     differ = (first != ours) & ~(first.isna() & ours.isna())
     return {
-        arm: ", ".join(f"{name}={row[name]}" for name in names if differ.loc[arm, name])
+        arm: ", ".join(f"{name.removeprefix('setting.')}={row[name]}" for name in names if differ.loc[arm, name])
         for arm, row in first.iterrows()
         if arm != sweep.plan.ours and not arm.startswith(derived)
     }
@@ -216,9 +212,9 @@ def sceptic(sweep: Sweep) -> tuple[str, pd.DataFrame]:
     """
     rows = {arm: arm_trials(sweep, arm) for arm in reversed(sweep.compared)}
     split = "test" if any(np.isfinite(r.test_score).any() for r in rows.values()) else "validation"
-    shown = [name for name in METRICS if sweep.rows[name].notna().any()]
+    shown = [name for name in sweep.metrics if f"metric.{name}" in sweep.rows and sweep.rows[f"metric.{name}"].notna().any()]
     records = [
-        {"what": name, "n": None, "score": values.get(sweep.metric.name), **{key: values.get(key) for key in shown}}
+        {"what": name, "n": None, "score": sweep.metric.of(values), **{key: values.get(key) for key in shown}}
         for name, values in sweep.baselines.get(split, {}).items()
     ]
     for arm, mine in rows.items():
@@ -227,7 +223,7 @@ def sceptic(sweep: Sweep) -> tuple[str, pd.DataFrame]:
         best = part.loc[part.groupby("trial").score.idxmax()]
         interval = statistics.mean_interval(best.score)
         records.append({"what": arm, "n": len(best), "score": best.score.mean(), "low": interval.low, "high": interval.high,
-                        "interval": interval.method, **{key: best[key].mean() for key in shown}})  # fmt: skip
+                        "interval": interval.method, **{key: best[f"metric.{key}"].mean() for key in shown}})  # fmt: skip
     return split, pd.DataFrame(records).set_index("what")
 
 

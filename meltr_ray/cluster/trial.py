@@ -18,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from meltr_ray.config import Config
+from meltr_ray.config import Config, trial_settings
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
 from meltr_ray.training.loop import Diverged
@@ -88,7 +88,7 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
 
     def record(row: dict[str, Any]) -> None:
         if rank == 0:
-            results.append(folder, row)
+            results.append(folder, row, config.workload.metrics)
         report({"step": row["step"], "score": row["score"]})
 
     run(config, folder, record, trial["phase"], trial["arm"], trial["test"])
@@ -104,11 +104,11 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     status = "diverged" if isinstance(cause, Diverged) else "failed"
-    row = results.config_row(config) | {key: trial[key] for key in ("arm", "phase")}
+    row = results.settings_row(trial_settings(config)) | {key: trial[key] for key in ("arm", "phase")}
     row |= {"trial": folder.name, "split": "none", "status": status, "time": datetime.now(timezone.utc)}
     last = str(cause).strip().splitlines() or [type(cause).__name__]
     row |= {"step": rows[-1]["step"] if rows else 0, "error": f"{type(cause).__name__}: {last[0]}"}
-    results.append(folder, row)
+    results.append(folder, row, config.workload.metrics)
 
 
 def ray_environment() -> dict[str, str]:

@@ -107,3 +107,14 @@ def _flat(config: Any, prefix: str) -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
+
+
+def trial_settings(config: Config) -> dict[str, Any]:
+    """The settings that a trial's results belong to: all but those of the command and of the sweep."""
+    return {name: value for name, value in to_flat(config).items() if name not in ABOUT_THE_COMMAND and not name.startswith("sweep.")}
+
+
+def workload_settings(config: Config) -> dict[str, Any]:
+    """Those that are the workload's own."""
+    groups = ("workload.", *(f"{group}." for group in config.workload.groups))
+    return {name: value for name, value in to_flat(config).items() if name.startswith(groups)}

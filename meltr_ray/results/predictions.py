@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from meltr_ray.results.table import write_atomically
+from meltr_ray.results.table import write as write_table
 
 _COMMON = {"id": pa.string(), "source": pa.string(), "correct": pa.bool_(), "quality": pa.float64()}
 _QUESTION = {"question_id": pa.string(), "question": pa.string(), "type": pa.string(), "answer": pa.string(),
@@ -35,9 +35,9 @@ def write(folder: Path, task: str, rows: list[dict[str, Any]], thumbnails: dict[
     """Write all three files to temporary names and rename them. Not finite numbers become null in `facts`."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([pa.field(name, kind) for name, kind in (_COMMON | COLUMNS[task]).items()], metadata={"task": task})
-    write_atomically(folder / "predictions.parquet", pa.Table.from_pylist(rows, schema=schema))
+    write_table(folder / "predictions.parquet", pa.Table.from_pylist(rows, schema=schema))
     pictures = pa.table({"id": pa.array(list(thumbnails), pa.string()), "jpeg": pa.array(list(thumbnails.values()), pa.binary())})
-    write_atomically(folder / "thumbnails.parquet", pictures)
+    write_table(folder / "thumbnails.parquet", pictures)
     temporary = folder / f".metrics.json.{os.getpid()}"
     temporary.write_text(json.dumps(finite({"task": task, "count": len(rows)} | facts), indent=1, ensure_ascii=False))
     os.replace(temporary, folder / "metrics.json")

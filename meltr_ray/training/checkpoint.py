@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meltr_ray.config import ABOUT_THE_COMMAND, Config, to_flat
+from meltr_ray.config import Config, trial_settings
 from meltr_ray.errors import ConfigError
 from meltr_ray.workload import Workload
 
 MARKER = "COMPLETE"
 KEEP = 2
-MAY_CHANGE = (*ABOUT_THE_COMMAND, "train.threads", "train.max_failures", "train.loader_workers", "train.prefetch")
+MAY_CHANGE = ("train.threads", "train.max_failures", "train.loader_workers", "train.prefetch")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 
@@ -90,7 +90,7 @@ def check_fingerprint(workload: Workload, known: dict[str, str]) -> None:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that a checkpoint belongs to, as JSON has them."""
-    flat = {k: v for k, v in to_flat(config).items() if k not in MAY_CHANGE and not k.startswith("sweep.")}
+    flat = {k: v for k, v in trial_settings(config).items() if k not in MAY_CHANGE}
     return json.loads(json.dumps(flat))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import Way
-from meltr_ray.config import Config
+from meltr_ray.config import Config, trial_settings
 from meltr_ray.results import table as results
 from meltr_ray.results.table import RunningMeans
 from meltr_ray.training import checkpoint, memory
@@ -92,7 +92,7 @@ def _row(config: Config, facts: dict[str, str], engine: Engine, way: Way, progre
          metrics: dict[str, float]) -> dict[str, Any]:  # fmt: skip
     """A row of the results table."""
     return (
-        results.config_row(config)
+        results.settings_row(trial_settings(config))
         | facts
         | {"split": split, "status": status, "step": progress.step, "best_step": progress.best_step}
         | {"time": datetime.now(timezone.utc), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
