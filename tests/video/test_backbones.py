@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from meltr_ray.combining.combiners import MELTR
+from meltr_ray.training.meta import SOLVERS
+from meltr_ray.training.model import make_inputs, make_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from meltr_ray.combining.combiners import MELTR
 from meltr_ray.config import (
     LOSSES,
     AidConfig,
@@ -26,8 +28,6 @@ from meltr_ray.config import (
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
 from meltr_ray.results import table as results
-from meltr_ray.training.meta import SOLVERS
-from meltr_ray.training.model import make_inputs, make_model
 from meltr_ray.video.clips.folder import DataFolder
 from meltr_ray.video.clips.new_folder import new_folder
 from meltr_ray.video.clips.schema import SPLITS

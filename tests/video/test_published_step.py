@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from meltr_ray.combining.combiners import make_combiner
+from meltr_ray.training.meta import Meta
 from torch import Tensor, nn
 
-from meltr_ray.combining.combiners import make_combiner
 from meltr_ray.config import UNIVL_LOSSES, AidConfig, CombinerConfig, Config, DataConfig, TaskConfig, TrainConfig
 from meltr_ray.hypergrad import ModuleProblem
 from meltr_ray.training.bert_adam import BertAdam, learning_rate_factor
 from meltr_ray.training.loop import Progress, train
-from meltr_ray.training.meta import Meta
 from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from tests.reference import flat

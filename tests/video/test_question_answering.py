@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from meltr_ray.combining.combiners import MELTR
+from meltr_ray.training.model import predict
 from torch import nn
 
-from meltr_ray.combining.combiners import MELTR
 from meltr_ray.config import AllInOneConfig, Config, ConfigError, DataConfig, TaskConfig, VioletConfig
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
-from meltr_ray.training.model import predict
 from meltr_ray.video.backbones.allinone.losses import AllInOneInputs, AllInOneLosses, allinone_heads
 from meltr_ray.video.backbones.allinone.model import AllInOne
 from meltr_ray.video.backbones.violet.losses import VioletInputs, VioletLosses
