@@ -1,6 +1,6 @@
 """All-in-one against the authors' classes, by stored numbers, and its own identities: attention, checkpointing, rolling.
 
-`tests/parity/allinone.py` compares with a checkout of the authors' code and makes the stored numbers.
+`tests/video/parity/allinone.py` compares with a checkout of the authors' code and makes the stored numbers.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from meltr_ray.config import AllInOneConfig, ConfigError
+from meltr_ray.config import ConfigError
 from meltr_ray.video.backbones.allinone import model as allinone
 from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, AllInOneBatch, compute_losses, transport_plan
 from meltr_ray.video.backbones.allinone.model import AllInOne
-from meltr_ray.video.backbones.settings import ALLINONE_SIZES
+from meltr_ray.video.backbones.allinone.settings import ALLINONE_SIZES, AllInOneConfig
 from tests.reference import second_derivative_error
 
 REFERENCE = Path(__file__).with_name("allinone_reference.npz")

@@ -217,7 +217,7 @@ def test_reading_peaks_at_less_than_a_third_above_the_file(tmp_path):
     torch.save({"a": torch.zeros(2)}, tmp_path / "small")
     program = """
 import re, sys
-from meltr_ray.backbones import official
+from meltr_ray.video.checkpoints import official
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 official.read(sys.argv[1] + "/small")
