@@ -48,7 +48,6 @@ def export_checkpoint(folder: Path, path: Path) -> list[str]:
     found = OrderedDict((name, state[first_of[name]]) for name in model.state_dict() if first_of[name] in state)
     for name in counters:  # 0, 1, 2, .., which older libraries save with the positions' embeddings
         found[name] = torch.arange(config.max_position_embeddings)[None]
-    path.parent.mkdir(parents=True, exist_ok=True)
     official.save(found, path, WRAPPERS[config.name])
     return [name for name in model.state_dict() if name not in found]
 

@@ -16,10 +16,11 @@ from typing import Any, Callable
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.storage import put
+from meltr_ray.training.checkpoint import save_tensors
 from meltr_ray.video.backbones.allinone.model import AllInOne
 from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.named import BACKBONES
@@ -144,16 +145,14 @@ def left_open(model: nn.Module, kinds: list[str], backbone: str) -> list[str]:
 
 
 def untied(state: dict[str, Tensor], model: nn.Module, origin: str) -> dict[str, Tensor]:
-    """Those entries of `state` that `model` has, tied ones once, each in memory of its own, as safetensors need them."""
-    weights, storages = {}, set()
+    """Those entries of `state` that `model` has, tied ones once."""
+    weights = {}
     for first, tied in official.entries(model).items():
         found = [state[name] for name in tied if name in state]
         if any(x is not found[0] and not torch.equal(x, found[0]) for x in found[1:]):
             raise ConfigError(f"{origin}: {' and '.join(tied)} differ, and are one weight here; use another checkpoint")
         if found:
-            place = found[0].untyped_storage().data_ptr()
-            weights[first] = found[0].clone() if place in storages else found[0].contiguous()
-            storages.add(place)
+            weights[first] = found[0]
     return weights
 
 
@@ -161,13 +160,9 @@ def write_folder(folder: Path, weights: dict[str, Tensor], facts: dict[str, Any]
     """Write both files under a temporary name and rename the folder, so that it is there whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        save_file(weights, partial / WEIGHTS, {"format": "pt"})
-        (partial / FACTS).write_text(json.dumps(facts, indent=1))
-        for name in (WEIGHTS, FACTS):
-            with open(partial / name, "rb") as file:
-                os.fsync(file.fileno())
+        save_tensors(partial / WEIGHTS, weights, {"format": "pt"})
+        put(partial / FACTS, json.dumps(facts, indent=1))
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
