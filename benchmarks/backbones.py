@@ -43,12 +43,15 @@ from meltr_ray.video.backbones.violet.settings import VIOLET_LOSSES, VioletConfi
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.tasks.settings import TaskConfig
 from meltr_ray.training import memory
-from meltr_ray.video.backbones.allinone.losses import AllInOneBatch, AllInOneLosses
+from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
+from meltr_ray.video.backbones.allinone.losses import AllInOneLosses
 from meltr_ray.video.backbones.allinone.model import AllInOne
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.violet import block_masking
-from meltr_ray.video.backbones.violet.losses import VioletBatch, VioletLosses
+from meltr_ray.video.backbones.violet.inputs import VioletBatch
+from meltr_ray.video.backbones.violet.losses import VioletLosses
 from meltr_ray.video.backbones.violet.model import Violet
 from meltr_ray.video.checkpoints.imports import import_checkpoint
 from meltr_ray.video.checkpoints.start import load_start

@@ -14,7 +14,8 @@ import torch
 
 from meltr_ray.config import ConfigError
 from meltr_ray.video.backbones.allinone import model as allinone
-from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, AllInOneBatch, compute_losses, transport_plan
+from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
+from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, compute_losses, transport_plan
 from meltr_ray.video.backbones.allinone.model import AllInOne
 from meltr_ray.video.backbones.allinone.settings import ALLINONE_SIZES, AllInOneConfig
 from tests.reference import second_derivative_error
@@ -222,7 +223,7 @@ def test_explicit_attention_has_the_second_derivative_that_differences_show(same
 def test_positions_of_other_lengths_are_fitted_as_published(frames):
     model = toy_model(num_frames=frames, max_position_embeddings=LENGTH)
     published = toy_model().state_dict()
-    fitted = allinone.fit_positions(published, model)
+    fitted = model.config.naming().fit_start(published, model)
     kept = min(frames, FRAMES)
     temporal = fitted["transformer.temporal_embed"]
     assert temporal.shape == (1, frames, 16) and torch.count_nonzero(temporal[:, kept:]) == 0

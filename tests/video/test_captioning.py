@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from meltr_ray.video.backbones.named import losses_of
-from meltr_ray.video.backbones.univl.losses import UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.clips.clip import Clip

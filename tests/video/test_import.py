@@ -27,7 +27,7 @@ from meltr_ray.video.backbones.violet.losses import VioletLosses
 from meltr_ray.video.backbones.violet.model import Violet
 from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.checkpoints import official
-from meltr_ray.video.checkpoints.exports import WRAPPERS, export_checkpoint
+from meltr_ray.video.checkpoints.exports import export_checkpoint
 from meltr_ray.video.checkpoints.imports import import_checkpoint
 from meltr_ray.video.checkpoints.start import check_start, load_start
 from tests.commands import run
@@ -78,7 +78,7 @@ def message_of(call) -> str:
 @pytest.mark.parametrize("name", MODELS)
 def test_imported_started_from_and_exported_weights_are_those_of_the_file(name, tmp_path):
     theirs, ours = drawn(MODELS[name]), drawn(MODELS[name], seed=1)
-    wrapper = WRAPPERS[theirs.config.name]
+    wrapper = theirs.config.naming().wrapper
     file = write(theirs.state_dict(), tmp_path / "theirs.bin", wrapper)
     facts = import_checkpoint([file], tmp_path / "imported", theirs.config)
     assert facts["missing"] == facts["not_used"] == facts["fitted"] == []

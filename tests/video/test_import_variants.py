@@ -12,7 +12,9 @@ import pytest
 
 from meltr_ray.config import ConfigError
 from meltr_ray.video.backbones.named import losses_of
-from meltr_ray.video.backbones.univl.losses import AudioScale, UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.univl.features import AudioScale
+from meltr_ray.video.backbones.univl.inputs import UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.clips.answers import build_answers

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from meltr_ray.config import ConfigError
-from meltr_ray.video.backbones.allinone.losses import AllInOneInputs
+from meltr_ray.video.backbones.allinone.inputs import AllInOneInputs
 from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.violet import visual_tokens
-from meltr_ray.video.backbones.violet.losses import VioletInputs
+from meltr_ray.video.backbones.violet.inputs import VioletInputs
 from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens, ensure_visual_tokens, shrunk_patches, token_grid
 from meltr_ray.video.clips import pixels, shards, store

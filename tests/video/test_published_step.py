@@ -28,7 +28,8 @@ from meltr_ray.hypergrad import ModuleProblem
 from meltr_ray.training.bert_adam import BertAdam, learning_rate_factor
 from meltr_ray.training.loop import Progress, train
 from meltr_ray.training.loss_vector import LossVector
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES
 from meltr_ray.video.clips.settings import DataConfig

@@ -16,10 +16,12 @@ from meltr_ray.config import ConfigError
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
 from meltr_ray.training.evaluation import quietly
-from meltr_ray.video.backbones.allinone.losses import AllInOneInputs, AllInOneLosses, allinone_heads
-from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.allinone.inputs import AllInOneInputs
+from meltr_ray.video.backbones.allinone.losses import AllInOneLosses
+from meltr_ray.video.backbones.allinone.model import TASK_HEADS, AllInOne
 from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
-from meltr_ray.video.backbones.violet.losses import VioletInputs, VioletLosses
+from meltr_ray.video.backbones.violet.inputs import VioletInputs
+from meltr_ray.video.backbones.violet.losses import VioletLosses
 from meltr_ray.video.backbones.violet.model import Violet
 from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens
@@ -82,7 +84,7 @@ def make_case(name: str, task: str, folder: Path, split: str = "train", **settin
         inputs = VioletInputs(vocabulary, video.data, backbone, tokens, video.task, answers)
         return video, examples, inputs, VioletLosses(Violet(backbone, len(vocabulary), task, len(answers)), video.task)
     inputs = AllInOneInputs(vocabulary, video.data, backbone, video.task, answers)
-    model = AllInOne(backbone, len(vocabulary), allinone_heads(video.task), len(answers))
+    model = AllInOne(backbone, len(vocabulary), TASK_HEADS[task], len(answers))
     return video, examples, inputs, AllInOneLosses(model, video.task)
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from meltr_ray.config import ConfigError
 from meltr_ray.video.backbones.settings import CONTROL_LOSSES
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch, UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.clips import masking

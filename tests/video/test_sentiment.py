@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from meltr_ray.video.backbones.named import losses_of
-from meltr_ray.video.backbones.univl.losses import AudioScale, UniVLBatch, UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.univl.features import AudioScale
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch, UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.clips.clip import Clip

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from meltr_ray.video.backbones.layers import Dropout
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.clips import masking

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from meltr_ray.video.backbones.named import losses_of
-from meltr_ray.video.backbones.univl.losses import UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UniVLConfig
-from meltr_ray.video.checkpoints import naming, official
+from meltr_ray.video.checkpoints import official
 from meltr_ray.video.clips.answers import Answers
 from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.clips.settings import DataConfig
@@ -169,6 +170,7 @@ def test_a_published_checkpoint_starts_a_model_with_heads_of_ours(vocabulary, ta
     config = UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=16)
     published = UniVL(config, len(vocabulary), 10).state_dict()
     model = UniVL(config, len(vocabulary), frames, task_name, num_answers=3, audio_size=5)
-    missing, _ = official.match(published, model, naming.MAY_BE_MISSING["univl"], naming.MAY_BE_UNEXPECTED["univl"])
+    names = config.naming()
+    missing, _ = official.match(published, model, names.may_be_missing, names.may_be_unexpected)
     heads = {"open_ended": {"answer_dense"}, "sentiment": {"score_dense", "audio"}}
     assert {name.split(".")[0] for name in missing} == heads[task_name]

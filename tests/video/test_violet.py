@@ -13,7 +13,8 @@ import torch
 
 from meltr_ray.config import ConfigError
 from meltr_ray.video.backbones.violet import block_masking
-from meltr_ray.video.backbones.violet.losses import VioletBatch, violet_losses
+from meltr_ray.video.backbones.violet.inputs import VioletBatch
+from meltr_ray.video.backbones.violet.losses import violet_losses
 from meltr_ray.video.backbones.violet.model import VIOLET_TASKS, Violet
 from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.video_swin import VideoSwin

@@ -33,7 +33,8 @@ import numpy as np
 import torch
 
 from meltr_ray.video.backbones.allinone import model as allinone
-from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, AllInOneBatch, compute_losses
+from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
+from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, compute_losses
 from meltr_ray.video.backbones.allinone.model import AllInOne
 from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.checkpoints import official

@@ -36,7 +36,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meltr_ray.config import Config
 from meltr_ray.training.bert_adam import SCHEDULES, BertAdam, learning_rate_factor
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.clips import masking

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from meltr_ray.video.backbones.violet import block_masking
-from meltr_ray.video.backbones.violet.losses import VioletBatch, pair_numbers, violet_losses
+from meltr_ray.video.backbones.violet.inputs import VioletBatch
+from meltr_ray.video.backbones.violet.losses import pair_numbers, violet_losses
 from meltr_ray.video.backbones.violet.model import VIOLET_TASKS, Violet
 from meltr_ray.video.backbones.violet.settings import VioletConfig
 from tests.video import test_violet as toy
