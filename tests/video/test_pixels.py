@@ -19,14 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from meltr_ray.config import AllInOneConfig, ConfigError, DataConfig, VioletConfig
-from meltr_ray.video.backbones.allinone.losses import AllInOneInputs
+from meltr_ray.config import ConfigError
+from meltr_ray.video.backbones.allinone.inputs import AllInOneInputs
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.violet import visual_tokens
-from meltr_ray.video.backbones.violet.losses import VioletInputs
+from meltr_ray.video.backbones.violet.inputs import VioletInputs
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens, ensure_visual_tokens, shrunk_patches, token_grid
 from meltr_ray.video.clips import pixels, shards, store
 from meltr_ray.video.clips.clip import Clip, Segment
 from meltr_ray.video.clips.new_folder import new_folder
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.thumbnails import thumbnails
 from meltr_ray.video.clips.video import decode_frames, decode_video, encode_video
 from meltr_ray.video.clips.vocabulary import Vocabulary, build_vocabulary
