@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from meltr_ray.config.workload_file import find, keep_text, source_of
 from meltr_ray.errors import ConfigError
 from meltr_ray.training import checkpoint, splits
-from meltr_ray.training.batches import Batches
+from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.rehearsal import check_all
 from tests.commands import run
 from workloads import cli
@@ -205,3 +206,123 @@ def test_a_fault_meets_one_line(old, new, settings, words, tmp_path):
 def test_without_a_fault_there_is_no_line(tmp_path):
     config = attempt(written(tmp_path), "workload.width=8", "losses.set=controlled", "engine.zero_stage=3")
     assert config.workload.width == 8 and config.losses.set == ["total", "size", "constant"]
+
+
+SOURCES = [  # the source setting, words of the line
+    ("nowhere.py:Mine", "no such file; correct the path"),
+    ("nowhere:Mine", "doesn't import: ModuleNotFoundError"),
+    ("my-own.py:Mine", "my-own can't be the name of a Python module; rename the file"),
+    ("numbers.py:Mine", "numbers is the name of another module"),
+    ("two.py", "holds 2 workloads (Mine, Other); name one, as in"),
+    ("none.py", "holds 0 workloads (none)"),
+    ("two.py:np", "np is no workload"),
+    ("two.py:Workload", "Workload is no workload"),
+    ("just words", "no workload; give file.py:Class, or one of video"),
+]
+
+
+@pytest.mark.parametrize("source, words", SOURCES)
+def test_a_source_that_leads_nowhere_meets_one_line(source, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-own.py", "numbers.py", "two.py"):
+        written(tmp_path, name=name)
+    (tmp_path / "none.py").write_text("import numpy as np\n")
+    with open(tmp_path / "two.py", "a") as file:
+        file.write("\n\nclass Other(Mine):\n    pass\n")
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        find(source)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"workload={source}")
+
+
+def test_a_class_may_import_what_lies_beside_it_and_be_part_of_a_package(tmp_path, monkeypatch):
+    package = tmp_path / "parcel"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "net.py").write_text(MINE)
+    (package / "inside.py").write_text("from .net import Mine as Base\n\n\nclass Inside(Base):\n    depth: int = 1\n    '''Layers.'''\n")
+    written(tmp_path, name="beside.py")
+    (tmp_path / "mine.py").write_text("from beside import Mine as Base\n\n\nclass Mine(Base):\n    pass\n")
+    assert attempt(f"{tmp_path}/mine.py").losses.set == ["total", "size", "constant"]
+    monkeypatch.syspath_prepend(tmp_path)
+    config = attempt("parcel.inside:Inside", "workload.depth=2", "workload.width=3")
+    assert (config.workload.depth, config.workload.width, source_of(type(config.workload))) == (2, 3, "parcel.inside:Inside")
+
+
+def test_splits_that_are_not_there_are_split_off_and_the_report_says_so(tmp_path):
+    workload = attempt(written(tmp_path)).workload
+    parts = {split: [tuple(x) for x in splits.examples(workload, split)] for split in splits.SPLITS}
+    assert [len(parts[split]) for split in splits.SPLITS] == [160, 20, 12, 20]
+    assert len({x for part in parts.values() for x in part}) == 212  # none is in two of them
+    assert [line.split()[4] for line in splits.said(workload)] == ["meta", "test"]
+
+
+def test_a_workload_comes_out_of_a_pickle_as_it_was(tmp_path):
+    workload = attempt(written(tmp_path), "workload.width=7", "losses.set=[total]").workload
+    workload.held = lambda: "what an instance holds stays behind"
+    again = pickle.loads(pickle.dumps(workload))
+    assert again == workload and (again.loss_set, again.primary) == (["total"], "total") and not hasattr(again, "held")
+
+
+def test_worker_processes_make_the_same_batches(tmp_path):
+    """Found by the file's name in a process that has never seen it."""
+    source, command = written(tmp_path), ["train.batch_size=8", "train.steps=4", "train.evaluate_every=2"]
+    weights = []
+    for workers in (0, 1):
+        code, output = run("train", f"workload={source}", *command, f"train.loader_workers={workers}", f"name=w{workers}", cwd=tmp_path)
+        assert code == 0 and "best validation error" in output, output
+        weights.append(load_file(tmp_path / f"outputs/runs/w{workers}/best.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+    (tmp_path / "mine.py").write_text(MINE.replace("0.1, self.training", "0.2, self.training"))
+    code, output = run("train", "resume=outputs/runs/w0", cwd=tmp_path)
+    assert code == 2 and output.splitlines()[-1].startswith("error: workload=") and "the file has changed since" in output
+    assert (tmp_path / "outputs/runs/w0/workload/mine.py").read_text() == MINE
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{'a': 1}", "give a JSON file of DeepSpeed's settings"), ("[]", "holds a list; give a JSON object"),
+    ('{"train_batch_size": 8}', "has train_batch_size, which train.batch_size decides"),
+    ('{"zero_optimization": {"stage": 3}}', "has zero_optimization.stage, which engine.zero_stage decides"),
+    ('{"zero_optimization": 3}', "zero_optimization must be an object"),
+    ('{"bf16": {"enabled": true}}', "which engine.precision decides"),
+])  # fmt: skip
+def test_settings_of_deepspeed_that_contradict_ours_meet_one_line(text, words, tmp_path):
+    (tmp_path / "ds.json").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        attempt(written(tmp_path), f"engine.deepspeed={tmp_path}/ds.json")
+
+
+def test_other_settings_of_deepspeed_reach_it(tmp_path):
+    from meltr_ray.training.engine import Engine
+
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"reduce_bucket_size": 1000}, "wall_clock_breakdown": true}')
+    config = attempt(written(tmp_path), f"engine.deepspeed={tmp_path}/ds.json", "engine.zero_stage=2")
+    engine = Engine(LossVector(config.workload.module(), config.workload), config, torch.device("cpu")).deepspeed
+    assert (engine.zero_reduce_bucket_size(), engine.zero_optimization_stage(), engine.wall_clock_breakdown()) == (1000, 2, True)
+
+
+def test_other_data_are_refused_on_resuming(tmp_path):
+    config = attempt(written(tmp_path, DOC, DOC + "    def fingerprint(self): return {'data': 'of today'}\n"))
+    checkpoint.check_fingerprint(config.workload, {"data": "of today"})
+    with pytest.raises(ConfigError, match="its data isn't the run's any more"):
+        checkpoint.check_fingerprint(config.workload, {"data": "of yesterday"})
+
+
+def test_a_changed_file_is_refused_on_resuming(tmp_path):
+    source = written(tmp_path)
+    workload = attempt(source).workload
+    keep_text(workload, tmp_path / "kept")
+    keep_text(workload, tmp_path / "kept")
+    written(tmp_path, "width: int = 4", "width: int = 5")
+    with pytest.raises(ConfigError, match="the file has changed since this was started; put it back"):
+        keep_text(workload, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("command, old, new, words", [
+    ("sweep", HEAD, "class Mime(Workload):", "did you mean Mime"),
+    ("train", "x = np.stack(examples)", "x = np.stack(self.stored)", "batch failed (line 30): AttributeError"),
+])  # fmt: skip
+def test_a_command_ends_with_that_line_and_writes_nothing(command, old, new, words, tmp_path):
+    code, output = run(command, f"workload={written(tmp_path, old, new)}", "train.batch_size=8", cwd=tmp_path)
+    assert code == 2 and output.startswith("error: workload=") and output.count("\n") == 1 and words in output, output
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == sorted([f"{command}.out", "mine.py"])
