@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from meltr_ray.combining.combiners import slopes
+from meltr_ray.combining.slopes import slopes
 from torch import Tensor
 from univl_case import Case, losses, make_batch, make_combiner, make_model, make_problem, published
 

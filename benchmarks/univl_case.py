@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from meltr_ray.combining.combiners import MELTR
+from meltr_ray import MELTR
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad import ModuleProblem
