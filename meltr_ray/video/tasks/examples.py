@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A task's headline, the `score` of the results table; higher is better."""
-
-    name: str
-    unit: str
 
 
 class Examples:
