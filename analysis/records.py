@@ -15,7 +15,7 @@ import pandas as pd
 from meltr_ray.config import SweepConfig
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
-from meltr_ray.results.migration import migrated_about
+from meltr_ray.results.migration import migrate_about
 from meltr_ray.workload import Metric
 
 
@@ -98,12 +98,13 @@ def load(folder: str | Path) -> Sweep:
         absent.append(f"{name} is missing: {cost}.")
         return {}
 
-    about = migrated_about(read("sweep.json", "the default plan is assumed, and the metric's name is unknown"))
+    rows = results.load(folder / results.FILE)
+    about = migrate_about(read("sweep.json", "the default plan is assumed, and the metric's name is unknown"), rows.column_names)
     baselines = read("baselines.json", "chance and ridge can't be shown")
     names = {item.name for item in dataclasses.fields(SweepConfig)}
     plan = SweepConfig(**{name: about.pop(name) for name in names & set(about)})
     metrics = {name: Metric(**values) for name, values in about.pop("metrics", {}).items()}
-    return Sweep(results.read(folder / results.FILE).to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent)
+    return Sweep(rows.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent)
 
 
 def _trials(table: pd.DataFrame) -> pd.DataFrame:

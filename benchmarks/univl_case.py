@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from meltr_ray import MELTR
 from torch import Tensor, nn
 
+from meltr_ray import MELTR
 from meltr_ray.hypergrad import ModuleProblem
 from meltr_ray.video.backbones.univl.inputs import UniVLBatch
 from meltr_ray.video.backbones.univl.losses import UniVLLosses

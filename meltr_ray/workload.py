@@ -49,6 +49,14 @@ class Metric:
     meaning: str = ""
     """One line for the results table."""
 
+    def score(self, value: float) -> float:
+        """Higher is better, whatever the metric's direction: the value or its negative. Its own inverse."""
+        return value if self.higher else -value
+
+    def shown(self, name: str) -> str:
+        """Label of a metric of this name."""
+        return self.label or name.replace("_", " ")
+
 
 @dataclass(kw_only=True)
 class Workload:
@@ -233,7 +241,7 @@ class Workload:
     def score(self, values: Mapping[str, float]) -> float:
         """The first metric, higher is better whatever its direction."""
         name, metric = next(iter(self.metrics.items()))
-        return values[name] if metric.higher else -values[name]
+        return metric.score(values[name])
 
 
 def rebuild(cls: type[Workload], settings: dict[str, Any], primary: str | None, loss_set: list[str] | None) -> Workload:

@@ -98,6 +98,11 @@ def to_flat(config: Any) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in workload.aliases}
 
 
+def recorded(config: Any) -> dict[str, Any]:
+    """Those that the results table keeps of a run: not the command's, and not the sweep's, which sweep.json has."""
+    return {key: value for key, value in to_flat(config).items() if key not in ABOUT_THE_COMMAND and not key.startswith("sweep.")}
+
+
 def _flat(config: Any, prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for item in dataclasses.fields(config):
@@ -107,11 +112,6 @@ def _flat(config: Any, prefix: str) -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
-
-
-def trial_settings(config: Config) -> dict[str, Any]:
-    """The settings that a trial's results belong to: all but those of the command and of the sweep."""
-    return {name: value for name, value in to_flat(config).items() if name not in ABOUT_THE_COMMAND and not name.startswith("sweep.")}
 
 
 def workload_settings(config: Config) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meltr_ray.config import Config, trial_settings
+from meltr_ray.config import Config, recorded
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage import put, put_by_path
 from meltr_ray.workload import Workload
@@ -91,7 +91,7 @@ def check_fingerprint(workload: Workload, known: dict[str, str]) -> None:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that a checkpoint belongs to, as JSON has them."""
-    flat = {k: v for k, v in trial_settings(config).items() if k not in MAY_CHANGE}
+    flat = {k: v for k, v in recorded(config).items() if k not in MAY_CHANGE}
     return json.loads(json.dumps(flat))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,14 +10,6 @@ import pyarrow.compute as pc
 from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A task's headline, the `score` of the results table; higher is better."""
-
-    name: str
-    unit: str
 
 
 class Examples:

@@ -22,13 +22,17 @@ from meltr_ray.video.clips.answers import Answers
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics import answers
-from meltr_ray.video.tasks.examples import Examples, Metric, in_parts
+from meltr_ray.video.tasks.examples import Examples, in_parts
 from meltr_ray.video.tasks.settings import TaskConfig
+from meltr_ray.workload import Metric
 
 if TYPE_CHECKING:
     from meltr_ray.video.workload import Video
 
-METRIC = Metric("accuracy", "%")
+METRICS = {
+    "accuracy": Metric("%", meaning="questions answered right"),
+    "accuracy_known": Metric("%", meaning="the same without questions whose answer isn't among those that can be given, which count as wrong"),
+}
 AT_ONCE = 32
 """Questions that evaluation reads and answers at once."""
 
@@ -147,9 +151,8 @@ def choose(scores: np.ndarray, right: int | None) -> int:
 
 
 def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Accuracy (%) of all questions, which is the score, of those whose answer is known, and by type; numbers of questions."""
-    found = answers.accuracy(*([row[name] for row in rows] for name in ("correct", "known", "type")))
-    return {"score": found["accuracy"]} | found
+    """Accuracy (%) of all questions, of those whose answer is known, and by type; numbers of questions."""
+    return answers.accuracy(*([row[name] for row in rows] for name in ("correct", "known", "type")))
 
 
 def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
