@@ -138,8 +138,9 @@ def _environment(sweep: Sweep) -> list[str]:
     about, data = sweep.about, sweep.about.get("data") or {}
     rows = data.get("rows")
     rows = ", ".join(f"{split} {count}" for split, count in rows.items()) if isinstance(rows, dict) else rows
-    facts = {name: about.get(name) for name in ("command", "workload", "backbone", "machine", "started", "ended")}
-    facts |= {"model": data.get("model"), "data": data.get("name"), "about the data": data.get("description"), "examples": rows}
+    facts = {name: about.get(name) for name in ("command", "workload", "machine", "started", "ended")}
+    facts |= {"data": data.get("name"), "about the data": data.get("description"), "examples": rows}
+    facts["model"] = data.get("model") or about.get("backbone")
     return [f"{name}: {value}" for name, value in facts.items() if value]
 
 

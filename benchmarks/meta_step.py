@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from meltr_ray.combining.combiners import slopes
 from torch import Tensor
 from univl_case import Case, losses, make_batch, make_combiner, make_model, make_problem, published
 
+from meltr_ray.combining.slopes import slopes
 from meltr_ray.config import OptimizerConfig
 from meltr_ray.hypergrad import ConjugateGradient, Identity, LossSpace, Neumann, Nystrom, hypergradient
 from meltr_ray.hypergrad.combined import CombinedLosses

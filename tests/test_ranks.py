@@ -44,7 +44,7 @@ def fails(how: str) -> None:
 @pytest.mark.parametrize("how, world_size, message", [
     ("raises", 2, "rank 1:(.|\\n)*ValueError: of the last rank"), ("ends", 1, "rank 0 ended with code 3"),
     ("hangs", 1, r"no answer in 1 s from ranks \[0\]"),
-])  # fmt: skip
+], ids=["raises", "ends", "hangs"])  # fmt: skip
 def test_a_rank_that_fails_takes_its_world_with_it(how, world_size, message, monkeypatch):
     monkeypatch.setattr(ranks, "WORLDS", {})  # the session's stay
     assert on_ranks(abs, world_size, -1) == [1] * world_size

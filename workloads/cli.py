@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields
+from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.errors import ConfigError
 from meltr_ray.workload import Workload
@@ -174,6 +175,11 @@ def check_machine(config: Config) -> None:
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
+
+
+def prepare(config: Config) -> None:
+    """What the workload has to make or check before any worker starts."""
+    called(config.workload, "prepare", lambda: config.workload.prepare(print))
 
 
 @contextmanager

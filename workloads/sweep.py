@@ -28,7 +28,7 @@ def sweep(request: cli.Request) -> int:
     trials = [*learning_rate_search(settings, config), *comparison(settings, config, {})]
     for trial in trials:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
-    config.workload.prepare(print)
+    cli.prepare(config)
     from meltr_ray.training.rehearsal import check_all
 
     check_all(trial.config for trial in trials)

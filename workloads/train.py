@@ -31,7 +31,7 @@ def train(request: cli.Request) -> int:
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     cli.check_machine(config)
     cli.make_paths_absolute(config)
-    config.workload.prepare(print)
+    cli.prepare(config)
     from meltr_ray.training import checkpoint
     from meltr_ray.training.rehearsal import check_all
 

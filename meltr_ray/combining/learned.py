@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from meltr_ray.combining.meltr import MELTR
 from meltr_ray.combining.meta import Meta
 from meltr_ray.combining.slopes import NonNegativeSlopes
@@ -28,6 +30,7 @@ class Own(Meta):
     @classmethod
     def of(cls, config: Any, workload: Workload) -> Own:
         combiner = workload.combiner()
+        check(isinstance(combiner, nn.Module), "combiner.name", "own", f"combiner() gave a {type(combiner).__name__}; return a torch.nn.Module")
         check(any(p.requires_grad for p in combiner.parameters()), "combiner.name", "own",
               f"the combiner of {type(workload).__name__} has no parameter to learn; use combiner.name=fixed")
         return cls(NonNegativeSlopes(combiner) if config.combiner.slopes == "non_negative" else combiner, config.aid)

@@ -8,7 +8,7 @@ from typing import Any, Callable, ClassVar, Sequence
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.combining.slopes import slopes
+from meltr_ray.combining.slopes import NonNegativeSlopes, slopes
 from meltr_ray.combining.way import Step, Way
 from meltr_ray.hypergrad.combined import on_batches
 from meltr_ray.hypergrad.hypergradient import hypergradient
@@ -33,7 +33,7 @@ class Meta(Way):
 
     def __init__(self, combiner: nn.Module, aid: Any):
         self.combiner, self.aid = combiner, aid
-        self.asks_batch = len(inspect.signature(combiner.forward).parameters) > 1
+        self.asks_batch = takes_batch(combiner)
         self.solver = SOLVERS[aid.solver].of(aid)
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, weight_decay=aid.weight_decay)
@@ -53,7 +53,11 @@ class Meta(Way):
         return self.step(step.problem(), step.batches) if self.is_due(step.number) else {}
 
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        return slopes(Replayed(self.combiner, max(0, self.num_steps - 1)), losses, *([batch] if self.asks_batch else []))
+        return slopes(Replayed(self.combiner, max(0, self.num_steps - 1)), losses, *self.beside(batch))
+
+    def beside(self, batch: Any) -> list[Any]:
+        """What the combiner is called with beside the losses."""
+        return [batch] if self.asks_batch else []
 
     def step(self, problem: Problem, batches: Sequence[Any] = ()) -> dict[str, Any]:
         """Update phi once; returns the numbers that the results table keeps. `batches`: those of the M rows of losses."""
@@ -109,6 +113,13 @@ class Meta(Way):
     def load_own_state(self, state: dict[str, Tensor], hold: Callable[[Sequence[Tensor]], Vector]) -> None:
         pieces = [state[f"last_v/{i}"] for i in range(sum(name.startswith("last_v/") for name in state))]
         self.last_v = hold(pieces) if pieces else None
+
+
+def takes_batch(combiner: nn.Module) -> bool:
+    """Whether its forward is (losses, batch): a second argument of that name, or any that has no default."""
+    inner = combiner.combiner if isinstance(combiner, NonNegativeSlopes) else combiner
+    second = list(inspect.signature(inner.forward).parameters.values())[1:2]
+    return any(p.name == "batch" or (p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD) for p in second)
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

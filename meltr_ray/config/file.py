@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meltr_ray.config.run import Config
+from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import find
 from meltr_ray.errors import ConfigError, check_choice
 from meltr_ray.storage import put
@@ -45,7 +46,9 @@ def load(path: Path) -> DictConfig:
     found = OmegaConf.load(path)
     cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
     chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
-    return OmegaConf.merge(schema(cls, chosen), found)
+    settings = OmegaConf.merge(schema(cls, chosen), found)
+    settings.workload.source = settings.workload.source or "video"
+    return settings
 
 
 def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Config:
@@ -67,11 +70,14 @@ def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Conf
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}; see --help") from None
     parts = {key: OmegaConf.to_object(changed[key]) if OmegaConf.is_config(changed[key]) else changed[key]
-             for key in map(str, changed) if key not in cls.groups}  # fmt: skip
-    if cls.groups:
-        inside = {group: OmegaConf.to_object(changed[group]) for group in cls.groups}
-        parts["workload"] = cls(source=changed.workload.source, **inside)
-    return Config(**parts)
+             for key in map(str, changed) if key not in (*cls.groups, "workload")}  # fmt: skip
+
+    def workload() -> Workload:
+        if not cls.groups:
+            return OmegaConf.to_object(changed.workload)
+        return cls(source=changed.workload.source, **{group: OmegaConf.to_object(changed[group]) for group in cls.groups})
+
+    return Config(workload=called(cls, "__post_init__", workload, changed.workload.source), **parts)
 
 
 def renamed(settings: DictConfig, cls: type[Workload]) -> DictConfig:

@@ -6,10 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from meltr_ray.config.declared import check_declared
 from meltr_ray.config.losses import LossesConfig
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
 from meltr_ray.config.sweep import SweepConfig
 from meltr_ray.config.training import EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
+from meltr_ray.config.user_code import called
 from meltr_ray.errors import check, check_at_least, check_choice
 from meltr_ray.workload import Workload
 
@@ -62,11 +64,9 @@ class Config:
     def __post_init__(self):
         check_at_least("seed", self.seed, 0)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
-        for name, (low, high) in self.workload.bounds.items():
-            value = getattr(self.workload, name)
-            check(low <= value <= high, f"workload.{name}", value, f"must lie between {low:g} and {high:g}; change it")
+        check_declared(self.workload)
         self.losses.resolve(self.workload)
-        self.workload.resolve(self.losses.primary, self.losses.set)
+        called(self.workload, "resolve", lambda: self.workload.resolve(self.losses.primary, self.losses.set))
         weights, one = self.combiner.weights, self.workload.per_example
         if isinstance(weights, (list, tuple)):
             check(len(weights) == len(self.losses.set), "combiner.weights", weights,
@@ -79,7 +79,7 @@ class Config:
               "a workload with a number for each example trains one loss; use losses.set=primary")
         check(not (one and self.combiner.average_losses), "combiner.average_losses", True,
               "each worker has examples of its own, so their losses have no mean over workers; set it to false")
-        self.workload.check(self)
+        called(self.workload, "check", lambda: self.workload.check(self))
 
 
 ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export", "extract", "extractor",
@@ -112,3 +112,9 @@ def _flat(config: Any, prefix: str) -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
+
+
+def workload_settings(config: Config) -> dict[str, Any]:
+    """Those that are the workload's own."""
+    groups = ("workload.", *(f"{group}." for group in config.workload.groups))
+    return {name: value for name, value in to_flat(config).items() if name.startswith(groups)}

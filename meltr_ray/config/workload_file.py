@@ -14,6 +14,7 @@ from types import ModuleType
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meltr_ray.config.user_code import in_words, line_of
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put
 from meltr_ray.workload import Workload
@@ -37,9 +38,11 @@ def find(source: str) -> type[Workload]:
     for item in dataclasses.fields(cls):
         check(item.name == "source" or not hasattr(Workload, item.name), "workload", source,
               f"{item.name} is no setting but a part of every workload; leave its annotation out")
+        default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
+        check(default, "workload", source, f"{item.name} has no default; give it one")
     try:
         OmegaConf.structured(cls)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, NameError, TypeError) as error:
         raise ConfigError(f"workload={source}: {str(error).splitlines()[0]}; a setting is a bool, int, float, str, or a list or dict of these") from None
     for member in NEEDED:
         check(getattr(cls, member) is not getattr(Workload, member), "workload", source, f"{cls.__name__} has no method {member}; write it")
@@ -127,22 +130,8 @@ def _run(source: str, name: str) -> ModuleType:
     except ConfigError:
         raise
     except Exception as error:
-        last = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
-        where = line_of(error, source)
-        raise ConfigError(f"workload={source}: doesn't import{where}: {last}; mend it") from error
-
-
-def line_of(error: Exception, source: str) -> str:
-    """` (line 7)`: the deepest line of the user's own file."""
-    file = source.rpartition(":")[0] or source
-    if isinstance(error, SyntaxError):
-        return f" (line {error.lineno})"
-    lines, trace = [], error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename.endswith(Path(file).name):
-            lines.append(trace.tb_lineno)
-        trace = trace.tb_next
-    return f" (line {lines[-1]})" if lines else ""
+        file = getattr(_spec(name), "origin", None)
+        raise ConfigError(f"workload={source}: doesn't import{line_of(error, file)}: {in_words(error)}; mend it") from error
 
 
 def _spec(name: str) -> object | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -31,6 +32,9 @@ def measured(workload: Workload, module: nn.Module, split: Sequence[Any], device
     check(isinstance(found, dict), "workload", workload.source, f"evaluate gave a {type(found).__name__}; return a value for each metric, by name")
     for name in workload.metrics:
         check(name in found, "workload", workload.source, f"evaluate gave no {name}, but {', '.join(found) or 'nothing'}; return every declared metric")
+    for name, value in found.items():
+        number = isinstance(value, (int, float, np.number)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+        check(number, "workload", workload.source, f"evaluate gave {name} = {value!r}; return a number")
     return {name: float(value) for name, value in found.items()}
 
 

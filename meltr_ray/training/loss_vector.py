@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,24 +36,34 @@ class LossVector(nn.Module):
         names = self.loss_set if names is None else names
         batch, permuted = batch if isinstance(batch, WithControl) else (batch, None)
         asked = tuple(name for name in names if name in self.own)
-        found = dict(self.of(batch, asked)) if asked else {}
+        found = self.named(batch, asked) if asked else {}
         if SHUFFLED in names and SHUFFLED not in self.own:
-            found[SHUFFLED] = self.of(permuted, (self.primary,))[self.primary]
+            found[SHUFFLED] = self.named(permuted, (self.primary,))[self.primary]
         if CONSTANT in names and CONSTANT not in self.own:
             like = next(iter(found.values()), next(self.of.parameters()))
             found[CONSTANT] = torch.ones((), dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-        return self._stacked(found, names)
+        return (torch.cat if self.per_example else torch.stack)([found[name] for name in names])
 
-    def _stacked(self, found: dict[str, Tensor], names: Sequence[str]) -> Tensor:
+    def named(self, batch: Any, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The module's own losses, checked.
+
+        Raises:
+            ConfigError: one is missing, no tensor, or of another shape than declared.
+        """
+        found = self.of(batch, names)
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"workload={self.source}: forward gave a {type(found).__name__}; return a dictionary, loss name -> scalar")
         lacking = [name for name in names if name not in found]
         if lacking:
-            raise ConfigError(f"losses.set={lacking[0]}: the module of {self.source} returned {', '.join(found) or 'none'}; "
-                              "return every loss that it is asked for, by its declared name")  # fmt: skip
+            raise ConfigError(f"losses.set={lacking[0]}: the module returned {', '.join(map(str, found)) or 'nothing'} when asked for "
+                              f"{', '.join(names)}; return every loss that it is asked for, by its declared name")  # fmt: skip
         for name in names:
+            if not isinstance(found[name], Tensor):
+                raise ConfigError(f"losses.set={name}: is a {type(found[name]).__name__}; return a tensor")
             shape, wanted = tuple(found[name].shape), 1 if self.per_example else 0
             if found[name].dim() != wanted:
                 raise ConfigError(f"losses.set={name}: has the shape {shape}; return {'a number for each example, (B,)' if wanted else 'a scalar'}")
-        return torch.cat([found[name] for name in names]) if self.per_example else torch.stack([found[name] for name in names])
+        return {name: found[name] for name in names}
 
 
 class WithControl(tuple):

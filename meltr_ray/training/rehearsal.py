@@ -6,8 +6,11 @@ Every fault of a workload that would end a trial, or be silently wrong in it, is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +18,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from meltr_ray.combining.named import WAYS
-from meltr_ray.config import Config
-from meltr_ray.config.workload_file import line_of
+from meltr_ray.config import Config, workload_settings
+from meltr_ray.config.declared import NAME
+from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.training.batches import Batches, check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.evaluation import measured
-from meltr_ray.training.loss_vector import PREFIX, LossVector
+from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl
 from meltr_ray.training.splits import SPLITS, Part, examples
 from meltr_ray.training.tuning import check_tuning, prepare_for_tuning
 from meltr_ray.workload import Workload
 
-T = TypeVar("T")
 EVALUATED = 64
 """Validation examples that the evaluation is tried on."""
 
@@ -38,17 +41,19 @@ def check_all(configs: Iterable[Config]) -> None:
         ConfigError: names the workload or the setting, and the mend.
     """
     seen: list[tuple[Any, frozenset[str]]] = []
-    sizes: list[tuple[Workload, dict[str, int]]] = []
+    sizes: list[tuple[dict[str, Any], dict[str, int]]] = []
     for config in configs:
-        known = next((found for workload, found in sizes if workload == config.workload), None)
+        settings = workload_settings(config)
+        known = next((found for other, found in sizes if other == settings), None)
         if known is None:
             known = {split: len(examples(config.workload, split)) for split in SPLITS}
-            sizes.append((config.workload, known))
+            sizes.append((settings, known))
+            check_said(config.workload)
         for split in ["train"] + ["meta"] * config.draws_from_meta:
             check_enough(config.workload, split, known[split], config.train.batch_size, max(1, config.train.num_workers))
         check(known["validation"] > 0, "workload", config.workload.source, "has no validation example; return some from examples('validation')")
         deepspeed_settings(config)
-        key, losses = (config.workload, config.tuning, config.engine.zero_stage == 3, config.combiner.name), frozenset(config.losses.set)
+        key, losses = (settings, config.tuning, config.engine.zero_stage == 3, config.combiner.name), frozenset(config.losses.set)
         if any(key == other and losses <= already for other, already in seen):
             continue
         seen.append((key, losses))
@@ -64,24 +69,70 @@ def rehearse(config: Config) -> None:
     workload = config.workload
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        module = _call(workload, "module", workload.module)
+        module = called(workload, "module", workload.module)
         check(isinstance(module, nn.Module), "workload", workload.source, f"module() gave a {type(module).__name__}; return a torch.nn.Module")
-        check(any(p.requires_grad for p in module.parameters()), "workload", workload.source,
-              "none of the module's parameters requires a gradient; leave those that are to be trained unfrozen")
-        check(not any(p.is_meta for p in module.parameters()), "workload", workload.source, "the module has parameters on the meta device; give them values")
+        check_module(workload, module)
         prepare_for_tuning(module, config)
-        batches = Batches(workload, "train", config.train.batch_size, config.seed)
-        batch, again = (_call(workload, "batch", lambda: batches[0]) for _ in range(2))
-        where = difference(batch, again)
-        check(where is None, "workload", workload.source,
-              f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`")
+        batch = check_batches(config)
         model = LossVector(module, workload).train()
         check_losses(config, model, batch)
-        if config.engine.zero_stage == 3:
-            check_owners(workload, model, batch)
         if config.combiner.name == "own":
             check_own_combiner(config, model, batch)
-        check_evaluation(workload, module)
+        with used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
+            called(workload, "module", lambda: model(batch))
+            check_evaluation(workload, module)
+
+
+def check_said(workload: Workload) -> None:
+    """What the report and a checkpoint take from a workload has the form that they need."""
+
+    def checked(member: str, good: Callable[[Any], bool], wanted: str) -> None:
+        found = called(workload, member, getattr(workload, member))
+        said = f"a {type(found).__name__}" if isinstance(found, (str, dict, list, tuple)) and not isinstance(found, str) else repr(found)
+        check(called(workload, member, lambda: good(found)), "workload", workload.source, f"{member} gave {said}; return {wanted}")
+
+    checked("title", lambda x: isinstance(x, str) and NAME.fullmatch(x) is not None, "a name of letters, digits, _ and -, for folders")
+    checked("caveats", lambda x: isinstance(x, (list, tuple)) and all(isinstance(each, str) for each in x), "a list of sentences")
+    checked("fingerprint", lambda x: isinstance(x, dict) and all(isinstance(each, str) for each in x.values()), "a dictionary, name -> text")
+    checked("describe", lambda x: isinstance(x, dict) and bool(json.dumps(x)), "a dictionary, with `name` and `description`")
+    checked("baselines", lambda x: all(isinstance(value, (int, float)) for named in x.values() for values in named.values() for value in values.values()),
+            "{split: {name: {metric: number}}}")
+
+
+def check_module(workload: Workload, module: nn.Module) -> None:
+    """Its weights can be trained, and its forward takes what it is called with."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    check(bool(trained), "workload", workload.source,
+          "none of the module's parameters requires a gradient; leave those that are to be trained unfrozen")
+    for name, p in trained:
+        check(not p.is_meta, "workload", workload.source, f"{name} is on the meta device; give it a value")
+        check(p.dtype == torch.float32, "workload", workload.source,
+              f"{name} is {str(p.dtype).removeprefix('torch.')}; make it float32, engine.precision sees to the rest")
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(None, ())
+    except TypeError:
+        raise ConfigError(f"workload={workload.source}: {type(module).__name__}.forward takes {signature}; "
+                          "write forward(self, batch, names=None)") from None  # fmt: skip
+
+
+def check_batches(config: Config) -> Any:
+    """The first batch, which comes out the same again, here and where the examples are made anew."""
+    workload = config.workload
+
+    def made() -> Batches:
+        return Batches(workload, "train", config.train.batch_size, config.seed)
+
+    batches = made()
+    member = "control" if batches.with_control else "batch"
+    batch, again = (called(workload, member, lambda: batches[0]) for _ in range(2))
+    where = difference(batch, again)
+    check(where is None, "workload", workload.source,
+          f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`")
+    where = difference(batch, called(workload, member, lambda: made()[0]))
+    check(where is None, "workload", workload.source,
+          "examples('train') gives examples that differ from call to call, and so from process to process; draw them with a seed of their own")
+    return batch
 
 
 def check_losses(config: Config, model: LossVector, batch: Any) -> None:
@@ -89,7 +140,7 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> None:
     workload, names = config.workload, config.losses.set
     count = len(names) if not workload.per_example else config.train.batch_size
     start = torch.get_rng_state()
-    losses = _call(workload, "module", lambda: model(batch))
+    losses = called(workload, "module", lambda: model(batch))
     check(len(losses) == count, "losses.set", names, f"gave {len(losses)} numbers for {count} examples; return one for each")
     for index, loss in enumerate(losses):
         name = names[0] if workload.per_example else names[index]
@@ -98,18 +149,17 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> None:
     check(torch.equal(losses, model(batch)), "workload", workload.source,
           "two passes over one batch with the same generators differ; draw dropout and masks from torch's own generator")
     parameters = [p for p in model.parameters() if p.requires_grad]
-    for index, name in enumerate(names):
-        if name in workload.planted():
-            continue
-        value = losses.sum() if workload.per_example else losses[index]
-        found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True) if value.requires_grad else [None]
+    own = tuple(name for name in names if name in workload.losses and name not in workload.planted())
+    for name, loss in model.named(batch[0] if isinstance(batch, WithControl) else batch, own).items():
+        found = torch.autograd.grad(loss.sum(), parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else []
         check(any(g is not None for g in found), "losses.set", name,
               "doesn't depend on the module's weights; compute it with the module, without detach, or name it in `controls`")
     torch.set_rng_state(start)
-    _call(workload, "module", lambda: model(batch, (workload.primary,)))
+    called(workload, "module", lambda: model(batch, (workload.primary,)))
 
 
-def check_owners(workload: Workload, model: nn.Module, batch: Any) -> None:
+@contextmanager
+def used_by_their_owners(model: nn.Module) -> Iterator[None]:
     """ZeRO 3 gathers a parameter for the forward of the module that owns it: refuse one that is used elsewhere."""
     owners: dict[int, tuple[str, list[nn.Module]]] = {}
     for name, owner in model.named_modules():
@@ -130,7 +180,7 @@ def check_owners(workload: Workload, model: nn.Module, batch: Any) -> None:
 
     try:
         with torch.no_grad(), Watch():
-            model(batch)
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -138,10 +188,12 @@ def check_owners(workload: Workload, model: nn.Module, batch: Any) -> None:
 
 def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
     """The combiner of a workload gives a scalar that depends on the losses."""
-    way = WAYS["own"].of(config, config.workload)
+    way = called(config.workload, "combiner", lambda: WAYS["own"].of(config, config.workload))
     losses = model(batch).detach()
-    value, a = _call(config.workload, "combiner", lambda: way.slopes(losses, batch))
-    check(value.dim() == 0, "combiner.name", "own", f"gave the shape {tuple(value.shape)}; return a scalar")
+    value = called(config.workload, "combiner", lambda: way.combiner(losses, *way.beside(batch)))
+    check(isinstance(value, Tensor) and value.dim() == 0, "combiner.name", "own",
+          f"gave {f'the shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'}; return a scalar")
+    _, a = called(config.workload, "combiner", lambda: way.slopes(losses, batch))
     check(bool(a.isfinite().all()) and bool(a.any()), "combiner.name", "own", "has slopes that are not finite or all zero, so nothing would train; start it near the plain sum")
 
 
@@ -149,7 +201,7 @@ def check_evaluation(workload: Workload, module: nn.Module) -> None:
     """Every declared metric is there, and finite."""
     validation = examples(workload, "validation")
     some = Part(validation, tuple(range(min(EVALUATED, len(validation)))))
-    found = _call(workload, "evaluate", lambda: measured(workload, module, some, torch.device("cpu")))
+    found = called(workload, "evaluate", lambda: measured(workload, module, some, torch.device("cpu")))
     for name in workload.metrics:
         check(bool(np.isfinite(found[name])), "workload", workload.source,
               f"evaluate gave {name} = {found[name]} on {len(some)} validation examples; return a finite number")
@@ -188,14 +240,3 @@ def _tensors(x: Any) -> list[Tensor]:
         x = list(x.values())
     return [t for each in x for t in _tensors(each)] if isinstance(x, (list, tuple)) else []
 
-
-def _call(workload: Workload, method: str, function: Callable[[], T]) -> T:
-    """Call into a user's code; whatever it raises is one line that says where."""
-    try:
-        return function()
-    except ConfigError:
-        raise
-    except Exception as error:
-        text = str(error).strip().splitlines()
-        raise ConfigError(f"workload={workload.source}: {method} failed{line_of(error, workload.source)}: "
-                          f"{type(error).__name__}{f': {text[0]}' if text else ''}; mend it") from error  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.workload import Workload
 
@@ -55,12 +56,15 @@ def examples(workload: Workload, split: str) -> Sequence[Any]:
 
 def own(workload: Workload, split: str) -> Sequence[Any] | None:
     """What the workload itself has for a split; None, or a KeyError about its name, says that there is no such split."""
-    try:
-        return workload.examples(split)
-    except KeyError as error:
-        if error.args == (split,):
-            return None
-        raise
+    def asked() -> Sequence[Any] | None:
+        try:
+            return workload.examples(split)
+        except KeyError as error:
+            if error.args == (split,):
+                return None
+            raise
+
+    return called(workload, "examples", asked)
 
 
 def said(workload: Workload) -> list[str]:

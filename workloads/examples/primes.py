@@ -1,4 +1,5 @@
-"""The tutorial's workload: is a handwritten digit prime? Four losses, of which one helps, one is useless and one does harm.
+"""The tutorial's workload: is a handwritten digit prime? Four losses: the primary one, one that helps, one that is useless and
+one that does harm.
 
     python workloads/sweep.py workload=workloads/examples/primes.py:Primes
 """
@@ -13,48 +14,49 @@ from torch import nn
 
 from meltr_ray import Metric, Workload
 
-SIZES = {"train": 150, "meta": 150, "validation": 500, "test": 900}
+SPLITS = {"train": slice(0, 150), "meta": slice(150, 300), "validation": slice(300, 800), "test": slice(800, 1797)}
 
 
 class Primes(Workload):
     """Few handwritten digits, each prime or not, with auxiliary losses on what else is known of them."""
 
-    losses = ("prime", "digit", "norm", "permuted")
-    metrics = {"accuracy": Metric("%")}
-    controls = ("permuted",)
+    losses = ("prime", "digit", "norm", "permuted")  # the first is the primary
+    metrics = {"accuracy": Metric("%")}  # the first is the score
+    controls = ("permuted",)  # a loss that should be demoted
     bounds = {"width": (1, 4096), "noise": (0, 100)}
 
-    width: int = 32
+    width: int = 64
     """Hidden units."""
-    noise: float = 6.0
+    noise: float = 3.0
     """Standard deviation of noise on pixels, which range from 0 to 16."""
 
     def module(self) -> nn.Module:
         return Heads(self.width)
 
-    def examples(self, split: str) -> list[tuple[np.ndarray, int]]:
+    def examples(self, split: str) -> list[tuple[np.ndarray, int, int]]:
+        """(pixels, digit, digit of another image, the same one in every epoch)."""
         pixels, digits = load_digits(return_X_y=True)
-        order = np.random.default_rng(0).permutation(len(digits))
-        start = sum(list(SIZES.values())[: list(SIZES).index(split)])
-        pixels = pixels + self.noise * np.random.default_rng(1).standard_normal(pixels.shape)
-        return [(pixels[i].astype(np.float32) / 16, int(digits[i])) for i in order[start : start + SIZES[split]]]
+        generator = np.random.default_rng(0)
+        pixels = (pixels + self.noise * generator.standard_normal(pixels.shape)).astype(np.float32) / 16
+        chosen = generator.permutation(len(digits))[SPLITS[split]]
+        return list(zip(pixels[chosen], digits[chosen], generator.permutation(digits[chosen])))
 
     def batch(self, examples: list, generator: np.random.Generator) -> dict[str, torch.Tensor]:
-        pixels, digits = (torch.from_numpy(np.array(column)) for column in zip(*examples))
-        return {"pixels": pixels, "digit": digits, "permuted": torch.from_numpy(generator.permutation(len(digits)))}
+        pixels, digits, others = (torch.from_numpy(np.array(column)) for column in zip(*examples))
+        return {"pixels": pixels, "digit": digits, "other": others}
 
     def evaluate(self, module: nn.Module, examples: list, device: torch.device) -> dict[str, float]:
         batch = self.batch(examples, np.random.default_rng(0))
-        right = (module.prime(module.body(batch["pixels"].to(device)))[:, 0] > 0).cpu() == is_prime(batch["digit"])
-        return {"accuracy": 100 * right.float().mean().item()}
+        found = module.prime(module.body(batch["pixels"].to(device)))[:, 0].cpu() > 0
+        return {"accuracy": 100 * (found == is_prime(batch["digit"])).float().mean().item()}
 
     def baselines(self) -> dict:
-        shares = {split: np.mean([is_prime(torch.tensor(digit)).item() for _, digit in self.examples(split)]) for split in ("validation", "test")}
-        return {split: {"always no": {"accuracy": 100 * (1 - share)}} for split, share in shares.items()}
+        share = {split: np.mean([is_prime(torch.tensor(digit)) for _, digit, _ in self.examples(split)]) for split in ("validation", "test")}
+        return {split: {"always no": {"accuracy": 100 * (1 - share[split])}} for split in share}
 
 
 class Heads(nn.Module):
-    """A body that all losses share, and a head each."""
+    """A body that all losses share, and a head for each; `permuted` pulls at the head of `prime`."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -62,14 +64,14 @@ class Heads(nn.Module):
         self.prime, self.digit, self.norm = nn.Linear(width, 1), nn.Linear(width, 10), nn.Linear(width, 1)
 
     def forward(self, batch: dict[str, torch.Tensor], names: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
-        h, target = self.body(batch["pixels"]), is_prime(batch["digit"]).float()
-        found = {
-            "prime": lambda: F.binary_cross_entropy_with_logits(self.prime(h)[:, 0], target),
+        h = self.body(batch["pixels"])
+        losses = {
+            "prime": lambda: F.binary_cross_entropy_with_logits(self.prime(h)[:, 0], is_prime(batch["digit"]).float()),
             "digit": lambda: F.cross_entropy(self.digit(h), batch["digit"]),
-            "norm": lambda: F.mse_loss(self.norm(h)[:, 0], batch["pixels"].norm(dim=1)),
-            "permuted": lambda: F.binary_cross_entropy_with_logits(self.prime(h)[:, 0], target[batch["permuted"]]),
+            "norm": lambda: F.mse_loss(self.norm(h)[:, 0], batch["pixels"].square().mean(dim=1)),
+            "permuted": lambda: F.binary_cross_entropy_with_logits(self.prime(h)[:, 0], is_prime(batch["other"]).float()),
         }
-        return {name: found[name]() for name in names or found}
+        return {name: losses[name]() for name in names or losses}
 
 
 def is_prime(digits: torch.Tensor) -> torch.Tensor:

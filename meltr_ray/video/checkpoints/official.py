@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meltr_ray.errors import ConfigError
+from meltr_ray.storage import put
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which a file may hold its entries: Lightning's, and that of DeiT's initialisations."""
@@ -166,9 +167,4 @@ def save(state: dict[str, Tensor], path: str | os.PathLike, wrapper: str | None 
 
     `wrapper`: key that their code takes the entries from: `state_dict` for All-in-one, None where it takes the file itself.
     """
-    partial = Path(f"{path}.partial")
-    try:
-        torch.save(state if wrapper is None else {wrapper: state}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    put(Path(path), lambda file: torch.save(state if wrapper is None else {wrapper: state}, file))

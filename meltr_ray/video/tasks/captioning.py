@@ -12,7 +12,7 @@ from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.clips.vocabulary import Vocabulary
 from meltr_ray.video.metrics import captions
-from meltr_ray.video.tasks.examples import Examples, count_captioned, in_parts
+from meltr_ray.video.tasks.examples import Examples, captioned, in_parts
 from meltr_ray.video.tasks.settings import TaskConfig
 from meltr_ray.workload import Metric
 
@@ -50,7 +50,7 @@ class Captioner(Protocol):
 
 def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a caption, once each."""
-    return Examples(store, config.task.name, count_captioned)
+    return Examples(store, config.task.name, captioned(store))
 
 
 def predict(

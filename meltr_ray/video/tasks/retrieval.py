@@ -12,7 +12,7 @@ from meltr_ray.results.bootstrap import histogram, interval, ratio, with_ones
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics.retrieval import dual_softmax, rank_metrics, ranks
-from meltr_ray.video.tasks.examples import Examples, count_captioned, in_parts
+from meltr_ray.video.tasks.examples import Examples, captioned, in_parts
 from meltr_ray.video.tasks.reranking import rerank
 from meltr_ray.video.tasks.settings import TaskConfig
 from meltr_ray.workload import Metric
@@ -56,7 +56,7 @@ class Ranker(Protocol):
 
 def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a caption, once each."""
-    return Examples(store, config.task.name, count_captioned)
+    return Examples(store, config.task.name, captioned(store))
 
 
 def predict(model: Ranker, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ and `compute`), timm's `to_2tuple`, `trunc_normal_`, `DropPath` and `register_mo
 `transformers`, as theirs do.
 
 `--base`: also the published sizes, in float64 and float32, two clips of three frames (see `compare_precisions`; size S takes
-4 GB, size B 9 GB). `--write`: stores the numbers that tests/test_allinone.py checks.
+4 GB, size B 9 GB). `--write`: stores the numbers that tests/video/test_allinone.py checks.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from unittest import mock
 import numpy as np
 import torch
 
-from meltr_ray.config import AllInOneConfig
 from meltr_ray.video.backbones.allinone import model as allinone
-from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, AllInOneBatch, compute_losses
+from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
+from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, compute_losses
 from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.checkpoints import official
 from tests.video import test_allinone as ours
 

@@ -1,0 +1,328 @@
+"""A user's workload with a fault planted in it meets one line that says what, where and how to mend it, before a trial starts."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from meltr_ray.config.workload_file import find, keep_text, source_of
+from meltr_ray.errors import ConfigError
+from meltr_ray.training import checkpoint, splits
+from meltr_ray.training.loss_vector import LossVector
+from meltr_ray.training.rehearsal import check_all
+from tests.commands import run
+from workloads import cli
+
+MINE = '''\
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from meltr_ray import Metric, Workload
+
+
+class Mine(Workload):
+    """Is the sum of three numbers what it seems?"""
+
+    losses = ("total", "size")
+    metrics = {"error": Metric(higher=False, digits=3)}
+    bounds = {"width": (1, 64)}
+
+    width: int = 4
+    """Hidden units."""
+
+    def module(self):
+        return Net(self.width)
+
+    def examples(self, split):
+        sizes = {"train": 200, "validation": 12}
+        if split not in sizes:
+            return None
+        return np.random.default_rng(len(split)).standard_normal((sizes[split], 3)).astype(np.float32)
+
+    def batch(self, examples, generator):
+        x = np.stack(examples)
+        return {"x": torch.tensor(x + 0.1 * generator.standard_normal(x.shape).astype(np.float32))}
+
+    def evaluate(self, module, examples, device):
+        x = torch.tensor(np.stack(list(examples))).to(device)
+        return {"error": float((module.head(module.body(x))[:, 0] - x.sum(1)).abs().mean())}
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body, self.head = nn.Linear(3, width), nn.Linear(width, 2)
+
+    def forward(self, batch, names=None):
+        x = batch["x"]
+        out = self.head(torch.dropout(self.body(x), 0.1, self.training))
+        losses = {"total": (out[:, 0] - x.sum(1)).square().mean(), "size": (out[:, 1] - x.norm(dim=1)).square().mean()}
+        return {name: losses[name] for name in names or losses}
+'''
+
+HEAD = "class Mine(Workload):"
+DOC = '    """Is the sum of three numbers what it seems?"""\n'
+RETURN = "        return {name: losses[name] for name in names or losses}"
+METRIC = 'return {"error": float((module.head(module.body(x))[:, 0] - x.sum(1)).abs().mean())}'
+
+FAULTS = [  # text, what a careless user writes in its place, settings, words of the line
+    # the file
+    ("import numpy as np", "import nunpy as np", "", "doesn't import (line 3): ModuleNotFoundError: No module named 'nunpy'"),
+    (HEAD, "class Mine(Workload)", "", "doesn't import (line 10): SyntaxError: expected ':'"),
+    (HEAD, "1 / 0\n" + HEAD, "", "doesn't import (line 10): ZeroDivisionError"),
+    (HEAD, "class Mime(Workload):", "", "has no class Mine; did you mean Mime"),
+    (HEAD, "class Mine:", "", "Mine is no workload; derive it from meltr_ray.Workload"),
+    # settings
+    ("", "", "workload.widht=8", "workload.widht=8: unknown setting; did you mean workload.width"),
+    ("", "", "width=8", "width=8: unknown setting; did you mean workload.width"),
+    ("", "", "workload.width=many", "workload.width=many: value 'many' of type 'str' could not be converted to Integer"),
+    ("", "", "workload.width=65", "workload.width=65: must lie between 1 and 64"),
+    ("width: int = 4", "width: np.ndarray = None", "", "a setting is a bool, int, float, str"),
+    ("width: int = 4", "width: int", "", "width has no default; give it one"),
+    ("width: int = 4", "width: list = []", "", "doesn't import (line 10): ValueError: mutable default"),
+    ("width: int = 4", "width: Integer = 4", "", "a setting is a bool, int, float, str"),
+    ('"width": (1', '"widht": (1', "", "bounds names widht, which is no setting; did you mean width"),
+    ('(1, 64)', '64', "", "bounds of width are 64; give (least, greatest)"),
+    ('losses = ("total"', 'losses: tuple = ("total"', "", "losses is no setting but a part of every workload"),
+    ("width: int = 4", "width: int = 4\n    def __post_init__(self): raise ValueError('no')", "", "ValueError: no"),
+    # losses and metrics
+    ('losses = ("total", "size")', "losses = ()", "", "names no losses"),
+    ('losses = ("total", "size")', 'losses = "total"', "", "losses is 'total'; give a tuple of names, such as ('total',)"),
+    ('losses = ("total", "size")', 'losses = ("total", "total")', "", "losses names total twice"),
+    ('losses = ("total", "size")', 'losses = ("total", "si/ze")', "", "si/ze"),
+    ('losses = ("total", "size")', "losses = property(lambda self: self.names)", "", "losses failed (line 13): AttributeError"),
+    ("bounds =", 'controls = ("sise",)\n    bounds =', "", "controls names sise, which is no loss; did you mean size"),
+    ("bounds =", 'primaries = ("sise",)\n    bounds =', "", "primaries names sise, which is no loss; did you mean size"),
+    ("bounds =", 'default_losses = ("sise",)\n    bounds =', "", "default_losses names sise, which is no loss; did you mean size"),
+    ("metrics = {", "metrics = {} and {", "", "names no metrics"),
+    ("Metric(higher=False, digits=3)", "'%'", "", "metrics['error'] is a str; give a Metric"),
+    ("", "", "losses.primary=totl", "losses.primary=totl: unknown; use one of total, size"),
+    ("", "", "losses.set=[]", "lacks the primary loss; add total"),
+    ("", "", "losses.set=[total,sise]", "losses.set=sise: unknown; use one of total, size, constant"),
+    # module
+    ("return Net(self.width)", "return torch.eye(2)", "", "module() gave a Tensor; return a torch.nn.Module"),
+    ("return Net(self.width)", "return Net(self.breadth)", "", "module failed (line 21): AttributeError"),
+    ("return Net(self.width)", "return Net(self.width).requires_grad_(False)", "", "none of the module's parameters requires a gradient"),
+    ("return Net(self.width)", "return Net(self.width).double()", "", "body.weight is float64; make it float32"),
+    ("def forward(self, batch, names=None)", "def forward(self, batch)", "", "forward takes (batch); write forward(self, batch, names=None)"),
+    (RETURN, "        return {'totl': losses['total'], 'size': losses['size']}", "", "losses.set=total: the module returned totl, size"),
+    (RETURN, "        return sum(losses.values())", "", "forward gave a Tensor; return a dictionary, loss name -> scalar"),
+    (RETURN, "        return {name: loss.item() for name, loss in losses.items()}", "", "losses.set=total: is a float; return a tensor"),
+    (RETURN, "        return {name: loss.expand(1) for name, loss in losses.items()}", "", "losses.set=total: has the shape (1,); return a scalar"),
+    ("out[:, 1] - x.norm", "out[:, 1].sqrt() - x.norm", "", "losses.set=size: is nan on the first batch"),
+    (RETURN, "        losses['size'] = losses['size'].detach()\n" + RETURN, "", "losses.set=size: doesn't depend on the module's weights"),
+    ("self.body(x), 0.1", "self.body(x + np.random.rand()), 0.1", "", "two passes over one batch with the same generators differ"),
+    (RETURN, "        return losses if names is None else {name: losses[name] for name in names if name != 'total' or 'size' in names}", "",
+     "losses.set=total: the module returned nothing"),
+    ("self.head(torch", "nn.functional.linear(torch", "", "module failed (line 45): TypeError"),
+    ("self.body(x), 0.1", "nn.functional.linear(x, self.body.weight), 0.1", "engine.zero_stage=3",
+     "engine.zero_stage=3: body.weight is used outside the forward of the module that owns it, Linear"),
+    ("module.head(module.body(x))[:, 0]", "(module.body(x) @ module.head.weight.T)[:, 0]", "engine.zero_stage=3",
+     "engine.zero_stage=3: head.weight is used outside the forward of the module that owns it, Linear"),
+    # examples
+    ('"train": 200, ', "", "", "has no train examples"),
+    (', "validation": 12', "", "", "has no validation examples"),
+    ('"validation": 12', '"validation": 0', "", "has no validation example"),
+    ('"train": 200', '"train": 0', "", "has 0; lower it"),
+    ("return np.random.default_rng(len(split))", "return map(list, [])\n        np.random.default_rng(len(split))", "", "gave a map; return a sequence, with len() and [i]"),
+    ("return np.random.default_rng(len(split))", "return np.random.default_rng()", "", "examples that differ from call to call"),
+    ("sizes = {", "sizes = self.sizes or {", "", "examples failed (line 24): AttributeError"),
+    ("", "", "train.batch_size=100 train.num_workers=2", "all workers together take 200 examples at once and the train split has"),
+    ("", "", "train.batch_size=20 train.num_workers=2", "and the meta split has 20; lower it"),
+    # batch
+    ("x = np.stack(examples)", "x = np.stack(self.stored)", "", "batch failed (line 30): AttributeError"),
+    ("generator.standard_normal(x.shape)", "np.random.standard_normal(x.shape)", "", "differ in ['x']; draw all that is random from `generator`"),
+    # evaluate
+    ('{"error": float(', '{"eror": float(', "", "evaluate gave no error, but eror; return every declared metric"),
+    (METRIC, METRIC[:-1] + " / 0 * 0 }".replace("/ 0", "* float('nan')"), "", "evaluate gave error = nan on 12 validation examples"),
+    (METRIC, "return 0.5", "", "evaluate gave a float; return a value for each metric, by name"),
+    (METRIC, "return {'error': 'large'}", "", "evaluate gave error = 'large'; return a number"),
+    (METRIC, "return {'error': self.right / len(x)}", "", "evaluate failed (line 35): AttributeError"),
+    ("def evaluate", "def evaluation", "", "has no method evaluate, nor predict and measure in its place"),
+    ("def evaluate", "def predict", "", "has no method evaluate, nor predict and measure in its place"),
+    ("def batch", "def batches", "", "has no method batch; write it"),
+    # what may be there
+    (DOC, DOC + "    def control(self, batch, generator): return {'x': batch['y']}\n", "losses.set=controlled", "control failed (line 12): KeyError"),
+    (DOC, DOC + "    def prepare(self): pass\n", "", "prepare failed"),
+    (DOC, DOC + "    def baselines(self): return {'chance': 0.5}\n", "", "baselines"),
+    (DOC, DOC + "    def caveats(self): return 'few examples'\n", "", "caveats gave 'few examples'; return a list of sentences"),
+    (DOC, DOC + "    def fingerprint(self): return {'data': 1 / 0}\n", "", "fingerprint failed (line 12): ZeroDivisionError"),
+    (DOC, DOC + "    def title(self): return 'a/b'\n", "", "title gave 'a/b'"),
+    # a combiner of one's own
+    ("", "", "combiner.name=own", "Mine defines no combiner; write the method, or use combiner.name=meltr"),
+    (DOC, DOC + "    def combiner(self): return nn.Identity()\n", "combiner.name=own", "has no parameter to learn"),
+    (DOC, DOC + "    def combiner(self): return 1\n", "combiner.name=own", "combiner() gave a int; return a torch.nn.Module"),
+    (DOC, DOC + "    def combiner(self): return nn.Linear(3, 2)\n", "combiner.name=own", "gave the shape (2,); return a scalar"),
+    (DOC, DOC + "    def combiner(self): return nn.Linear(2, 1)\n", "combiner.name=own", "combiner failed: RuntimeError"),
+    (DOC, DOC + "    per_example = True\n", "losses.set=primary combiner.name=fixed", "losses.set=total: has the shape (); return a number for each example, (B,)"),
+    (DOC, DOC + "    per_example = True\n", "losses.set=primary", "use combiner.name=own or fixed"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Modules that a test has written, and where it looked for them."""
+    before, path = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith("/tmp"):
+            del sys.modules[name]
+
+
+def written(folder: Path, old: str = "", new: str = "", name: str = "mine.py") -> str:
+    """The source setting of a workload written to `folder`, `old` in its text replaced."""
+    assert MINE.count(old) == 1 or not old, f"{MINE.count(old)} times: {old}"
+    (folder / name).write_text(MINE.replace(old, new) if old else MINE)
+    return f"{folder / name}:Mine"
+
+
+def attempt(source: str, *settings: str):
+    """What a command does before it starts a trial."""
+    request = cli.configure([f"workload={source}", "train.batch_size=8", *settings])
+    cli.prepare(request.config)
+    check_all([request.config])
+    return request.config
+
+
+@pytest.mark.parametrize("old, new, settings, words", FAULTS, ids=[re.sub(r"\W+", "_", f"{words}")[:60] for *_, words in FAULTS])
+def test_a_fault_meets_one_line(old, new, settings, words, tmp_path):
+    source = written(tmp_path, old, new)
+    with pytest.raises(ConfigError) as caught:
+        attempt(source, *settings.split())
+    line = str(caught.value)
+    assert words in line and "\n" not in line and re.match(r"[\w.]+=", line) and ";" in line, line
+
+
+def test_without_a_fault_there_is_no_line(tmp_path):
+    config = attempt(written(tmp_path), "workload.width=8", "losses.set=controlled", "engine.zero_stage=3")
+    assert config.workload.width == 8 and config.losses.set == ["total", "size", "constant"]
+
+
+SOURCES = [  # the source setting, words of the line
+    ("nowhere.py:Mine", "no such file; correct the path"),
+    ("nowhere:Mine", "doesn't import: ModuleNotFoundError"),
+    ("my-own.py:Mine", "my-own can't be the name of a Python module; rename the file"),
+    ("numbers.py:Mine", "numbers is the name of another module"),
+    ("two.py", "holds 2 workloads (Mine, Other); name one, as in"),
+    ("none.py", "holds 0 workloads (none)"),
+    ("two.py:np", "np is no workload"),
+    ("two.py:Workload", "Workload is no workload"),
+    ("just words", "no workload; give file.py:Class, or one of video"),
+]
+
+
+@pytest.mark.parametrize("source, words", SOURCES)
+def test_a_source_that_leads_nowhere_meets_one_line(source, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-own.py", "numbers.py", "two.py"):
+        written(tmp_path, name=name)
+    (tmp_path / "none.py").write_text("import numpy as np\n")
+    with open(tmp_path / "two.py", "a") as file:
+        file.write("\n\nclass Other(Mine):\n    pass\n")
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        find(source)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"workload={source}")
+
+
+def test_a_class_may_import_what_lies_beside_it_and_be_part_of_a_package(tmp_path, monkeypatch):
+    package = tmp_path / "parcel"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "net.py").write_text(MINE)
+    (package / "inside.py").write_text("from .net import Mine as Base\n\n\nclass Inside(Base):\n    depth: int = 1\n    '''Layers.'''\n")
+    written(tmp_path, name="beside.py")
+    (tmp_path / "mine.py").write_text("from beside import Mine as Base\n\n\nclass Mine(Base):\n    pass\n")
+    assert attempt(f"{tmp_path}/mine.py").losses.set == ["total", "size", "constant"]
+    monkeypatch.syspath_prepend(tmp_path)
+    config = attempt("parcel.inside:Inside", "workload.depth=2", "workload.width=3")
+    assert (config.workload.depth, config.workload.width, source_of(type(config.workload))) == (2, 3, "parcel.inside:Inside")
+
+
+def test_splits_that_are_not_there_are_split_off_and_the_report_says_so(tmp_path):
+    workload = attempt(written(tmp_path)).workload
+    parts = {split: [tuple(x) for x in splits.examples(workload, split)] for split in splits.SPLITS}
+    assert [len(parts[split]) for split in splits.SPLITS] == [160, 20, 12, 20]
+    assert len({x for part in parts.values() for x in part}) == 212  # none is in two of them
+    assert [line.split()[4] for line in splits.said(workload)] == ["meta", "test"]
+
+
+def test_a_workload_comes_out_of_a_pickle_as_it_was(tmp_path):
+    workload = attempt(written(tmp_path), "workload.width=7", "losses.set=[total]").workload
+    workload.held = lambda: "what an instance holds stays behind"
+    again = pickle.loads(pickle.dumps(workload))
+    assert again == workload and (again.loss_set, again.primary) == (["total"], "total") and not hasattr(again, "held")
+
+
+def test_worker_processes_make_the_same_batches(tmp_path):
+    """Found by the file's name in a process that has never seen it."""
+    source, command = written(tmp_path), ["train.batch_size=8", "train.steps=4", "train.evaluate_every=2"]
+    weights = []
+    for workers in (0, 1):
+        code, output = run("train", f"workload={source}", *command, f"train.loader_workers={workers}", f"name=w{workers}", cwd=tmp_path)
+        assert code == 0 and "best validation error" in output, output
+        weights.append(load_file(tmp_path / f"outputs/runs/w{workers}/best.safetensors"))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+    (tmp_path / "mine.py").write_text(MINE.replace("0.1, self.training", "0.2, self.training"))
+    code, output = run("train", "resume=outputs/runs/w0", cwd=tmp_path)
+    assert code == 2 and output.splitlines()[-1].startswith("error: workload=") and "the file has changed since" in output
+    assert (tmp_path / "outputs/runs/w0/workload/mine.py").read_text() == MINE
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{'a': 1}", "give a JSON file of DeepSpeed's settings"), ("[]", "holds a list; give a JSON object"),
+    ('{"train_batch_size": 8}', "has train_batch_size, which train.batch_size decides"),
+    ('{"zero_optimization": {"stage": 3}}', "has zero_optimization.stage, which engine.zero_stage decides"),
+    ('{"zero_optimization": 3}', "zero_optimization must be an object"),
+    ('{"bf16": {"enabled": true}}', "which engine.precision decides"),
+])  # fmt: skip
+def test_settings_of_deepspeed_that_contradict_ours_meet_one_line(text, words, tmp_path):
+    (tmp_path / "ds.json").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        attempt(written(tmp_path), f"engine.deepspeed={tmp_path}/ds.json")
+
+
+def test_other_settings_of_deepspeed_reach_it(tmp_path):
+    from meltr_ray.training.engine import Engine
+
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"reduce_bucket_size": 1000}, "wall_clock_breakdown": true}')
+    config = attempt(written(tmp_path), f"engine.deepspeed={tmp_path}/ds.json", "engine.zero_stage=2")
+    engine = Engine(LossVector(config.workload.module(), config.workload), config, torch.device("cpu")).deepspeed
+    assert (engine.zero_reduce_bucket_size(), engine.zero_optimization_stage(), engine.wall_clock_breakdown()) == (1000, 2, True)
+
+
+def test_other_data_are_refused_on_resuming(tmp_path):
+    config = attempt(written(tmp_path, DOC, DOC + "    def fingerprint(self): return {'data': 'of today'}\n"))
+    checkpoint.check_fingerprint(config.workload, {"data": "of today"})
+    with pytest.raises(ConfigError, match="its data isn't the run's any more"):
+        checkpoint.check_fingerprint(config.workload, {"data": "of yesterday"})
+
+
+def test_a_changed_file_is_refused_on_resuming(tmp_path):
+    source = written(tmp_path)
+    workload = attempt(source).workload
+    keep_text(workload, tmp_path / "kept")
+    keep_text(workload, tmp_path / "kept")
+    written(tmp_path, "width: int = 4", "width: int = 5")
+    with pytest.raises(ConfigError, match="the file has changed since this was started; put it back"):
+        keep_text(workload, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("command, old, new, words", [
+    ("sweep", HEAD, "class Mime(Workload):", "did you mean Mime"),
+    ("train", "x = np.stack(examples)", "x = np.stack(self.stored)", "batch failed (line 30): AttributeError"),
+])  # fmt: skip
+def test_a_command_ends_with_that_line_and_writes_nothing(command, old, new, words, tmp_path):
+    code, output = run(command, f"workload={written(tmp_path, old, new)}", "train.batch_size=8", cwd=tmp_path)
+    assert code == 2 and output.startswith("error: workload=") and output.count("\n") == 1 and words in output, output
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == sorted([f"{command}.out", "mine.py"])
