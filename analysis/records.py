@@ -15,39 +15,12 @@ import pandas as pd
 from meltr_ray.config import SweepConfig
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
+from meltr_ray.results.columns import SETTING
 from meltr_ray.results.migration import migrate_about
 from meltr_ray.workload import Metric
 
-
-@dataclass(frozen=True)
-class Headline:
-    """The first metric, as scores show it: higher is better, so one of which less is better appears with a minus sign."""
-
-    name: str = "score"
-    metric: Metric = Metric()
-
-    @property
-    def unit(self) -> str:
-        return self.metric.unit
-
-    @property
-    def label(self) -> str:
-        return ("" if self.metric.higher else "−") + label(self.name, self.metric)
-
-    @property
-    def points(self) -> str:
-        """Unit of a difference."""
-        return "points" if self.unit == "%" else self.unit
-
-    def of(self, values: dict[str, float]) -> float | None:
-        """The score in a baseline's values; None where it has none."""
-        value = values.get(self.name)
-        return value if value is None or self.metric.higher else -value
-
-
-def label(name: str, metric: Metric) -> str:
-    """A metric's name as it is shown."""
-    return metric.label or name.replace("_", " ")
+UNKNOWN = {"score": Metric(digits=3)}
+"""The metrics of a sweep that doesn't say what it measures: its score."""
 
 
 @dataclass
@@ -57,10 +30,10 @@ class Sweep:
     rows: pd.DataFrame
     """The results table: one row a trial and evaluation."""
     plan: SweepConfig
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    """All that the workload measures, the headline first."""
-    known: dict[str, Any] = field(default_factory=dict)
-    """`primary`, `set` and `controls` of the losses of `ours`."""
+    metrics: dict[str, Metric] = field(default_factory=lambda: dict(UNKNOWN))
+    """What was measured; the first is the score, `rows.score` but for its sign."""
+    losses: dict[str, Any] = field(default_factory=dict)
+    """Of `ours`: `primary`, `set`, and `controls`, the planted losses that are offered."""
     about: dict[str, Any] = field(default_factory=dict)
     """The rest of sweep.json: started, ended, machine, command, data, learning_rate_chosen."""
     baselines: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -69,8 +42,27 @@ class Sweep:
     """Files of the folder that are missing, and what that costs."""
 
     @property
-    def metric(self) -> Headline:
-        return Headline(*next(iter(self.metrics.items()))) if self.metrics else Headline()
+    def metric(self) -> Metric:
+        """That of the score."""
+        return next(iter(self.metrics.values()))
+
+    @property
+    def label(self) -> str:
+        return self.metric.shown(next(iter(self.metrics)))
+
+    @property
+    def better(self) -> str:
+        """` (lower is better)`, where that is so: said wherever a difference could be taken for the opposite."""
+        return "" if self.metric.higher else " (lower is better)"
+
+    @property
+    def points(self) -> str:
+        """Unit of a difference."""
+        return "points" if self.metric.unit == "%" else self.metric.unit
+
+    @property
+    def controls(self) -> list[str]:
+        return list(self.losses.get("controls") or [])
 
     @property
     def compared(self) -> list[str]:
@@ -79,7 +71,7 @@ class Sweep:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        return _trials(self.rows)
+        return _trials(self.rows, self.metric)
 
 
 def load(folder: str | Path) -> Sweep:
@@ -98,33 +90,41 @@ def load(folder: str | Path) -> Sweep:
         absent.append(f"{name} is missing: {cost}.")
         return {}
 
-    rows = results.load(folder / results.FILE)
-    about = migrate_about(read("sweep.json", "the default plan is assumed, and the metric's name is unknown"), rows.column_names)
+    about = read("sweep.json", "the default plan is assumed; the metric's name and which losses are planted controls are unknown")
     baselines = read("baselines.json", "chance and ridge can't be shown")
+    table = results.load(folder / results.FILE)
+    about = migrate_about(about, table.column_names)
     names = {item.name for item in dataclasses.fields(SweepConfig)}
     plan = SweepConfig(**{name: about.pop(name) for name in names & set(about)})
-    metrics = {name: Metric(**values) for name, values in about.pop("metrics", {}).items()}
-    return Sweep(rows.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent)
+    metrics = {name: Metric(**known) for name, known in about.pop("metrics", {}).items()} or dict(UNKNOWN)
+    return Sweep(table.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent)
 
 
-def _trials(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a trial, indexed by its name; `status` is the gravest of its rows, `score` the best on validation."""
+def column(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A column that not every workload, arm or version has; NaN where it isn't there."""
+    return rows[name] if name in rows else pd.Series(np.nan, index=rows.index, dtype=object if name.startswith(SETTING) else float)
+
+
+def _trials(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """One row a trial, indexed by its name; `status` is the gravest of its rows.
+
+    `score` (the best on validation) and `test_score` are the metric itself.
+    """
     records = []
+    table = table.assign(seed=column(table, f"{SETTING}seed"), rate=column(table, f"{SETTING}optimizer.learning_rate"))
     for name, rows in table.groupby("trial", sort=True):
         rows = rows.sort_values("step")
         validation, test = rows[rows.split == "validation"], rows[rows.split == "test"]
-        status = next((s for s in results.STATUSES if (rows.status == s).any()), "running")
         errors = rows.error.dropna()
         records.append({
             "trial": name,
-            **{key: rows[key].iloc[-1] for key in ("arm", "phase")},
-            "seed": rows["setting.seed"].iloc[-1],
-            "status": status,
+            **{key: rows[key].iloc[-1] for key in ("arm", "phase", "seed")},
+            "status": results.status_of(rows.status),
             "error": errors.iloc[-1] if len(errors) else None,
             **{key: rows[key].max() for key in ("step", "seconds", "meta_seconds", "peak_memory_bytes", "time")},
-            "score": validation.score.max(),
-            "test_score": test.score.iloc[-1] if len(test) else np.nan,
-            "learning_rate": rows["setting.optimizer.learning_rate"].iloc[-1],
+            "score": metric.score(validation.score.max()),
+            "test_score": metric.score(test.score.iloc[-1]) if len(test) else np.nan,
+            "learning_rate": rows.rate.iloc[-1],
         })  # fmt: skip
     numbers = ["step", "seconds", "meta_seconds", "peak_memory_bytes", "score", "test_score", "learning_rate"]
     columns = ["trial", "arm", "phase", "seed", "status", "error", "time", *numbers]
@@ -150,10 +150,14 @@ def arms(sweep: Sweep) -> list[str]:
 
 
 def losses_of(sweep: Sweep, arm: str | None = None) -> tuple[str | None, list[str], list[str]]:
-    """Primary loss, genuine auxiliary losses and planted controls of an arm (default: `ours`); empty where it has no rows."""
-    rows = sweep.rows[sweep.rows.arm == (arm or sweep.plan.ours)]
-    if rows.empty:
-        return None, [], []
-    primary, loss_set = rows["setting.losses.primary"].iloc[-1], json.loads(rows["setting.losses.set"].iloc[-1] or "[]")
-    others, controls = [name for name in loss_set if name != primary], sweep.known.get("controls", [])
-    return primary, [n for n in others if n not in controls], [n for n in others if n in controls]
+    """Primary loss, genuine auxiliary losses and planted controls of an arm (default: `ours`); empty where nothing is known of it."""
+    arm = arm or sweep.plan.ours
+    rows = sweep.rows[sweep.rows.arm == arm]
+    primary, loss_set = None, []
+    if len(rows):
+        primary, text = (column(rows, f"{SETTING}losses.{name}").iloc[-1] for name in ("primary", "set"))
+        loss_set = json.loads(text) if isinstance(text, str) else []
+    elif arm == sweep.plan.ours:
+        primary, loss_set = sweep.losses.get("primary"), sweep.losses.get("set") or []
+    others = [name for name in loss_set if name != primary]
+    return primary, [n for n in others if n not in sweep.controls], [n for n in others if n in sweep.controls]

@@ -132,6 +132,12 @@ class Workload:
     """For `tuning.layer_decay` and LoRA: encoders, each the submodules it is made of, from its input on; all else is heads."""
     prediction_settings: ClassVar[Sequence[str]] = ()
     """Settings that evaluate.py may change: how predictions are made, and where data are; the others are the run's own."""
+    reported_metrics: ClassVar[Mapping[str, Metric]] = {}
+    """Metrics that `report` gives besides, for their labels and units: no part of the results table."""
+    prediction_columns: ClassVar[Mapping[str, Any]] = {}
+    """Types (pyarrow) of columns of `predict`'s rows that can't be seen from the rows, such as that of a column of nulls."""
+    prediction_view: ClassVar[Mapping[str, Any]] = {}
+    """How the page of predictions shows the rows (analysis/page/predictions.js); empty: as a plain table."""
     groups: ClassVar[Mapping[str, type]] = {}
     """Fields that are settings of settings, written without `workload.` in front: field -> class."""
     choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

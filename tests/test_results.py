@@ -173,7 +173,7 @@ def test_sweep_json_of_version_1(old):
     name, headline = next(iter(found["metrics"].items()))
     assert (name, Metric(**headline).score(1.25), headline["label"], headline["digits"]) == ("mae", -1.25, "MAE", 3)
     assert list(found["metrics"])[1:] == ["correlation", "accuracy_2", "accuracy_2_non_zero", "accuracy_7", "f1"]
-    assert found["losses"] == {"primary": "sentiment", "set": about["loss_set"], "controls": []}
+    assert found["losses"] == {"primary": "sentiment", "set": about["loss_set"], "controls": ["constant", "shuffled"]}
     assert not {"metric", "primary", "loss_set"} & set(found) and found["started"] == about["started"]
     about = json.loads((old / "retrieval/sweep.json").read_text())
     found = migration.migrate_about(about, results.load(old / "retrieval" / results.FILE).column_names)

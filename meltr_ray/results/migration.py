@@ -82,7 +82,6 @@ def migrate_about(about: dict[str, Any], columns: Iterable[str]) -> dict[str, An
     first = METRICS.get(headline, Metric(unit))
     shown = {name.removeprefix(METRIC) for name in columns if name.startswith(METRIC)} - set(NOT_SHOWN)
     metrics = {headline: first} | {name: metric for name, metric in METRICS.items() if name in shown}
-    losses = {"primary": about.get("primary"), "set": about.get("loss_set") or []}
-    losses["controls"] = [loss for loss in CONTROLS if loss in losses["set"]]
+    losses = {"primary": about.get("primary"), "set": about.get("loss_set") or [], "controls": list(CONTROLS)}
     kept = {name: value for name, value in about.items() if name not in ("metric", "primary", "loss_set")}
     return kept | {"metrics": {name: asdict(metric) for name, metric in metrics.items()}, "losses": losses}
