@@ -67,6 +67,8 @@ class Config:
               "combines losses, and this workload has a number for each example; use combiner.name=own or fixed")
         check(not one or len(self.losses.set) == 1, "losses.set", self.losses.set,
               "a workload with a number for each example trains one loss; use losses.set=primary")
+        check(not (one and self.combiner.name == "own" and self.aid.gamma > 0), "aid.gamma", self.aid.gamma,
+              "holds the training loss near the sum of the losses, which weights of examples have no use for; set it to 0")
         check(not (one and self.combiner.average_losses), "combiner.average_losses", True,
               "each worker has examples of its own, so their losses have no mean over workers; set it to false")
         called(self.workload, "check", lambda: self.workload.check(self))
