@@ -14,7 +14,7 @@ import pytest
 
 from tests.commands import QUICK, kill_all, run, start
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1200)]  # beside another test process
+pytestmark = pytest.mark.timeout(1200)  # two clusters of Ray one after the other, beside another test process
 SMALL = [*QUICK, "train.steps=12", "train.evaluate_every=6", "train.checkpoint_every=3", "sweep.seeds=2", "sweep.other_seeds=1",
          "sweep.learning_rates=[1e-3]", "sweep.leave_one_out=false", "sweep.progress_every=1"]  # fmt: skip
 
