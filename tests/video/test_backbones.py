@@ -201,7 +201,7 @@ def test_what_the_model_does_not_have_is_refused_before_anything_is_written(name
 def test_a_run_is_exported_imported_and_gone_on_with(digits_folder, tmp_path):
     """Export -> import -> a run that starts there with a learning rate of nothing ends with the first run's weights."""
     small = ["backbone=violet", f"data.folder={digits_folder}", "backbone.num_frames=2", "train.batch_size=4", "train.steps=2",
-             "train.evaluate_every=2", "combiner.name=fixed", "task.loss_set=default"]  # fmt: skip
+             "train.evaluate_every=2", "combiner.name=fixed", "task.loss_set=default", "data.loader_workers=0"]  # fmt: skip
     steps = [
         ("train", *small, "name=first"),
         ("prepare", "checkpoint=outputs/runs/first", "export=first.pt"),
