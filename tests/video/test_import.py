@@ -375,7 +375,7 @@ def test_the_command_finds_the_size_and_ends_errors_in_one_line(tmp_path, monkey
     def command(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main(prepare.prepare, prepare.__doc__)
+            cli.main(prepare.prepare, prepare.__doc__, own=prepare.PrepareConfig)
         out = capsys.readouterr()
         assert not out.err or re.fullmatch(r"error: [\w.]+=[^\n]+: [^\n]+; [^\n]+\n", out.err)
         return ended.value.code, out.out + out.err
