@@ -12,7 +12,7 @@ from analysis.tables import Sweep
 
 PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone"}
 DASH = "–"
-STATUSES = ("finished", "diverged", "failed", "running")
+STATUSES = ("finished", "diverged", "failed", "stopped", "running")
 
 
 def number(value: Any, digits: int = 1, sign: bool = False) -> str:
@@ -28,12 +28,8 @@ def p_value(p: float) -> str:
     return DASH if not np.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-DIGITS = {"mae": 3, "correlation": 3, "distinct_captions": 0}
-"""Decimals of metrics that aren't percentages or ranks."""
-
-
 def score(sweep: Sweep, value: Any, sign: bool = False) -> str:
-    return number(value, 1 if sweep.metric.unit == "%" else 3, sign)
+    return number(value, sweep.metric.digits, sign)
 
 
 def bracket(sweep: Sweep, low: float, high: float) -> str:
@@ -69,11 +65,12 @@ def comparison_table(sweep: Sweep, how: str) -> Table | None:
     ] for baseline, r in table.iterrows()]  # fmt: skip
     lost = [f"against {baseline}, {text}" for baseline, r in table.iterrows() for text in r.lost]
     methods = " / ".join(sorted(set(table.interval[table.n > 0])))
+    side = "" if sweep.metric.higher else f"Lower is better: a negative difference is in favour of {sweep.plan.ours}. "
     return Table(
         f"{tables.HOW[how].capitalize()}",
         ["baseline", "pairs", sweep.plan.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p, in order",
          "least p", "verdict"],
-        rows, (f"Interval: {methods}. " if methods else "") + (f"Without a pair: {'; '.join(lost)}." if lost else ""),
+        rows, side + (f"Interval: {methods}. " if methods else "") + (f"Without a pair: {'; '.join(lost)}." if lost else ""),
     )  # fmt: skip
 
 
@@ -84,7 +81,8 @@ def leave_one_out_table(sweep: Sweep) -> Table | None:
         r.interval, bracket(sweep, r.student_low, r.student_high), p_value(r.p), r.verdict,
     ] for loss, r in table.iterrows()]  # fmt: skip
     header = ["without", "pairs", "contribution", "95 % interval or range", "which", "Student's", "p (not corrected)", "verdict"]
-    return Table("Contribution of each auxiliary loss", header, rows) if rows else None
+    side = "" if sweep.metric.higher else "Lower is better: of a loss that helps, the contribution is negative."
+    return Table("Contribution of each auxiliary loss", header, rows, side) if rows else None
 
 
 def controls_table(sweep: Sweep) -> Table | None:
@@ -144,15 +142,14 @@ def learning_rate_table(sweep: Sweep) -> Table | None:
 
 def sceptic_table(sweep: Sweep) -> Table:
     split, table = tables.sceptic(sweep)
-    metrics = [name for name in tables.METRICS if name in table and name != sweep.metric.name]
+    metrics = {name: metric for name, metric in sweep.metrics.items() if name in table}
     rows = []
     for what, r in table.iterrows():
         is_arm = r.n is not None and np.isfinite(r.n)
         bracket = f"[{score(sweep, r.low)}, {score(sweep, r.high)}]" if is_arm and r.n else DASH
-        rows.append(
-            [what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *(number(r[name], DIGITS.get(name, 1)) for name in metrics)]
-        )
-    header = ["what", "seeds", sweep.metric.label, "95 % interval", *(tables.Metric(name).label for name in metrics)]
+        others = (number(r[name], metric.digits) for name, metric in metrics.items())
+        rows.append([what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *others])
+    header = ["what", "seeds", sweep.label, "95 % interval", *(metric.shown(name) for name, metric in metrics.items())]
     return Table(f"On the {split} split", header, rows)
 
 

@@ -11,7 +11,16 @@ LEVEL = f"{100 * statistics.CONFIDENCE:.0f} %"
 def methods(sweep: Sweep) -> list[str]:
     """One paragraph each."""
     compared = [_pairs(sweep), _test(sweep), _budgets(sweep)]
-    return [*compared, _interval(), _p_value(), _verdict(), _contribution(sweep), _controls(), _search(sweep)]
+    side = [] if sweep.metric.higher else [_lower(sweep)]
+    return [*side, *compared, _interval(), _p_value(), _verdict(), _contribution(sweep), _controls(), _search(sweep)]
+
+
+def _lower(sweep: Sweep) -> str:
+    return (
+        f"Signs: {sweep.label} is shown as it is, and lower is better. A difference is that of the metric, {sweep.plan.ours} minus the "
+        "other, so a negative one is in favour of the first; figures of differences have their axis reversed, so that better is on "
+        "the right. The best of several evaluations or learning rates is the lowest."
+    )
 
 
 def _pairs(sweep: Sweep) -> str:
@@ -68,7 +77,8 @@ def _verdict() -> str:
 def _contribution(sweep: Sweep) -> str:
     return (
         f"Contribution of a loss: validation score of {sweep.plan.ours} minus that without the loss, at equal steps, over common "
-        "seeds. Positive: leaving it out hurts, so the loss helps. The word helps or hurts needs what a verdict needs, with p "
+        f"seeds. {'Positive' if sweep.metric.higher else 'Negative'}: leaving it out hurts, so the loss helps. The word "
+        "helps or hurts needs what a verdict needs, with p "
         f"not corrected for the number of losses: read it as exploration. "
         f"With fewer than {statistics.LEAST_FOR_INTERVAL} pairs the range is given."
     )

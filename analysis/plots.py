@@ -43,7 +43,11 @@ def _colour(sweep: Sweep, arm: str) -> str:
 
 
 def _score_label(sweep: Sweep) -> str:
-    return sweep.metric.label + (f" ({sweep.metric.unit})" if sweep.metric.unit else "")
+    return sweep.label + (f" ({sweep.metric.unit})" if sweep.metric.unit else "") + sweep.better
+
+
+def _difference_label(sweep: Sweep) -> str:
+    return sweep.label + (f" ({sweep.points})" if sweep.points else "") + ("" if sweep.metric.higher else ", axis reversed as lower is better")
 
 
 def _rows(axis: Axes, labels: list[str]) -> None:
@@ -64,10 +68,12 @@ def _interval(axis: Axes, row: float, result, values: pd.Series, colour: str) ->
     axis.plot(result.difference, row, "D", color=colour, ms=6.5)
 
 
-def _zero(axis: Axes) -> None:
+def _zero(axis: Axes, sweep: Sweep) -> None:
+    """A line at 0, better to its right whatever the metric's direction."""
     axis.axvline(0, color=INK, lw=1)
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low)))
+    axis.xaxis.set_inverted(not sweep.metric.higher)
 
 
 def paired_differences(sweep: Sweep) -> Figure | None:
@@ -87,9 +93,8 @@ def paired_differences(sweep: Sweep) -> Figure | None:
         _rows(axis, [text.replace(", ", ",\n") for text in tables.HOW.values()])
         _title(axis, f"{sweep.plan.ours} − {baseline}")
     for axis in axes:
-        _zero(axis)
-    figure.supxlabel(f"Difference in {sweep.metric.label}{f' ({sweep.metric.points})' * bool(sweep.metric.points)}; "
-                     f"right of 0: {sweep.plan.ours} is better", fontsize=10)  # fmt: skip
+        _zero(axis, sweep)
+    figure.supxlabel(f"Difference in {_difference_label(sweep)}; right of 0: {sweep.plan.ours} is better", fontsize=10)
     return figure
 
 
@@ -103,11 +108,11 @@ def learning_curves(sweep: Sweep) -> Figure | None:
             names = mine.trial[mine.status == "finished"]
             rows = sweep.rows[sweep.rows.trial.isin(names) & (sweep.rows.split == "validation")].dropna(subset=["score", column])
             for _, one in rows.sort_values("step").groupby("trial"):
-                axis.plot(one[column], one.score, color=colour, lw=0.7, alpha=0.35)
+                axis.plot(one[column], sweep.metric.score(one.score), color=colour, lw=0.7, alpha=0.35)
             by_step = rows.groupby("step")
             mean = by_step[["seconds", "score"]].mean()[by_step.trial.nunique() == len(names)]
             drawn += len(rows)
-            axis.plot(mean.index if column == "step" else mean.seconds, mean.score, color=colour, lw=2.3, marker="o", ms=3.5,
+            axis.plot(mean.index if column == "step" else mean.seconds, sweep.metric.score(mean.score), color=colour, lw=2.3, marker="o", ms=3.5,
                       label=f"{arm} (n = {len(names)})")  # fmt: skip
         for (name, value), dash in zip(_floors(sweep).items(), DASHES):
             axis.axhline(value, color=INK, lw=1.1, ls=dash, label=name)
@@ -120,10 +125,10 @@ def learning_curves(sweep: Sweep) -> Figure | None:
 
 def _floors(sweep: Sweep) -> dict[str, float]:
     """Chance, the constant answer and the best closed form on validation, as far as they are known."""
-    known = sweep.baselines.get("validation", {})
-    known = {name: values[sweep.metric.name] for name, values in known.items() if sweep.metric.name in values}
+    known, metric = sweep.baselines.get("validation", {}), next(iter(sweep.metrics))
+    known = {name: values[metric] for name, values in known.items() if metric in values}
     plain = {name: known.pop(name) for name in ("chance", "constant") if name in known}
-    best = max(known, key=known.get, default=None)
+    best = max(known, key=lambda name: sweep.metric.score(known[name]), default=None)
     return plain | ({best: known[best]} if best else {})
 
 
@@ -161,9 +166,8 @@ def leave_one_out(sweep: Sweep) -> Figure | None:
         values = tables.differences(tables.pairs(sweep, sweep.plan.ours, f"{sweep.plan.ours}_without_{loss}", "steps"))
         _interval(axis, row, result, values, OKABE_ITO[1] if result.control else OKABE_ITO[0])
     _rows(axis, [f"{loss}{' (control)' * bool(one.control)}, n = {one.n}" for loss, one in table.iterrows()])
-    _zero(axis)
-    axis.set_xlabel(f"Contribution to validation {sweep.metric.label}{f' ({sweep.metric.points})' * bool(sweep.metric.points)}; "
-                    "right of 0: leaving the loss out hurts")  # fmt: skip
+    _zero(axis, sweep)
+    axis.set_xlabel(f"Contribution to validation {_difference_label(sweep)}; right of 0: leaving the loss out hurts")
     return figure
 
 

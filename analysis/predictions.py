@@ -11,22 +11,22 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis import predictions_script, predictions_template, template
-from analysis.records import Metric
-from meltr_ray.errors import ConfigError
-from meltr_ray.results.predictions import COLUMNS
+from analysis import pages
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.results.predictions import MEASURED, PICTURES, TABLE
+from meltr_ray.storage import put
+from meltr_ray.workload import Metric
 
-COMMON = ("id", "source", "correct", "quality")
+NAMES_A_COLUMN = {"column", "head", "by", "ids", "scores", "truth", "predicted", "right", "chosen"}
+"""Keys of a view and of its parts."""
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -47,14 +47,9 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return metrics if isinstance(metrics, dict) else {}
 
 
-def _task(table: pa.Table, metrics: dict[str, Any], path: Path) -> str:
-    task = (table.schema.metadata or {}).get(b"task", b"").decode() or metrics.get("task")
-    if task not in COLUMNS:
-        raise ConfigError(f"predictions={path}: is of task {task}; the page shows {', '.join(COLUMNS)}")
-    missing = [name for name in (*COMMON, *COLUMNS[task]) if name not in table.column_names]
-    if missing:
-        raise ConfigError(f"predictions={path}: lacks {', '.join(missing)}; write the predictions anew")
-    return task
+def _view(table: pa.Table) -> dict[str, Any]:
+    """What the workload says of how its rows are shown; empty where it says nothing."""
+    return json.loads((table.schema.metadata or {}).get(b"view", b"{}"))
 
 
 def _plain(value: Any) -> Any:
@@ -64,18 +59,34 @@ def _plain(value: Any) -> Any:
             return float(f"{value:.6g}") if math.isfinite(value) else None
         case list():
             return [_plain(item) for item in value]
-    return value
+        case dict():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case bytes():
+            return f"{len(value)} bytes"
+        case None | bool() | int() | str():
+            return value
+    return str(value)
 
 
-def _columns(table: pa.Table, task: str) -> dict[str, list]:
-    return {name: [_plain(value) for value in table[name].to_pylist()] for name in (*COMMON, *COLUMNS[task])}
+def _columns(table: pa.Table) -> dict[str, list]:
+    return {name: [_plain(value) for value in table[name].to_pylist()] for name in table.column_names}
 
 
-def _thumbnails(path: Path, columns: dict[str, list]) -> dict[str, str]:
-    """Clip -> JPEG in base64, of those that the predictions name; empty without the file."""
+def _named(view: Any) -> set[str]:
+    """Columns that a view or a part of one names."""
+    if isinstance(view, list):
+        return set().union(*map(_named, view))
+    if not isinstance(view, dict):
+        return set()
+    return {view[key] for key in NAMES_A_COLUMN & view.keys()}.union(view.get("search", ()), *map(_named, view.values()))
+
+
+def _thumbnails(path: Path, columns: dict[str, list], view: dict[str, Any]) -> dict[str, str]:
+    """Id -> JPEG in base64, of those that the predictions name; empty without the file."""
     if not path.is_file():
         return {}
-    named = {clip for clips in columns.get("top_ids", []) for clip in clips or ()} | set(columns["id"])
+    ranked = [part["ids"] for part in view.get("under", ()) if "ids" in part]
+    named = set(columns["id"]).union(*(row or () for name in ranked for row in columns.get(name, ())))
     table = pq.read_table(path, columns=["id", "jpeg"])
     pairs = zip(table["id"].to_pylist(), table["jpeg"].to_pylist(), strict=True)
     return {clip: base64.b64encode(jpeg).decode() for clip, jpeg in pairs if jpeg and clip in named}
@@ -87,20 +98,22 @@ def _number(value: Any) -> str:
 
 def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and interval of each metric, as text."""
-    intervals, rows = metrics.get("intervals") or {}, []
+    intervals, declared, rows = metrics.get("intervals") or {}, metrics.get("declared") or {}, []
     for name, value in (metrics.get("metrics") or {}).items():
         ends = [_number(end) for end in intervals.get(name) or () if end is not None]
-        rows.append((Metric(name).label, _number(value), f"[{', '.join(ends)}]" if ends else "–"))
+        rows.append((Metric(**declared.get(name, {})).shown(name), _number(value), f"[{', '.join(ends)}]" if ends else "–"))
     return rows
 
 
-def _missing(metrics: dict[str, Any], count: int, columns: dict[str, list], thumbnails: dict[str, str]) -> list[str]:
+def _missing(metrics: dict[str, Any], count: int, columns: dict[str, list], thumbnails: dict[str, str], view: dict[str, Any]) -> list[str]:
     lines = [] if metrics else ["metrics.json is missing or can't be read, so no metric is shown."]
     if metrics.get("count") not in (None, count):
         lines.append(f"The metrics are of {metrics['count']} predictions, the table has {count}: they are of different runs.")
-    clips = set(columns["id"])
-    if bare := len(clips - thumbnails.keys()):
-        lines.append(f"Clips without frames here: {bare} of {len(clips)}; a grey box with the clip's name stands for them.")
+    ids, noun = set(columns["id"]), view.get("noun", "example")
+    if view.get("head") and (bare := len(ids - thumbnails.keys())):
+        lines.append(f"{noun.capitalize()}s without frames here: {bare} of {len(ids)}; a grey box with the {noun}'s name stands for them.")
+    if count and (absent := sorted(_named(view) - columns.keys())):
+        lines.append(f"The rows lack what their view names: {', '.join(absent)}; the page shows a dash there.")
     return lines
 
 
@@ -112,33 +125,32 @@ def _facts(metrics: dict[str, Any], count: int) -> str:
 def write_page(folder: str | Path) -> Path:
     """Write `predictions.html` into a folder of predictions; returns its path.
 
-    Reads `predictions.parquet` (a row a prediction; the task is in its metadata), `metrics.json` and `thumbnails.parquet`
-    (clip and JPEG); the page says what is missing of the last two.
+    Reads `predictions.parquet` (a row a prediction; how it is shown is in its metadata), `metrics.json` and `thumbnails.parquet`
+    (id and JPEG); the page says what is missing of the last two.
 
     Raises:
-        ConfigError: there are no predictions, or not in the columns of a known task.
+        ConfigError: there are no predictions.
     """
     folder = Path(folder)
-    source = folder / "predictions.parquet"
-    table, metrics = _read_table(source), _read_metrics(folder / "metrics.json")
-    task = _task(table, metrics, source)
-    columns = _columns(table, task)
-    thumbnails = _thumbnails(folder / "thumbnails.parquet", columns)
-    environment = jinja2.Environment(autoescape=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "ensure_ascii": False, "separators": (",", ":")}
-    page = environment.from_string(predictions_template.PAGE).render(
-        title=f"Predictions: {task.replace('_', ' ')}", css=template.CSS + predictions_template.CSS, task=task,
+    table, metrics = _read_table(folder / TABLE), _read_metrics(folder / MEASURED)
+    check("id" in table.column_names, "predictions", folder / TABLE, "lacks id; write the predictions anew")
+    view, columns = _view(table), _columns(table)
+    columns.setdefault("source", columns["id"])
+    thumbnails = _thumbnails(folder / PICTURES, columns, view)
+    title = view.get("title") or (table.schema.metadata or {}).get(b"title", b"").decode()
+    noun = view.get("noun", "example")
+    page = pages.render(
+        "predictions.html.j2", title=f"Predictions: {title.replace('_', ' ')}" if title else "Predictions",
+        css=pages.text("report.css") + pages.text("predictions.css"), script=pages.text("predictions.js"), view=view,
+        heights=[float(height) for height in view.get("height", ())], noun_with_article=f"{'an' if noun[0] in 'aeio' else 'a'} {noun}",
         facts=_facts(metrics, len(table)), metrics=_metric_rows(metrics), notes=metrics.get("notes") or [],
-        care=_missing(metrics, len(table), columns, thumbnails), script=predictions_script.SCRIPT,
-        judged=any(right is not None for right in columns["correct"]),
-        types=sorted(Counter(kind for kind in columns.get("type", []) if kind).items()),
-        predictions={"task": task, "count": len(table), "columns": columns}, thumbnails=thumbnails,
+        care=_missing(metrics, len(table), columns, thumbnails, view),
+        judged=any(right is not None for right in columns.get("correct", ())), rated="quality" in columns,
+        types=sorted(Counter(kind for kind in columns.get(view.get("by", ""), []) if kind).items()),
+        predictions={"count": len(table), "columns": columns, "view": view}, thumbnails=thumbnails,
     )  # fmt: skip
-    path = folder / "predictions.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
-    return path
+    put(folder / "predictions.html", page)
+    return folder / "predictions.html"
 
 
 def main(arguments: list[str]) -> int:

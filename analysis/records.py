@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,32 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
-from meltr_ray.video.backbones.settings import CONTROL_LOSSES
-from meltr_ray.errors import ConfigError
 from meltr_ray.config import SweepConfig
+from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
+from meltr_ray.results.columns import SETTING
+from meltr_ray.results.migration import migrate_about
+from meltr_ray.workload import Metric
 
-LABELS = {"bleu_4": "BLEU-4", "meteor": "METEOR", "rouge_l": "ROUGE-L", "cider": "CIDEr", "mae": "MAE", "negative_mae": "−MAE",
-          "accuracy_2": "Acc-2", "accuracy_2_non_zero": "Acc-2 without 0", "accuracy_7": "Acc-7", "f1": "F1"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Metric:
-    """The headline metric, higher is better."""
-
-    name: str = "score"
-    unit: str = ""
-
-    @property
-    def label(self) -> str:
-        return LABELS.get(self.name) or re.sub(r"^recall_at_(\d+)$", r"R@\1", self.name).replace("_", " ")
-
-    @property
-    def points(self) -> str:
-        """Unit of a difference."""
-        return "points" if self.unit == "%" else self.unit
+UNKNOWN = {"score": Metric(digits=3)}
+"""The metrics of a sweep that doesn't say what it measures: its score."""
 
 
 @dataclass
@@ -47,7 +30,10 @@ class Sweep:
     rows: pd.DataFrame
     """The results table: one row a trial and evaluation."""
     plan: SweepConfig
-    metric: Metric = field(default_factory=Metric)
+    metrics: dict[str, Metric] = field(default_factory=lambda: dict(UNKNOWN))
+    """What was measured; the first is the score, `rows.score` but for its sign."""
+    losses: dict[str, Any] = field(default_factory=dict)
+    """Of `ours`: `primary`, `set`, and `controls`, the planted losses that are offered."""
     about: dict[str, Any] = field(default_factory=dict)
     """The rest of sweep.json: started, ended, machine, command, data, learning_rate_chosen."""
     baselines: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -56,13 +42,36 @@ class Sweep:
     """Files of the folder that are missing, and what that costs."""
 
     @property
+    def metric(self) -> Metric:
+        """That of the score."""
+        return next(iter(self.metrics.values()))
+
+    @property
+    def label(self) -> str:
+        return self.metric.shown(next(iter(self.metrics)))
+
+    @property
+    def better(self) -> str:
+        """` (lower is better)`, where that is so: said wherever a difference could be taken for the opposite."""
+        return "" if self.metric.higher else " (lower is better)"
+
+    @property
+    def points(self) -> str:
+        """Unit of a difference."""
+        return "points" if self.metric.unit == "%" else self.metric.unit
+
+    @property
+    def controls(self) -> list[str]:
+        return list(self.losses.get("controls") or [])
+
+    @property
     def compared(self) -> list[str]:
         """`ours`, then the baselines."""
         return list(dict.fromkeys([self.plan.ours, *self.plan.baselines]))
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        return _trials(self.rows)
+        return _trials(self.rows, self.metric)
 
 
 def load(folder: str | Path) -> Sweep:
@@ -81,31 +90,41 @@ def load(folder: str | Path) -> Sweep:
         absent.append(f"{name} is missing: {cost}.")
         return {}
 
-    about = read("sweep.json", "the default plan is assumed, and the metric's name is unknown")
+    about = read("sweep.json", "the default plan is assumed; the metric's name and which losses are planted controls are unknown")
     baselines = read("baselines.json", "chance and ridge can't be shown")
+    table = results.load(folder / results.FILE)
+    about = migrate_about(about, table.column_names)
     names = {item.name for item in dataclasses.fields(SweepConfig)}
     plan = SweepConfig(**{name: about.pop(name) for name in names & set(about)})
-    rows = pq.read_table(folder / results.FILE, schema=results.SCHEMA).to_pandas()
-    return Sweep(rows, plan, Metric(**about.pop("metric", {})), about, baselines, absent)
+    metrics = {name: Metric(**known) for name, known in about.pop("metrics", {}).items()} or dict(UNKNOWN)
+    return Sweep(table.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent)
 
 
-def _trials(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a trial, indexed by its name; `status` is the gravest of its rows, `score` the best on validation."""
+def column(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A column that not every workload, arm or version has; NaN where it isn't there."""
+    return rows[name] if name in rows else pd.Series(np.nan, index=rows.index, dtype=object if name.startswith(SETTING) else float)
+
+
+def _trials(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """One row a trial, indexed by its name; `status` is the gravest of its rows.
+
+    `score` (the best on validation) and `test_score` are the metric itself.
+    """
     records = []
+    table = table.assign(seed=column(table, f"{SETTING}seed"), rate=column(table, f"{SETTING}optimizer.learning_rate"))
     for name, rows in table.groupby("trial", sort=True):
         rows = rows.sort_values("step")
         validation, test = rows[rows.split == "validation"], rows[rows.split == "test"]
-        ended = [s for s in reversed(results.FINAL) if (rows.status == s).any()]
         errors = rows.error.dropna()
         records.append({
             "trial": name,
             **{key: rows[key].iloc[-1] for key in ("arm", "phase", "seed")},
-            "status": ended[0] if ended else "running",
+            "status": results.status_of(rows.status),
             "error": errors.iloc[-1] if len(errors) else None,
             **{key: rows[key].max() for key in ("step", "seconds", "meta_seconds", "peak_memory_bytes", "time")},
-            "score": validation.score.max(),
-            "test_score": test.score.iloc[-1] if len(test) else np.nan,
-            "learning_rate": rows["optimizer.learning_rate"].iloc[-1],
+            "score": metric.score(validation.score.max()),
+            "test_score": metric.score(test.score.iloc[-1]) if len(test) else np.nan,
+            "learning_rate": rows.rate.iloc[-1],
         })  # fmt: skip
     numbers = ["step", "seconds", "meta_seconds", "peak_memory_bytes", "score", "test_score", "learning_rate"]
     columns = ["trial", "arm", "phase", "seed", "status", "error", "time", *numbers]
@@ -131,10 +150,14 @@ def arms(sweep: Sweep) -> list[str]:
 
 
 def losses_of(sweep: Sweep, arm: str | None = None) -> tuple[str | None, list[str], list[str]]:
-    """Primary loss, genuine auxiliary losses and planted controls of an arm (default: `ours`); empty where it has no rows."""
-    rows = sweep.rows[sweep.rows.arm == (arm or sweep.plan.ours)]
-    if rows.empty:
-        return None, [], []
-    primary, loss_set = rows["task.primary"].iloc[-1], json.loads(rows["task.loss_set"].iloc[-1] or "[]")
+    """Primary loss, genuine auxiliary losses and planted controls of an arm (default: `ours`); empty where nothing is known of it."""
+    arm = arm or sweep.plan.ours
+    rows = sweep.rows[sweep.rows.arm == arm]
+    primary, loss_set = None, []
+    if len(rows):
+        primary, text = (column(rows, f"{SETTING}losses.{name}").iloc[-1] for name in ("primary", "set"))
+        loss_set = json.loads(text) if isinstance(text, str) else []
+    elif arm == sweep.plan.ours:
+        primary, loss_set = sweep.losses.get("primary"), sweep.losses.get("set") or []
     others = [name for name in loss_set if name != primary]
-    return primary, [n for n in others if n not in CONTROL_LOSSES], [n for n in others if n in CONTROL_LOSSES]
+    return primary, [n for n in others if n not in sweep.controls], [n for n in others if n in sweep.controls]

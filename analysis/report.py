@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-from analysis import cells, plots, statistics, tables, template
+from analysis import cells, pages, plots, statistics, tables
 from analysis.methods import methods
 from analysis.tables import Sweep
 from meltr_ray.errors import ConfigError
+from meltr_ray.storage import put
 
 
 def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
@@ -30,13 +29,13 @@ def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
     who = f"{cells.plain_name(sweep.plan.ours)} against {cells.plain_name(baseline)}{where}"
     if not result.n:
         return f"{who}: no pair of finished trials with the same seed yet, so no finding."
-    difference = f"{cells.score(sweep, result.difference, True)} {sweep.metric.points}".strip()
+    difference = f"{cells.score(sweep, result.difference, True)} {sweep.points}".strip()
     bracket = cells.bracket(sweep, result.low, result.high) if "bootstrap" in result.interval else "(too few for an interval)"
     pairs, p = f"{result.n} pair{'' if result.n == 1 else 's'}", cells.p_value(result.p_adjusted)
     after = table.index.get_loc(baseline)
     corrected = f" tested after {cells.plain_name(table.index[after - 1])}" if after else ""
     p = p if "<" in p else f"= {p}"
-    return f"{who}: {sweep.metric.label} {difference} {bracket}, n = {pairs}, p {p}{corrected}: {result.verdict}."
+    return f"{who}: {sweep.label}{sweep.better} {difference} {bracket}, n = {pairs}, p {p}{corrected}: {result.verdict}."
 
 
 def answer(sweep: Sweep) -> list[str]:
@@ -93,12 +92,13 @@ def _floors(sweep: Sweep) -> dict[str, bool]:
     for name in sweep.baselines.get(split, {}):
         floor = table.score[name]
         if np.isfinite([mine.score, floor]).all():
-            ends = "lies wholly above" if mine.low > floor else "lies wholly BELOW" if mine.high < floor else "DOES NOT CLEAR"
+            above, below = mine.low > floor, mine.high < floor
+            clears, fails = (above, below) if sweep.metric.higher else (below, above)
+            side = "above" if above else "below"
+            ends = f"lies wholly {side if clears else side.upper()}" if clears or fails else "DOES NOT CLEAR"
             what = "interval" if "bootstrap" in mine.interval else "range"
             means = f"{cells.score(sweep, mine.score)} against {cells.score(sweep, floor)}"
-            found[f"On {split}, the {what} of {cells.plain_name(sweep.plan.ours)}'s mean {ends} {name}: {means}."] = (
-                mine.low > floor
-            )
+            found[f"On {split}, the {what} of {cells.plain_name(sweep.plan.ours)}'s mean {ends} {name}: {means}{sweep.better}."] = clears
     return found
 
 
@@ -116,7 +116,8 @@ def sections(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
         Section("For the sceptic", list(_floors(sweep)) or ["Chance and ridge are not known for this split."],
                 tables=[cells.sceptic_table(sweep)]),
         Section("Which losses help", figure=pictures.get("leave_one_out"), tables=[cells.leave_one_out_table(sweep)],
-                caption=f"{plan.ours} minus {plan.ours} without it, paired by seed. Positive: leaving it out hurts. {bars}"),
+                caption=f"{plan.ours} minus {plan.ours} without it, paired by seed. "
+                        f"{'Positive' if sweep.metric.higher else 'Negative'}: leaving it out hurts. {bars}"),
         Section("What the combiner does with them", _controls_words(sweep), pictures.get("slopes"),
                 "Slope of each loss over training: mean, and band from the least to the greatest seed. Dashed: planted controls.",
                 [cells.controls_table(sweep)]),
@@ -137,14 +138,15 @@ def _environment(sweep: Sweep) -> list[str]:
     about, data = sweep.about, sweep.about.get("data") or {}
     rows = data.get("rows")
     rows = ", ".join(f"{split} {count}" for split, count in rows.items()) if isinstance(rows, dict) else rows
-    facts = {name: about.get(name) for name in ("command", "backbone", "machine", "started", "ended")}
-    facts |= {"data": data.get("name"), "about the data": data.get("description"), "clips": rows}
+    facts = {name: about.get(name) for name in ("command", "workload", "machine", "started", "ended")}
+    facts |= {"data": data.get("name"), "about the data": data.get("description"), "examples": rows}
+    facts["model"] = data.get("model") or about.get("backbone")
     return [f"{name}: {value}" for name, value in facts.items() if value]
 
 
 def _facts(sweep: Sweep) -> str:
     count = sweep.trials.status.value_counts()
-    state = ", ".join(f"{count[status]} {status}" for status in ("finished", "diverged", "failed", "running") if status in count)
+    state = ", ".join(f"{count[status]} {status}" for status in cells.STATUSES if status in count)
     data = (sweep.about.get("data") or {}).get("name")
     ended = sweep.about.get("ended")
     when = f"ended {ended}" if ended else "not ended yet"
@@ -152,18 +154,10 @@ def _facts(sweep: Sweep) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write to a temporary name and rename, so that a reader of a running sweep never sees half a page."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def write_report(folder: str | Path) -> Path:
     """Write `report.html` and `plots/*.png` into a sweep folder; returns the path of the page."""
     folder = Path(folder)
     sweep, pictures = tables.load(folder), {}
-    (folder / "plots").mkdir(exist_ok=True)
     for name, draw in plots.FIGURES.items():
         path = folder / "plots" / f"{name}.png"
         if (figure := draw(sweep)) is None:
@@ -171,14 +165,14 @@ def write_report(folder: str | Path) -> Path:
             continue
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=plots.DOTS_PER_INCH)
-        _replace(path, buffer.getvalue())
+        put(path, buffer.getvalue())
         pictures[name] = base64.b64encode(buffer.getvalue()).decode()
     below = [text for text, clears in _floors(sweep).items() if not clears]
-    page = jinja2.Environment(autoescape=True).from_string(template.PAGE).render(
-        title=f"Sweep {folder.resolve().name}", css=template.CSS, facts=_facts(sweep), answer=answer(sweep),
+    page = pages.render(
+        "report.html.j2", title=f"Sweep {folder.resolve().name}", css=pages.text("report.css"), facts=_facts(sweep), answer=answer(sweep),
         care=[*below, *sweep.about.get("caveats", []), *tables.missing(sweep)], sections=sections(sweep, pictures),
     )  # fmt: skip
-    _replace(folder / "report.html", page.encode())
+    put(folder / "report.html", page)
     return folder / "report.html"
 
 

@@ -108,8 +108,11 @@ def fixed_sequence(p_values: Sequence[float]) -> np.ndarray:
     return np.where(np.isfinite(p_values), running, np.nan)
 
 
-def verdict(mean: float, interval: Interval, adjusted_p: float) -> str:
-    """`better` or `worse` only when the adjusted p is below 0.05 and the interval excludes 0; else `inconclusive`."""
+def verdict(mean: float, interval: Interval, adjusted_p: float, higher: bool = True) -> str:
+    """`better` or `worse` only when the adjusted p is below 0.05 and the interval excludes 0; else `inconclusive`.
+
+    `higher`: whether a positive difference is the better one.
+    """
     if adjusted_p < SIGNIFICANCE and interval.excludes(0):
-        return "better" if mean > 0 else "worse"
+        return "better" if (mean > 0) == higher else "worse"
     return "inconclusive"

@@ -1,5 +1,6 @@
 """The tables of a report, each a pure function of one sweep: the results table and what lies beside it, nothing else.
 
+Scores are shown as the metric itself and differences are those of it, so where lower is better a negative one is the better.
 Only finished trials are compared. What is absent (failed trials, missing pairs, files) is never filled in: it is said.
 """
 
@@ -11,21 +12,19 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.records import Metric, Sweep, arm_trials, arms, load, losses_of
-from meltr_ray.video.backbones.settings import CONTROL_LOSSES
+from analysis.records import Sweep, arm_trials, arms, column, load, losses_of
 from meltr_ray.results import table as results
+from meltr_ray.results.columns import METRIC, SETTING
+from meltr_ray.results.migration import RENAMED
 
 __all__ = [
-    "HOW", "METRICS", "Metric", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
+    "HOW", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
     "headline_comparison", "learning_rate_search", "leave_one_out", "load", "losses_of", "missing", "not_finished",
     "pairs", "sceptic", "settings_apart", "slopes",
 ]  # fmt: skip
 
 DEMOTED_BELOW = 0.8
 """A control counts as demoted when the upper end of its slope, as a share of the mean genuine slope, stays below this."""
-METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank", "accuracy", "accuracy_known", "bleu_4", "meteor", "rouge_l",
-           "cider", "distinct_captions", "mae", "correlation", "accuracy_2", "accuracy_2_non_zero", "accuracy_7", "f1")  # fmt: skip
-"""Columns shown beside the headline, those of the sweep's task alone."""
 HOW = {
     "test": "test split, equal steps",
     "steps": "validation, equal steps",
@@ -54,9 +53,9 @@ def pairs(sweep: Sweep, first: str, second: str, how: str) -> pd.DataFrame:
             scores = tuple(side.test_score[seed] for side in sides)
         elif not why:
             tables = [sweep.rows[(sweep.rows.trial == side.trial[seed]) & (sweep.rows.split == "validation")] for side in sides]
-            column = {"steps": "step", "seconds": "seconds"}[how]
-            limit = min(table[column].max() for table in tables)
-            scores = tuple(_best_within(table, column, limit) for table in tables)
+            budget = {"steps": "step", "seconds": "seconds"}[how]
+            limit = min(table[budget].max() for table in tables)
+            scores = tuple(sweep.metric.score(_best_within(table, budget, limit)) for table in tables)
         why += [f"{arm} has no {HOW[how].split(',')[0]} score" for arm, score in zip((first, second), scores)
                 if not why and not np.isfinite(score)]  # fmt: skip
         records[seed] = (*scores, "; ".join(why) or None)
@@ -90,7 +89,8 @@ def comparisons(sweep: Sweep, how: str) -> pd.DataFrame:
     table["p_adjusted"] = statistics.fixed_sequence(table.p)
     table["least_p_adjusted"] = statistics.fixed_sequence(table.least_p)  # had every pair of every baseline the same sign
     table["verdict"] = [
-        statistics.verdict(r.mean, r.interval, p) if r.n else "no pairs" for r, p in zip(table.result, table.p_adjusted)
+        statistics.verdict(r.mean, r.interval, p, sweep.metric.higher) if r.n else "no pairs"
+        for r, p in zip(table.result, table.p_adjusted)
     ]
     return table.set_index("baseline")
 
@@ -107,29 +107,31 @@ def headline_comparison(sweep: Sweep) -> tuple[str, pd.DataFrame]:
 def leave_one_out(sweep: Sweep) -> pd.DataFrame:
     """Contribution of each auxiliary loss: `ours` minus `ours_without_<loss>` on validation at equal steps, paired by seed.
 
-    Positive: leaving the loss out hurts. p-values aren't corrected for the number of losses: this part explores.
+    Positive, or negative where lower is better: leaving the loss out hurts. The most helpful comes first. p-values aren't
+    corrected for the number of losses: this part explores.
     """
     prefix, records = f"{sweep.plan.ours}_without_", []
     for arm in arms(sweep):
         if arm.startswith(prefix):
             loss = arm.removeprefix(prefix)
             row = _result_row(pairs(sweep, sweep.plan.ours, arm, "steps"))
-            word = statistics.verdict(row["difference"], row["result"].interval, row["p"])
+            word = statistics.verdict(row["difference"], row["result"].interval, row["p"], sweep.metric.higher)
             word = {"better": "helps", "worse": "hurts"}.get(word, "unclear") if row["n"] else "no pairs"
-            records.append({"loss": loss, "control": loss in CONTROL_LOSSES, **row, "verdict": word})
+            records.append({"loss": loss, "control": loss in sweep.controls, **row, "verdict": word})
     table = pd.DataFrame(records, columns=None if records else ["loss", "control", "n", "difference", "verdict"])
-    return table.set_index("loss").sort_values("difference", ascending=False)
+    return table.set_index("loss").sort_values("difference", ascending=not sweep.metric.higher)
 
 
 def slopes(sweep: Sweep) -> pd.DataFrame:
     """Slopes of `ours` at each evaluation of its finished trials: columns seed, step and one for each loss."""
     mine = arm_trials(sweep, sweep.plan.ours)
     names = mine.trial[mine.status == "finished"]
-    rows = sweep.rows[sweep.rows.trial.isin(names) & (sweep.rows.split == "validation")].sort_values(["seed", "step"])
+    rows = sweep.rows.assign(seed=column(sweep.rows, f"{SETTING}seed"))
+    rows = rows[rows.trial.isin(names) & (rows.split == "validation")].sort_values(["seed", "step"])
     primary, genuine, planted = losses_of(sweep)
     table = rows[["seed", "step"]].copy()
     for loss in [*([primary] if primary else []), *genuine, *planted]:
-        table[loss] = rows[f"slope.{loss}"]
+        table[loss] = column(rows, f"slope.{loss}")
     return table.dropna(thresh=3)  # an arm without a combiner that learns may have none
 
 
@@ -165,7 +167,7 @@ def configurations(sweep: Sweep) -> pd.DataFrame:
         done, count = mine[mine.status == "finished"], mine.status.value_counts()
         outcomes = sweep.rows.solver_outcome[sweep.rows.trial.isin(mine.trial)].dropna().value_counts()
         records.append({
-            "arm": arm, **{status: int(count.get(status, 0)) for status in ("finished", "diverged", "failed", "running")},
+            "arm": arm, **{status: int(count.get(status, 0)) for status in results.STATUSES},
             "score": done.score.mean(), "score_sd": done.score.std(),
             "test_score": done.test_score.mean(), "test_score_sd": done.test_score.std(),
             "learning_rate": mine.learning_rate.iloc[-1] if len(mine) else np.nan,
@@ -179,8 +181,10 @@ def configurations(sweep: Sweep) -> pd.DataFrame:
 
 def settings_apart(sweep: Sweep) -> dict[str, str]:
     """Arm -> the settings in which it differs from `ours`, the learning rate of w and what an arm's name says left out."""
-    names = [name for name in results.CONFIG_COLUMNS if "." in name and name != "optimizer.learning_rate"]
-    first = sweep.rows[sweep.rows.phase != "learning_rate_search"].drop_duplicates("arm").set_index("arm")[names].astype(object)
+    names = [name.removeprefix(SETTING) for name in sweep.rows if name.startswith(SETTING)]
+    names = [name for name in names if "." in name and name != "optimizer.learning_rate" and RENAMED.get(name) not in names]
+    first = sweep.rows[sweep.rows.phase != "learning_rate_search"].drop_duplicates("arm").set_index("arm")
+    first = first[[SETTING + name for name in names]].set_axis(names, axis=1).astype(object)
     if sweep.plan.ours not in first.index:
         return {}
     ours, derived = first.loc[sweep.plan.ours], tuple(f"{sweep.plan.ours}_{how}_" for how in ("without", "only"))
@@ -216,18 +220,20 @@ def sceptic(sweep: Sweep) -> tuple[str, pd.DataFrame]:
     """
     rows = {arm: arm_trials(sweep, arm) for arm in reversed(sweep.compared)}
     split = "test" if any(np.isfinite(r.test_score).any() for r in rows.values()) else "validation"
-    shown = [name for name in METRICS if sweep.rows[name].notna().any()]
+    first, *others = sweep.metrics
+    shown = [name for name in others if column(sweep.rows, METRIC + name).notna().any()]
     records = [
-        {"what": name, "n": None, "score": values.get(sweep.metric.name), **{key: values.get(key) for key in shown}}
+        {"what": name, "n": None, "score": values.get(first), **{key: values.get(key) for key in shown}}
         for name, values in sweep.baselines.get(split, {}).items()
     ]
     for arm, mine in rows.items():
         done = mine[mine.status == "finished"].trial
         part = sweep.rows[(sweep.rows.split == split) & sweep.rows.trial.isin(done)].dropna(subset="score")
         best = part.loc[part.groupby("trial").score.idxmax()]
-        interval = statistics.mean_interval(best.score)
-        records.append({"what": arm, "n": len(best), "score": best.score.mean(), "low": interval.low, "high": interval.high,
-                        "interval": interval.method, **{key: best[key].mean() for key in shown}})  # fmt: skip
+        scores = sweep.metric.score(best.score)
+        interval = statistics.mean_interval(scores)
+        records.append({"what": arm, "n": len(best), "score": scores.mean(), "low": interval.low, "high": interval.high,
+                        "interval": interval.method, **{key: best[METRIC + key].mean() for key in shown}})  # fmt: skip
     return split, pd.DataFrame(records).set_index("what")
 
 

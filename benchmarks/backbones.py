@@ -37,21 +37,24 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from meltr_ray.video.backbones.allinone.settings import ALLINONE_LOSSES, AllInOneConfig
-from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
-from meltr_ray.video.backbones.violet.settings import VIOLET_LOSSES, VioletConfig
-from meltr_ray.video.backbones.settings import BackboneConfig
-from meltr_ray.video.tasks.settings import TaskConfig
 from meltr_ray.training import memory
-from meltr_ray.video.backbones.allinone.losses import AllInOneBatch, AllInOneLosses
+from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
+from meltr_ray.video.backbones.allinone.losses import AllInOneLosses
 from meltr_ray.video.backbones.allinone.model import AllInOne
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.allinone.settings import ALLINONE_LOSSES, AllInOneConfig
+from meltr_ray.video.backbones.settings import BackboneConfig
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.backbones.violet import block_masking
-from meltr_ray.video.backbones.violet.losses import VioletBatch, VioletLosses
+from meltr_ray.video.backbones.violet.inputs import VioletBatch
+from meltr_ray.video.backbones.violet.losses import VioletLosses
 from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.backbones.violet.settings import VIOLET_LOSSES, VioletConfig
 from meltr_ray.video.checkpoints.imports import import_checkpoint
 from meltr_ray.video.checkpoints.start import load_start
+from meltr_ray.video.tasks.settings import TaskConfig
 
 VOCABULARY, VIDEO_SIZE, ANSWERS, CHOICES = 30522, 1024, 1000, 4
 WORDS = (12, 9, 15, 11, 10, 13, 8, 17)
@@ -185,7 +188,7 @@ def ours(case: Case, batch: Any) -> tuple[nn.Module, Callable[[], Tensor]]:
 
     def losses() -> Tensor:
         with torch.autocast(case.device, torch.bfloat16, enabled=case.dtype == "bfloat16"):  # as the engine has it
-            return model(batch, tuple(names))
+            return torch.stack(list(model(batch, tuple(names)).values()))
 
     return model, losses
 

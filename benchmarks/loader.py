@@ -18,18 +18,16 @@ from pathlib import Path
 
 import torch
 
-from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.config import Config
-from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.loader import Loader
-from meltr_ray.training.model import make_examples, make_inputs, make_model
-from meltr_ray.training.run import num_loader_workers
+from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.clips import shards
 from meltr_ray.video.clips.clip import Clip
-from meltr_ray.video.clips.folder import DataFolder
 from meltr_ray.video.clips.new_folder import new_folder
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.vocabulary import build_vocabulary
+from meltr_ray.video.workload import Video
 
 AT_MOST = 0.10
 WARM_UP = 10
@@ -38,15 +36,15 @@ HEADER = "| backbone | clips | workers | step (ms) | waiting (ms) | share |\n|--
 
 def measure(config: Config, workers: int, steps: int) -> tuple[float, float]:
     """(seconds of a step, seconds of it that wait), means after the warm-up."""
-    data = DataFolder.open(config)
-    model, inputs = make_model(config, data), make_inputs(config, data)
+    model = config.workload.module()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
-    batches = Batches(make_examples(config, data, "train"), inputs.batch, config.train.batch_size, seed=0)
-    loader = Loader(batches, MetaBatches("next", batches, None), lambda step: False, 0, WARM_UP + steps, workers, config.data.prefetch)
+    batches = Batches(config.workload, "train", config.train.batch_size, seed=0)
+    loader = Loader(batches, MetaBatches("next", batches, None), lambda step: False, 0, WARM_UP + steps, workers, config.train.prefetch,
+                    config.workload.preloaded)  # fmt: skip
     for step, ((batch,), _) in enumerate(loader):
         if step == WARM_UP:
             started, waited = time.perf_counter(), loader.seconds_waited
-        model(batch).sum().backward()
+        sum(model(batch).values()).backward()
         optimizer.step()
         optimizer.zero_grad()
     return (time.perf_counter() - started) / steps, (loader.seconds_waited - waited) / (steps - 1)
@@ -78,13 +76,13 @@ def main() -> int:
         missed = []
         print(HEADER)
         for backbone, folder in cases:
-            config = Config(data=DataConfig(folder=str(folder)), backbone=BACKBONES[backbone]())
+            config = Config(workload=Video(data=DataConfig(folder=str(folder)), backbone=BACKBONES[backbone]()))
             config.train.batch_size = 16
             for workers in arguments.workers:
                 step, waiting = measure(config, workers, arguments.steps)
                 name = arguments.clips.name if folder != arguments.folder else folder.name
                 print(f"| {backbone} | {name} | {workers} | {1000 * step:.0f} | {1000 * waiting:.1f} | {waiting / step:.1%} |", flush=True)
-                if workers == num_loader_workers(config) and waiting > AT_MOST * step:
+                if workers == config.workload.loader_workers and waiting > AT_MOST * step:
                     missed.append(f"MISSED {backbone} on {name}: {waiting / step:.1%} of a step (at most {AT_MOST:.0%})")
     print("\n".join(missed) or f"met: at most {AT_MOST:.0%} of a step")
     return bool(missed)

@@ -25,9 +25,9 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor
-from univl_case import Case, make_batch, make_combiner, make_model, make_problem, published
+from univl_case import Case, losses, make_batch, make_combiner, make_model, make_problem, published
 
-from meltr_ray.combining.combiners import slopes
+from meltr_ray.combining.slopes import slopes
 from meltr_ray.config import OptimizerConfig
 from meltr_ray.hypergrad import ConjugateGradient, Identity, LossSpace, Neumann, Nystrom, hypergradient
 from meltr_ray.hypergrad.combined import CombinedLosses
@@ -175,7 +175,7 @@ def training_ratio(case: Case, repeats: int, inner_steps: int = 3) -> dict[str, 
                 hypergradient(problem, combiner, gamma=0.1, keep_v=False)
                 inner_step(problem.losses()[0])
             else:
-                inner_step(model(batch))
+                inner_step(losses(model, batch))
 
     for _ in range(repeats + 1):
         for name in spent:

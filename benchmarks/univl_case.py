@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.combining.combiners import MELTR
+from meltr_ray import MELTR
+from meltr_ray.hypergrad import ModuleProblem
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
+from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.tasks.settings import TaskConfig
-from meltr_ray.hypergrad import ModuleProblem
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
-from meltr_ray.video.backbones.univl.model import UniVL
 
 PRIMARY = "align"
 VIDEO_SIZE = 1024
@@ -69,7 +70,12 @@ def make_problem(case: Case, model: UniVLLosses, **options: str) -> ModuleProble
     """Training batch and a separate meta batch; the same dropout masks for every problem of a case."""
     train, meta = make_batch(case, 10), make_batch(case, 11)
     torch.manual_seed(5)
-    return ModuleProblem(model, lambda: model(train), lambda: model(meta, (PRIMARY,))[0], **options)
+    return ModuleProblem(model, lambda: losses(model, train), lambda: model(meta, (PRIMARY,))[PRIMARY], **options)
+
+
+def losses(model: UniVLLosses, batch: UniVLBatch) -> Tensor:
+    """All of them, (T,)."""
+    return torch.stack(list(model(batch).values()))
 
 
 def published(case: Case, model: UniVLLosses, combiner: MELTR) -> list[Tensor]:
@@ -80,8 +86,8 @@ def published(case: Case, model: UniVLLosses, combiner: MELTR) -> list[Tensor]:
     train, meta = make_batch(case, 10), make_batch(case, 11)
     w, phi = list(model.parameters()), list(combiner.parameters())
     torch.manual_seed(5)
-    of_outer = torch.autograd.grad(model(meta, (PRIMARY,))[0], w, allow_unused=True)
+    of_outer = torch.autograd.grad(model(meta, (PRIMARY,))[PRIMARY], w, allow_unused=True)
     torch.manual_seed(5)
-    of_training = torch.autograd.grad(combiner(model(train)), w, create_graph=True, allow_unused=True)
+    of_training = torch.autograd.grad(combiner(losses(model, train)), w, create_graph=True, allow_unused=True)
     pairs = [(g, -b) for g, b in zip(of_training, of_outer) if g is not None and b is not None]
     return list(torch.autograd.grad([g for g, _ in pairs], phi, [b for _, b in pairs], allow_unused=True, materialize_grads=True))

@@ -1,4 +1,7 @@
-"""Run the project's commands as a user does: in a process of their own, with real signals."""
+"""Run the project's commands as a user does: in a process of their own, with real signals.
+
+`start` starts Python anew; `run` takes a fork that has imported the libraries already.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parents[1]
+from tests import forks
+from tests.forks import ENVIRONMENT, ROOT
+
 QUICK = ["backbone.hidden_size=16", "backbone.num_heads=2", "backbone.feed_forward_size=32", "backbone.text_layers=1",
          "train.batch_size=8", "combiner.embedding_size=16", "combiner.loss_encoder_size=8",
          "combiner.feed_forward_size=16"]  # fmt: skip
@@ -18,32 +23,32 @@ QUICK = ["backbone.hidden_size=16", "backbone.num_heads=2", "backbone.feed_forwa
 
 def start(command: str, *settings: str, cwd: Path) -> subprocess.Popen:
     """Start `workloads/<command>.py`, its output in `<cwd>/<command>.out`, as the leader of its own process group."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with open(cwd / f"{command}.out", "ab") as out:
         return subprocess.Popen([sys.executable, str(ROOT / "workloads" / f"{command}.py"), *settings], cwd=cwd, stdout=out,
-                                stderr=out, env=environment, start_new_session=True)  # fmt: skip
+                                stderr=out, env=os.environ | ENVIRONMENT, start_new_session=True)  # fmt: skip
 
 
-def run(command: str, *settings: str, cwd: Path, timeout: float = 300) -> tuple[int, str]:
+def run(command: str, *settings: str, cwd: Path, timeout: float = 500) -> tuple[int, str]:
     """(exit code, all output) of a command that ends by itself."""
-    process = start(command, *settings, cwd=cwd)
-    try:
-        code = process.wait(timeout)
-    finally:
-        kill_all(process)
-    return code, (cwd / f"{command}.out").read_text()
+    output = cwd / f"{command}.out"
+    code = forks.run(ROOT / "workloads" / f"{command}.py", list(settings), cwd, output, timeout, kill_family)
+    return code, output.read_text()
 
 
 def kill_all(process: subprocess.Popen) -> None:
     """SIGKILL the process and whatever it started, so that the next start finds a quiet machine."""
+    kill_family(process.pid)
+    process.wait()
+
+
+def kill_family(pid: int) -> None:
     try:
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         family = []
     for member in family:
         _kill(member.pid)
-    _kill(process.pid)
-    process.wait()
+    _kill(pid)
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:

@@ -1,18 +1,34 @@
-"""A small bouncing-digits data set, made once for all tests that train."""
+"""Where tests run, and a small bouncing-digits data set, made once for all that train."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-import pytest
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch, numpy and what they start: there are as many test processes as cores
 
-from meltr_ray.video.datasets.digits import make_digits
-from meltr_ray.video.datasets.prepare import ensure_prepared
+import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
+
+from meltr_ray.video.datasets.digits import make_digits  # noqa: E402
+from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
+
+LONGEST = ("test_sweep.py", "test_engine.py", "test_backbones.py", "test_resume.py", "test_import.py", "test_tuning.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a test process takes a file at a time, and short ones fill the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    make_digits(folder, lambda line: None, clips={"train": 128, "meta": 40, "validation": 40, "test": 40})
-    ensure_prepared("digits", folder, lambda line: None)
+    """One folder for all test processes, so no test changes it."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = root / "digits"
+    with FileLock(root / "digits.lock"):
+        if not folder.exists():
+            make_digits(folder, lambda line: None, clips={"train": 128, "meta": 40, "validation": 40, "test": 40})
+        ensure_prepared("digits", folder, lambda line: None)
     return folder

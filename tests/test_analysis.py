@@ -6,15 +6,20 @@ import dataclasses
 import itertools
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from analysis import report, statistics, tables
-from meltr_ray.config import Config, SweepConfig, TaskConfig
+from analysis import cells, plots, report, statistics, tables
+from meltr_ray.config import SweepConfig
 from meltr_ray.results import table as results
+from meltr_ray.results.columns import Columns
+from meltr_ray.workload import Metric
 
+METRICS = {"recall_at_10": Metric("%", label="R@10"), "recall_at_5": Metric("%", label="R@5"), "median_rank": Metric(higher=False)}
 LOSS_SET = ["joint", "masked_joint", "caption", "constant", "shuffled"]
 BASELINES = ["uniform", "primary_only"]
 POOR = "<b>CUDA</b> & <script>alert(1)</script>"
@@ -23,10 +28,11 @@ POOR = "<b>CUDA</b> & <script>alert(1)</script>"
 def write_trial(sweep, arm, seed, scores, *, phase="comparison", status="finished", error=None, test=None,
                 seconds_per_step=0.1, every=50, learning_rate=1e-3, loss_set=LOSS_SET, slopes=None):  # fmt: skip
     """One trial with a validation score at each multiple of `every` steps and, if `test` is given, a test row."""
-    settings = Config(seed=seed, task=TaskConfig(loss_set=loss_set))
-    settings.optimizer.learning_rate = learning_rate
+    settings = {"seed": seed, "losses.set": loss_set, "losses.primary": loss_set[0], "optimizer.learning_rate": learning_rate,
+                "combiner.name": "meltr" if arm.startswith("meltr") else arm}  # fmt: skip
+    columns = Columns.of(METRICS, loss_set, settings)
     name = f"{phase}_{arm}_{seed}_{learning_rate}"
-    base = {**results.config_row(settings), "trial": name, "arm": arm, "phase": phase}
+    base = {"trial": name, "arm": arm, "phase": phase}
     best = int(np.argmax(scores))
     for index, score in enumerate(scores, 1):
         last, step = index == len(scores), index * every
@@ -36,27 +42,26 @@ def write_trial(sweep, arm, seed, scores, *, phase="comparison", status="finishe
             "step": step, "seconds": step * seconds_per_step, "meta_seconds": step * seconds_per_step * (0.3 if slopes else 0),
             "peak_memory_bytes": 2_000_000_000 + 50_000_000 * seed, "solver_outcome": "converged" if slopes else None,
         }  # fmt: skip
-        results.append(sweep / "trials" / name, {**base, **row, **recalls(score), **learned})
+        results.append(sweep / "trials" / name, {**base, **row, **measured(score), **learned}, columns)
     if test is not None:
         row = {"split": "test", "status": status, "step": every * len(scores), "best_step": (best + 1) * every}
-        results.append(sweep / "trials" / name, {**base, **row, **recalls(test)})
+        results.append(sweep / "trials" / name, {**base, **row, **measured(test)}, columns)
 
 
 def recalls(score):
-    return {
-        "score": score,
-        "recall_at_10": score,
-        "recall_at_5": 0.8 * score,
-        "recall_at_1": 0.3 * score,
-        "median_rank": 90 - score,
-    }
+    return {"recall_at_10": score, "recall_at_5": 0.8 * score, "median_rank": 90 - score}
+
+
+def measured(score):
+    return {"score": score} | {f"metric.{name}": value for name, value in recalls(score).items()}
 
 
 def write_plan(sweep, **plan):
     """What lies beside the results table; gathers the trials."""
     plan = {"arms": {arm: {} for arm in ["meltr", *BASELINES]}, "baselines": BASELINES, **plan}
     about = {
-        "metric": {"name": "recall_at_10", "unit": "%"}, "machine": "2 CPU cores, 8 GiB", "command": "python workloads/sweep.py",
+        "metrics": {name: dataclasses.asdict(metric) for name, metric in METRICS.items()},
+        "losses": {"primary": LOSS_SET[0], "set": LOSS_SET, "controls": ["constant", "shuffled"]}, "machine": "2 CPU cores, 8 GiB", "command": "python workloads/sweep.py",
         "started": "2026-01-01T10:00:00Z", "ended": "2026-01-01T12:30:00Z",
         "data": {"name": "digits", "description": "bouncing digits", "rows": 2000},
         "learning_rate_chosen": {"meltr": 1e-3, "uniform": 2e-3, "primary_only": 1e-3},
@@ -222,6 +227,94 @@ def test_the_report_stands_alone_and_escapes_what_trials_said(full):
     assert POOR not in page and "&lt;script&gt;alert(1)" in page and "<script" not in page
     assert 'src="http' not in page and page.count("data:image/png;base64") == len(list((full / "plots").glob("*.png"))) == 6
     assert report.headline(full) in page
+
+
+def turned(folder):
+    """The same sweep with the error of 100 minus the score as its metric, in a folder beside: lower is better."""
+    other = folder.with_name(f"{folder.name}-errors")
+    about = json.loads((folder / "sweep.json").read_text())
+    about["metrics"] = {"error": dataclasses.asdict(Metric("%", higher=False, digits=2, label="ERR"))}
+    simple = {split: {name: {"error": 100 - values["recall_at_10"]} for name, values in known.items()}
+              for split, known in json.loads((folder / "baselines.json").read_text()).items()}  # fmt: skip
+    table = results.load(folder / results.FILE).to_pandas()
+    table["score"] -= 100
+    table["metric.error"] = -table["score"]
+    other.mkdir()
+    table.to_parquet(other / "frame.parquet")
+    results.write(other / results.FILE, pq.read_table(other / "frame.parquet").replace_schema_metadata({"version": "2"}))
+    (other / "sweep.json").write_text(json.dumps(about))
+    (other / "baselines.json").write_text(json.dumps(simple))
+    return other
+
+
+def test_where_lower_is_better_the_metric_is_shown_as_it_is_and_all_verdicts_stay(full):
+    up, down = tables.load(full), tables.load(turned(full))
+    for how in tables.HOW:
+        a, b = tables.comparisons(up, how), tables.comparisons(down, how)
+        assert list(a.verdict) == list(b.verdict) and a.p.tolist() == b.p.tolist()
+        assert b.difference.to_numpy() == pytest.approx(-a.difference.to_numpy())
+        assert b["first"].to_numpy() == pytest.approx(100 - a["first"].to_numpy())
+        assert b.student_low.to_numpy() == pytest.approx(-a.student_high.to_numpy())
+    a, b = tables.leave_one_out(up), tables.leave_one_out(down)
+    assert list(a.index) == list(b.index) and list(a.verdict) == list(b.verdict)
+    assert b.difference.to_numpy() == pytest.approx(-a.difference.to_numpy())
+    assert list(report._floors(down).values()) == list(report._floors(up).values()) == [True, True]
+    for table in (tables.learning_rate_search, tables.configurations):
+        assert table(down).score.to_numpy() == pytest.approx(100 - table(up).score.to_numpy(), nan_ok=True)
+    folder = full.with_name(f"{full.name}-errors")
+    assert "ERR (lower is better) −2." in report.headline(folder) and report.headline(folder).endswith(": better.")
+    page = report.write_report(folder).read_text()
+    assert "Lower is better: a negative difference is in favour of meltr" in page and "axis reversed" in page
+    axis = plots.paired_differences(down).axes[0]
+    assert axis.get_xlim()[0] > axis.get_xlim()[1]  # better stays on the right
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Sweeps of version 1, by the code of that time."""
+    with tarfile.open(Path(__file__).with_name("results_version_1.tar.xz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+def test_a_sweep_of_version_1_is_reported(old):
+    assert "R@10 +2.5 points" in report.headline(old / "retrieval")
+    sweep = tables.load(old / "retrieval")
+    assert tables.losses_of(sweep) == ("joint", ["masked_joint", "caption"], ["constant", "shuffled"])
+    assert tables.settings_apart(sweep) == {"uniform": "combiner.name=fixed"}
+    assert cells.sceptic_table(sweep).header == ["what", "seeds", "R@10", "95 % interval", "R@1", "R@5", "median rank"]
+    sweep = tables.load(old / "sentiment")
+    row = tables.comparisons(sweep, "test").loc["uniform"]
+    assert (row["first"], row["second"]) == pytest.approx((1.05 + 0.07 / 3, 1.15 + 0.14 / 3)) and row.difference < 0
+    page = report.write_report(old / "sentiment").read_text()
+    assert "MAE (lower is better) −0.123" in page and "negative_mae" not in page
+    assert "lies wholly below constant: 1.073 against 1.400" in page
+
+
+def test_a_stopped_trial_is_said(tmp_path):
+    write_trial(tmp_path, "meltr", 0, [20.0, 30.0], status="running")
+    write_trial(tmp_path, "uniform", 0, [20.0, 30.0])
+    results.mark_stopped(tmp_path)
+    sweep = tables.load(write_plan(tmp_path))
+    assert sweep.trials.status.to_dict() == {"comparison_meltr_0_0.001": "stopped", "comparison_uniform_0_0.001": "finished"}
+    assert "meltr: 0 of 6 planned trials finished (1 stopped, 5 not started)." in tables.missing(sweep)
+    assert "(1 finished, 1 stopped)" in report.write_report(tmp_path).read_text()
+
+
+def test_any_workload_is_reported(tmp_path):
+    """No slopes, no known settings but the seed, one metric without a label."""
+    columns = {seed: Columns.of({"my_delay": Metric("s", higher=False)}, ["only"], {"seed": seed}) for seed in range(3)}
+    for arm, seconds in {"meltr": 2.0, "uniform": 3.0}.items():
+        for seed in range(3):
+            row = {"trial": f"{arm}{seed}", "arm": arm, "phase": "comparison", "split": "validation", "status": "finished", "step": 5,
+                   "seconds": 1.0, "score": -seconds - seed / 8, "metric.my_delay": seconds + seed / 8}  # fmt: skip
+            results.append(tmp_path / "trials" / row["trial"], row, columns[seed])
+    results.gather(tmp_path)
+    about = {"metrics": {"my_delay": dataclasses.asdict(Metric("s", higher=False))}, "losses": {"primary": "only", "set": ["only"], "controls": []}}
+    (tmp_path / "sweep.json").write_text(json.dumps(about | dataclasses.asdict(SweepConfig(baselines=["uniform"]))))
+    assert "my delay (lower is better) −1.0 s" in report.headline(tmp_path)
+    page = report.write_report(tmp_path).read_text()
+    assert "has no planted control" in page and ">2.1<" in page
 
 
 def broken(folder, case):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from meltr_ray.config import Config, ConfigError, to_flat
-from tests.commands import run
-from tune_spaces.arms import all_arms, comparison, learning_rate_search, make_config
+from meltr_ray.config.fields import fields
+from meltr_ray.config.file import make, read
+from meltr_ray.video.workload import Video
+from tests.commands import ROOT, run
+from tune_spaces.aid import SPACE
+from tune_spaces.arms import all_arms, comparison, learning_rate_search
 from tune_spaces.search import draw
 from workloads import cli
 
@@ -14,9 +23,9 @@ WRONG = [
     ("aid.iteratons=3", "did you mean aid.iterations"),
     ("aid.iterations=many", "aid.iterations=many"),
     ("aid.iterations=0", "use aid.solver=identity"),
-    ("task.loss_set=[joint,foo]", "task.loss_set=foo: unknown"),
-    ("task.loss_set=[caption]", "lacks the primary loss; add joint"),
-    ("task.loss_set=[joint,joint]", "names a loss twice"),
+    ("losses.set=[joint,foo]", "losses.set=foo: unknown"),
+    ("losses.set=[caption]", "lacks the primary loss; add joint"),
+    ("losses.set=[joint,joint]", "names a loss twice"),
     ("data=nowhere", "use one of digits, mosei, mosi, msrvtt"),
     ("aid.solver=newton", "use one of identity, neumann, cg"),
     ("backbone.num_heads=7", "must divide backbone.hidden_size=64"),
@@ -34,10 +43,15 @@ WRONG = [
     ("backbone=violet backbone.image_size=30", "must be a multiple of a patch, 8"),
     ("backbone=violet backbone.num_frames=7", "more than backbone.max_frames=6"),
     ("backbone=allinone data.max_words=41", "longer than backbone.max_position_embeddings=40"),
-    ("backbone=violet task.primary=joint", "use one of matching"),
+    ("backbone=violet losses.primary=joint", "use one of matching"),
     ("just-a-word", "write key=value"),
     ("sweep.arms.meltr.seed=1", "workloads/conf/experiment/"),
 ]
+
+
+def configured(arguments):
+    request = cli.configure(arguments)
+    return request.settings, request.config
 
 
 @pytest.mark.parametrize("argument, mend", WRONG)
@@ -45,6 +59,15 @@ def test_wrong_settings_meet_one_line(argument, mend):
     with pytest.raises(ConfigError) as caught:
         cli.configure(argument.split())
     assert mend in str(caught.value) and "\n" not in str(caught.value) and argument.split()[-1].split("=")[0].split(".arms")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "prepare"])
+def test_help_comes_at_once(command):
+    """From a Python started anew, without what takes seconds to import."""
+    shown = subprocess.run([sys.executable, "-X", "importtime", ROOT / "workloads" / f"{command}.py", "--help"], capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert shown.returncode == 0 and "aid.solver" in shown.stdout and "omegaconf" in imported
+    assert not imported & {"torch", "ray", "deepspeed", "pandas", "sklearn", "scipy", "matplotlib"}
 
 
 @pytest.mark.parametrize("command, argument", [
@@ -61,23 +84,34 @@ def test_a_command_ends_with_code_2_and_writes_nothing(command, argument, tmp_pa
 
 def test_defaults_follow_the_settings_that_they_derive_from():
     """Made from the settings as given, by a command and by an arm: nothing is derived too early."""
-    settings, config = cli.configure(["combiner.mode=paper", "backbone=violet"])
-    assert config.combiner.dropout == 0.1 and config.backbone.hidden_size == 64 and config.task.primary == "matching"
-    changed = make_config(settings, {"backbone.size": "base", "combiner.mode": "near_sum", "task.loss_set": "controlled"})
-    assert changed.combiner.dropout == 0 and changed.backbone.hidden_size == 768
-    assert changed.task.loss_set == ["matching", "masked_language", "masked_patch", "constant", "shuffled"]
+    settings, config = configured(["combiner.mode=paper", "backbone=violet"])
+    assert config.combiner.dropout == 0.1 and config.workload.backbone.hidden_size == 64 and config.losses.primary == "matching"
+    changed = make(settings, {"backbone.size": "base", "combiner.mode": "near_sum", "losses.set": "controlled"})
+    assert changed.combiner.dropout == 0 and changed.workload.backbone.hidden_size == 768
+    assert changed.losses.set == ["matching", "masked_language", "masked_patch", "constant", "shuffled"]
+
+
+def test_older_names_of_settings_stand_for_the_present_ones(tmp_path):
+    """On the command line, in an arm, in a saved file; and the present name wins over an older one in a file."""
+    settings, config = configured(["task.primary=align", "task.loss_set=[align,caption]", "data.prefetch=5"])
+    assert (config.losses.primary, config.losses.set, config.train.prefetch) == ("align", ["align", "caption"], 5)
+    assert make(settings, {"task.loss_set": "primary"}).losses.set == ["align"]
+    old = {key: value for key, value in OmegaConf.to_container(settings).items() if key not in ("workload", "losses")}
+    OmegaConf.save(old | {"task": {"primary": "joint", "loss_set": ["joint"]}}, tmp_path / "config.yaml")
+    assert read(tmp_path / "config.yaml").losses.set == ["joint"]
+    assert read(tmp_path / "config.yaml", ["losses.set=[joint,caption]"]).losses.set == ["joint", "caption"]
 
 
 def test_help_documents_every_setting(capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(lambda settings, config: 0, "What it does.", ["--help"])
+        cli.main(lambda request: 0, "What it does.", ["--help"])
     shown = capsys.readouterr().out
-    assert stopped.value.code == 0 and all(f"  {name}  (" in shown for name in to_flat(Config()))
-    assert all(text.endswith(".") for *_, text in cli.fields())
+    assert stopped.value.code == 0 and all(f"  {name}  (" in shown for name in to_flat(Config(workload=Video())))
+    assert all(field.text.endswith(".") for field in fields(Video) if field.name not in Video.groups)
 
 
 def test_the_default_sweep_compares_what_it_promises():
-    settings, config = cli.configure([])
+    settings, config = configured([])
     trials = comparison(settings, config, {"meltr": 1e-3, "uniform": 4e-3})
     count = {arm: sum(t.arm == arm for t in trials) for arm in {t.arm for t in trials}}
     assert {"primary_only", "uniform", "meltr", "meltr_neumann", "meltr_cg", "meltr_small_set"} <= count.keys()
@@ -86,18 +120,39 @@ def test_the_default_sweep_compares_what_it_promises():
     assert {t.config.optimizer.learning_rate for t in trials if t.arm == "meltr_cg"} == {1e-3}  # that of `ours`
     assert {t.arm for t in trials if t.test} == {"meltr", "uniform", "primary_only"}
     for loss in ("shuffled", "constant", "caption"):
-        (reduced,) = {tuple(t.config.task.loss_set) for t in trials if t.arm == f"meltr_without_{loss}"}
-        assert set(reduced) == set(config.task.loss_set) - {loss}
+        (reduced,) = {tuple(t.config.losses.set) for t in trials if t.arm == f"meltr_without_{loss}"}
+        assert set(reduced) == set(config.losses.set) - {loss}
     searched = {arm: sorted(t.config.optimizer.learning_rate for t in learning_rate_search(settings, config) if t.arm == arm)
                 for arm in ("meltr", "uniform", "primary_only")}  # fmt: skip
     assert searched["meltr"] == searched["uniform"] == searched["primary_only"]
     assert not {t.config.seed for t in trials} & {t.config.seed for t in learning_rate_search(settings, config)}
 
 
+def test_draws_are_those_of_ray_tune():
+    """From one generator, each kind after the other, with 500 draws of each: the bounds themselves come up."""
+    tune = pytest.importorskip("ray.tune")
+    domains = {
+        "solver": tune.choice(["identity", "neumann", "cg", "nystrom", "loss_space"]),
+        "iterations": tune.randint(1, 11),
+        "rank": tune.randint(2, 21),
+        "damping": tune.loguniform(1e-3, 1.0),
+        "inner_steps": tune.choice([1, 3, 5, 10]),
+        "learning_rate": tune.loguniform(1e-4, 1e-2),
+        "gamma": tune.loguniform(1e-3, 1.0),
+        "meta_batch": tune.choice(["recent", "next", "held_out"]),
+        "num_meta_batches": tune.choice([1, 2, 4]),
+    }
+    generator = np.random.RandomState(3)
+    wanted = [{f"aid.{name}": domain.sample(random_state=generator) for name, domain in domains.items()} for _ in range(500)]
+    drawn = draw(list(SPACE), "random", 500, seed=3)
+    assert drawn == wanted and {type(value) for one in drawn for value in one.values()} == {str, int, float}
+    assert {one["aid.iterations"] for one in drawn} == set(range(1, 11)) and {one["aid.rank"] for one in drawn} == set(range(2, 21))
+
+
 def test_searches_draw_the_same_again_and_a_grid_has_every_combination():
     assert draw(["damping", "solver"], "random", 5, seed=1) == draw(["damping", "solver"], "random", 5, seed=1)
     assert draw(["damping"], "random", 5, seed=1) != draw(["damping"], "random", 5, seed=2)
     assert len(draw(["solver", "meta_batch"], "grid", 0, seed=0)) == 5 * 3
-    settings, config = cli.configure(["sweep.space=[gamma,inner_steps]", "sweep.samples=3", "sweep.add_one_in=true"])
+    settings, config = configured(["sweep.space=[gamma,inner_steps]", "sweep.samples=3", "sweep.add_one_in=true"])
     arms = all_arms(settings, config)
     assert {f"meltr_search_{i}" for i in range(3)} | {"meltr_only_caption"} <= arms.keys()

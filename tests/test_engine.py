@@ -1,72 +1,21 @@
-"""The engine under ZeRO 0 to 3 on one and two real ranks: hypergradient against dense float64, traces left behind, ranks."""
+"""The engine under ZeRO 0 to 3 on one and two real ranks: hypergradient against dense float64, ranks, collectives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import hessian, jacrev
 
-from meltr_ray.combining.combiners import MELTR, slopes
-from meltr_ray.config import AidConfig, CombinerConfig, Config, EngineConfig, OptimizerConfig, TaskConfig, TrainConfig
-from meltr_ray.hypergrad import ModuleProblem, hypergradient
-from meltr_ray.training.meta import SOLVERS, Meta
+from meltr_ray import MELTR
+from meltr_ray.config import Config
+from meltr_ray.hypergrad import hypergradient
+from meltr_ray.hypergrad.named import SOLVERS
+from tests.engine_toy import STAGES, Batch, toy, toy_batch, toy_config
 from tests.ranks import on_ranks
 from tests.reference import DenseReference, flat, relative_error
-
-STAGES = (0, 1, 2, 3)
-
-
-@dataclass
-class Batch:
-    x: Tensor  # (B, 4)
-    y: Tensor  # (B, 3)
-
-
-class Toy(nn.Module):
-    """Three losses; one layer that only the second of them reaches, as a decoder would be."""
-
-    def __init__(self, dropout: float = 0.0):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(dropout))
-        self.head, self.decoder = nn.Linear(6, 3), nn.Linear(6, 3)
-        self.register_buffer("calls", torch.zeros(()))
-        self.counting = True
-
-    def forward(self, batch: Batch, names: tuple[str, ...] | None = None) -> Tensor:
-        if self.counting:
-            self.calls += 1  # what a meta step must put back
-        if names is not None:
-            return torch.stack([(self.head(self.body(batch.x)) - batch.y)[:, 0].pow(2).mean()])
-        hidden = self.body(batch.x)
-        error = self.head(hidden) - batch.y
-        return torch.stack([error[:, 0].pow(2).mean(), (self.decoder(hidden) - batch.y).pow(2).mean(), error[:, 2].cosh().mean()])
-
-
-def toy(dropout: float = 0.0, seed: int = 0) -> tuple[Toy, MELTR]:
-    torch.manual_seed(seed)
-    model, combiner = Toy(dropout), MELTR(3, embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
-    nn.init.normal_(combiner.fc1.weight, std=0.5)
-    return model, combiner
-
-
-def toy_batch(seed: int) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    return Batch(torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator))
-
-
-def toy_config(stage: int, **aid) -> Config:
-    return Config(
-        task=TaskConfig(loss_set=["joint", "caption", "masked_frame"]),
-        combiner=CombinerConfig(average_losses=aid.pop("average_losses", False)),
-        engine=EngineConfig(zero_stage=stage, gradient_accumulation=aid.pop("accumulation", 1), precision=aid.pop("precision", "float32")),
-        train=TrainConfig(batch_size=8, steps=aid.pop("steps", 20)),
-        optimizer=OptimizerConfig(learning_rate=1e-2),
-        aid=AidConfig(**aid),
-    )
-
 
 ONE_SIDED = dict(product="one_sided", hessian_product="one_sided")
 CG = dict(solver="cg", iterations=30, damping=5.0, cg_tolerance=1e-6) | ONE_SIDED
@@ -98,7 +47,7 @@ def hypergradients_on_a_rank(stage: int) -> dict[str, tuple]:
         engine, config, combiner = toy_engine(stage, **aid)
         found[name] = terms(engine, config, combiner)
     engine, config, _ = toy_engine(stage, **CASES["identity"])
-    problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "joint", config.aid)
+    problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "head", config.aid)
     b = problem.outer_gradient()
     return found | {"norm of b, <b, 2 b>": (b.norm(), b @ (2.0 * b))}
 
@@ -115,31 +64,37 @@ def terms(engine, config: Config, combiner: MELTR) -> tuple[Tensor, Tensor, Tens
     num_micro = config.engine.gradient_accumulation
     batches = [toy_batch(engine.rank * num_micro + micro) for micro in range(num_micro)]
     meta_batches = [toy_batch(10 + engine.rank * num_micro + micro) for micro in range(num_micro)]
-    problem = engine.problem(batches, meta_batches, "joint", config.aid)
+    problem = engine.problem(batches, meta_batches, "head", config.aid)
     problem.fixed_point = None  # weight decay has a test of its own
-    result = hypergradient(problem, combiner, SOLVERS[config.aid.solver](config.aid), gamma=0.5)
+    result = hypergradient(problem, combiner, SOLVERS[config.aid.solver].of(config.aid), gamma=0.5)
     local = flat(result.implicit)
     return flat(engine.average(result.implicit)), flat(engine.average(result.direct)), local
 
 
 def dense_terms(ranks: int, aid: dict) -> tuple[Tensor, Tensor]:
     """L = mean over ranks and micro-batches of g_phi(l): v from the mean Hessian, J v and slopes of each, mean of phi's gradient."""
+    damping = None if aid.get("solver", "identity") == "identity" else aid["damping"]
+    gauss_newton = aid.get("solver") == "loss_space" or aid.get("hessian_product") == "gauss_newton"
+    return dense_terms_of(ranks * aid.get("accumulation", 1), aid.get("average_losses", False), damping, gauss_newton)
+
+
+@lru_cache(maxsize=None)
+def dense_terms_of(count: int, average_losses: bool, damping: float | None, gauss_newton: bool) -> tuple[Tensor, Tensor]:
+    """Of `count` batches; v = b where `damping` is None."""
     model, combiner = toy()
     model, combiner = model.double(), combiner.double()
     model.counting = False  # torch.func admits no change in place
-    count = ranks * aid.get("accumulation", 1)
     doubled = [(Batch(b.x.double(), b.y.double()), Batch(m.x.double(), m.y.double()))
                for b, m in ((toy_batch(i), toy_batch(10 + i)) for i in range(count))]  # fmt: skip
-    if aid.get("average_losses"):
+    if average_losses:
         dense = [DenseReference(model, lambda m: sum(m(b) for b, _ in doubled) / count,
-                                lambda m: sum(m(q, ("joint",))[0] for _, q in doubled) / count)]  # fmt: skip
+                                lambda m: sum(m(q, ("head",))[0] for _, q in doubled) / count)]  # fmt: skip
     else:
-        dense = [DenseReference(model, lambda m, b=b: m(b), lambda m, q=q: m(q, ("joint",))[0]) for b, q in doubled]
-    b = sum(d.outer_gradient() for d in dense) / len(dense)
-    gauss_newton = aid.get("solver") == "loss_space" or aid.get("hessian_product") == "gauss_newton"
-    H = sum(gauss_newton_matrix(d, combiner) if gauss_newton else d.hessian(combiner) for d in dense) / len(dense)
-    identity = aid.get("solver", "identity") == "identity"
-    v = b if identity else torch.linalg.solve(H + aid["damping"] * torch.eye(len(H)).double(), b)
+        dense = [DenseReference(model, lambda m, b=b: m(b), lambda m, q=q: m(q, ("head",))[0]) for b, q in doubled]
+    v = sum(d.outer_gradient() for d in dense) / len(dense)
+    if damping is not None:
+        H = sum(gauss_newton_matrix(d, combiner) if gauss_newton else d.hessian(combiner) for d in dense) / len(dense)
+        v = torch.linalg.solve(H + damping * torch.eye(len(H)).double(), v)
     implicit = sum(d.implicit(combiner, v) for d in dense) / len(dense)
     deviations = [0.5 * (combiner(l) - l.sum()).abs() for l in (d.losses(d.w).detach() for d in dense)]
     direct = flat(list(torch.autograd.grad(sum(deviations) / len(dense), list(combiner.parameters()))))
@@ -151,11 +106,16 @@ def gauss_newton_matrix(dense: DenseReference, combiner: MELTR) -> Tensor:
     return J.T @ G @ J
 
 
-@pytest.fixture(scope="module")
+@lru_cache(maxsize=None)
+def found_by(stage: int, ranks: int) -> list[dict]:
+    """What each rank found; taken once."""
+    return on_ranks(hypergradients_on_a_rank, ranks, stage)
+
+
+@pytest.fixture
 def found(request) -> list[dict]:
     """What each rank found, for the stage and the number of ranks of the test."""
-    stage, ranks = request.param
-    return on_ranks(hypergradients_on_a_rank, ranks, stage)
+    return found_by(*request.param)
 
 
 PLACES = [(stage, ranks) for stage in STAGES for ranks in (1, 2)]
@@ -186,7 +146,7 @@ def test_norms_and_inner_products_are_those_of_whole_vectors(found):
     model.counting = False
     batches = [toy_batch(10 + rank) for rank in range(len(found))]
     dense = DenseReference(model, lambda m: m(batches[0]),
-                           lambda m: sum(m(Batch(b.x.double(), b.y.double()), ("joint",))[0] for b in batches) / len(batches))  # fmt: skip
+                           lambda m: sum(m(Batch(b.x.double(), b.y.double()), ("head",))[0] for b in batches) / len(batches))  # fmt: skip
     for one in found:
         norm, inner = one["norm of b, <b, 2 b>"]
         assert norm == pytest.approx(float(dense.outer_gradient().norm()), rel=1e-5) and inner == pytest.approx(2 * norm**2, rel=1e-5)
@@ -201,8 +161,7 @@ def test_ranks_disagree_before_the_average_and_agree_bit_for_bit_after_it(found)
 @pytest.mark.parametrize("stage", (0, 3))
 def test_two_ranks_are_one_rank_with_two_micro_batches(stage):
     """Always; and one batch of both only where losses separate over examples and are averaged before g_phi."""
-    one = on_ranks(hypergradients_on_a_rank, 1, stage)[0]
-    two = on_ranks(hypergradients_on_a_rank, 2, stage)[0]
+    one, two = found_by(stage, 1)[0], found_by(stage, 2)[0]
     assert relative_error(two["cg"][0], one["two micro-batches"][0]) < 1e-3
     assert relative_error(two["averaged losses"][0], one["two micro-batches"][0]) > 1e-2
     both, _ = dense_terms(2, CASES["averaged losses"])
@@ -210,7 +169,7 @@ def test_two_ranks_are_one_rank_with_two_micro_batches(stage):
     model.counting = False
     joined = [Batch(torch.cat([a.x, b.x]).double(), torch.cat([a.y, b.y]).double())
               for a, b in ((toy_batch(0), toy_batch(1)), (toy_batch(10), toy_batch(11)))]  # fmt: skip
-    dense = DenseReference(model.double(), lambda m: m(joined[0]), lambda m: m(joined[1], ("joint",))[0])
+    dense = DenseReference(model.double(), lambda m: m(joined[0]), lambda m: m(joined[1], ("head",))[0])
     expected = dense.implicit(combiner.double(), dense.v(combiner.double(), 5.0))
     assert relative_error(both, expected) < 1e-10  # all losses of the toy are means over examples
     assert relative_error(two["averaged losses"][0].double(), expected) < 1e-2
@@ -222,11 +181,11 @@ def collectives_on_a_rank(stage: int) -> dict[str, tuple[dict[str, int], int]]:
     for name, aid in {"identity": CASES["identity"], "cg": dict(solver="cg", iterations=3, damping=50.0, cg_tolerance=0.0) | ONE_SIDED,
                       "loss space": CASES["loss space"]}.items():  # fmt: skip
         engine, config, combiner = toy_engine(stage, **aid)
-        problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "joint", config.aid)
+        problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "head", config.aid)
         problem.fixed_point = None
         problem.losses()  # stage 3 gathers in the inner forward; only the meta step is counted
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            hypergradient(problem, combiner, SOLVERS[config.aid.solver](config.aid))
+            hypergradient(problem, combiner, SOLVERS[config.aid.solver].of(config.aid))
         kinds = [event.name.removeprefix("c10d::") for event in profile.events() if event.name.startswith("c10d::")]
         found[name] = {kind: kinds.count(kind) for kind in set(kinds)}, problem.passes()["backward"]
     return found
@@ -245,221 +204,3 @@ def test_a_meta_step_makes_the_collectives_that_the_documentation_says(stage):
         else:
             assert found["identity"][0]["allreduce_"] == 1  # |v|
             assert found["cg"][0]["allreduce_"] == 1 + 1 + 3 * 3 + 1  # |b|, r'z; |u|, d'A d and r'z of each product; |v|
-
-
-def train_on_a_rank(stage: int, with_meta: bool, steps: int, meta_rate: float, accumulation: int) -> dict:
-    from meltr_ray.hypergrad.generators import get_generators
-    from meltr_ray.training.engine import Engine
-
-    model, combiner = toy(dropout=0.3)
-    config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=1, learning_rate=meta_rate, gamma=0.1,
-                        regulariser="full", accumulation=accumulation, steps=steps, weight_decay=0.0)  # fmt: skip
-    engine = Engine(model, config, torch.device("cpu"))
-    torch.manual_seed(100 + engine.rank)
-    meta = Meta(combiner, config.aid)
-    for step in range(steps):
-        batches = [toy_batch(1000 * engine.rank + step * accumulation + micro) for micro in range(accumulation)]
-        known = []
-        if with_meta:
-            problem = engine.problem(batches, [toy_batch(1000 * engine.rank + step + 500)], "joint", config.aid)
-            meta.step(problem)
-            known = [problem.losses()[0]]
-        for micro, batch in enumerate(batches):
-            losses = known[micro] if micro < len(known) else engine.losses(batch)
-            _, a = slopes(combiner, losses)
-            engine.backward(a @ losses)
-            engine.step(step)
-    return {
-        "weights": engine.weights(),
-        "optimizer": engine.optimizer_state(),
-        "generators": get_generators(torch.device("cpu")),
-        "counters": {"steps": torch.tensor([engine.deepspeed.global_steps, engine.deepspeed.micro_steps])},
-        "phi": {str(i): p.detach() for i, p in enumerate(meta.phi)},
-    }
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_meta_steps_with_learning_rate_0_leave_no_trace(stage):
-    """Twenty steps of CG with two micro-batches and dropout: everything that the next step depends on is torch.equal."""
-    with_meta = on_ranks(train_on_a_rank, 2, stage, True, 20, 0.0, 2)
-    without = on_ranks(train_on_a_rank, 2, stage, False, 20, 0.0, 2)
-    for a, b in zip(with_meta, without):
-        for part in ("weights", "optimizer", "generators", "counters", "phi"):
-            assert a[part].keys() == b[part].keys() and a[part], part
-            for name in a[part]:
-                assert torch.equal(a[part][name], b[part][name]), f"{part} {name}"
-
-
-@pytest.mark.parametrize("stage", (0, 3))
-def test_phi_stays_bit_identical_on_ranks_with_different_data(stage):
-    first, second = on_ranks(train_on_a_rank, 2, stage, True, 6, 1e-2, 1)
-    start = toy(dropout=0.3)[1]
-    assert all(torch.equal(first["phi"][i], second["phi"][i]) for i in first["phi"])
-    assert any(not torch.equal(p, first["phi"][str(i)]) for i, p in enumerate(start.parameters()))
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_inner_steps_are_those_of_torch(stage):
-    """Fixed weights under every stage against torch's AdamW with the same schedule and clipping."""
-    got = on_ranks(plain_steps, 1, stage)[0]
-    model, _ = toy()
-    config = toy_config(0)
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for n, p in model.named_parameters() if "bias" not in n], "weight_decay": 0.01},
-         {"params": [p for n, p in model.named_parameters() if "bias" in n], "weight_decay": 0.0}], lr=1e-2)  # fmt: skip
-    for step in range(10):
-        model(toy_batch(step)).sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        warm = 0.1 * config.train.steps
-        factor = min(1.0, (step + 1) / warm if step + 1 < warm else (config.train.steps - step) / (config.train.steps - warm))
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * factor
-        optimizer.step()
-        optimizer.zero_grad()
-    for name, p in model.named_parameters():
-        assert torch.allclose(got[name], p, atol=1e-6), name
-
-
-def plain_steps(stage: int) -> dict[str, Tensor]:
-    from meltr_ray.training.engine import Engine
-
-    engine = Engine(toy()[0], toy_config(stage), torch.device("cpu"))
-    for step in range(10):
-        engine.backward(engine.losses(toy_batch(step)).sum())
-        engine.step(step)
-    return engine.weights()
-
-
-def interrupted_on_a_rank(stage: int, folder: str, stop: int, last: int) -> dict:
-    """Steps up to `stop`, a checkpoint, then a new engine from it and on to `last`; `stop=0` never stops."""
-    from pathlib import Path
-
-    from meltr_ray.hypergrad.generators import get_generators, set_generators
-    from meltr_ray.training import checkpoint
-    from meltr_ray.training.engine import Engine
-
-    config = toy_config(stage, solver="cg", iterations=2, damping=1.0, inner_steps=2, steps=last, warm_start=True, adam="precondition")
-    root, cpu = Path(folder), torch.device("cpu")
-
-    def build(found):
-        model, combiner = toy(dropout=0.3)
-        shared, own, _ = checkpoint.load(found, torch.distributed.get_rank()) if found else ({}, {}, {})
-        if found:
-            model.load_state_dict({k[8:]: v for k, v in shared.items() if k.startswith("weights/")})
-        engine, meta = Engine(model, config, cpu), Meta(combiner, config.aid)
-        torch.manual_seed(100 + engine.rank)
-        if found:
-            last_v = [tensor for name, tensor in sorted(own.items()) if name.startswith("last_v/")]
-            meta.last_v = engine.w.hold(last_v)
-            engine.load_optimizer_state({k[10:]: v for k, v in shared.items() if k.startswith("optimizer/")}, stop)
-            meta.load_state({k[5:]: v for k, v in shared.items() if k.startswith("meta/")})
-            set_generators(own, cpu)
-        return engine, meta
-
-    def advance(engine, meta, first, end):
-        for step in range(first, end):
-            problem = engine.problem([toy_batch(1000 * engine.rank + step)], [toy_batch(2000 * engine.rank + step)], "joint", config.aid)
-            if meta.is_due(step):
-                meta.step(problem)
-            losses = problem.losses()[0]
-            engine.backward(slopes(meta.combiner, losses)[1] @ losses)
-            engine.step(step)
-
-    def state(engine, meta):
-        parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "meta": meta.state()}
-        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-
-    engine, meta = build(None)
-    advance(engine, meta, 0, stop or last)
-    if stop:
-        checkpoint.save(root, stop, engine.rank, state(engine, meta), get_generators(cpu) | meta.own_state(), {}, engine.barrier)
-        engine, meta = build(checkpoint.latest(root))
-        advance(engine, meta, stop, last)
-    return state(engine, meta) | get_generators(cpu) | meta.own_state()
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_resumed_run_is_bit_identical(stage, tmp_path):
-    whole = on_ranks(interrupted_on_a_rank, 2, stage, str(tmp_path), 0, 9)
-    resumed = on_ranks(interrupted_on_a_rank, 2, stage, str(tmp_path), 5, 9)
-    for a, b in zip(whole, resumed):
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[name], b[name]) for name in a), [n for n in a if not torch.equal(a[n], b[n])]
-
-
-def univl_terms(digits_folder: str, aid: dict, stage: int = 0, precision: str = "float32") -> Tensor:
-    """Implicit term on UniVL with every loss, float32 weights, fused attention."""
-    from meltr_ray.training.engine import Engine
-
-    model, batch, meta_batch, config = univl_case(digits_folder, fused=True)
-    config.aid, config.engine = AidConfig(**aid), EngineConfig(zero_stage=stage, precision=precision)
-    engine = Engine(model, config, torch.device("cpu"))
-    problem = engine.problem([batch], [meta_batch], "joint", config.aid)
-    return flat(hypergradient(problem, univl_combiner(), SOLVERS["identity"](config.aid)).implicit)
-
-
-def univl_combiner() -> MELTR:
-    torch.manual_seed(0)
-    combiner = MELTR(8, embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
-    nn.init.normal_(combiner.fc1.weight, std=0.5)
-    return combiner
-
-
-def univl_case(digits_folder: str, fused: bool):
-    from meltr_ray.config import UNIVL_LOSSES, DataConfig, UniVLConfig
-    from meltr_ray.training.model import make_inputs, make_model
-    from meltr_ray.video.clips.folder import DataFolder
-
-    config = Config(
-        backbone=UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=32, dropout=0.0, fused_attention=fused,
-                                similarity_temperature=0.1, normalize_embeddings=True),
-        task=TaskConfig(loss_set=list(UNIVL_LOSSES)), train=TrainConfig(batch_size=6), data=DataConfig(folder=str(digits_folder)),
-    )  # fmt: skip
-    data = DataFolder.open(config)
-    store, inputs = data.split("train"), make_inputs(config, data)
-    torch.manual_seed(3)
-    model = make_model(config, data)
-    batches = [inputs.batch([store[i] for i in range(start, start + 6)], seed=start) for start in (0, 6)]
-    return model, *batches, config
-
-
-@pytest.fixture(scope="module")
-def univl_in_float64(digits_folder):
-    """UniVL in float64 with explicit attention: module, its two batches and a combiner."""
-    import dataclasses
-
-    model, batch, meta_batch, _ = univl_case(str(digits_folder), fused=False)
-    wide = [dataclasses.replace(b, video=b.video.double(), masked_video=b.masked_video.double()) for b in (batch, meta_batch)]
-    return model.double(), *wide, univl_combiner().double()
-
-
-def test_paper_mode_on_univl_is_the_published_formula(univl_in_float64):
-    """-grad_phi <dL/dw, dF/dw>, direct term dropped, by double backward through the whole model."""
-    model, batch, meta_batch, combiner = univl_in_float64
-    w, phi, gamma = list(model.parameters()), list(combiner.parameters()), 0.3
-    losses = model(batch)
-    training = combiner(losses)
-    outer = model(meta_batch, ("joint",))[0] + gamma * (losses.sum() - training).abs()
-    of_outer = torch.autograd.grad(outer, w, retain_graph=True, allow_unused=True, materialize_grads=True)
-    of_training = torch.autograd.grad(training, w, create_graph=True, allow_unused=True, materialize_grads=True)
-    along = sum((g * b).sum() for g, b in zip(of_training, of_outer))
-    published = flat(list(torch.autograd.grad(-along, phi, allow_unused=True, materialize_grads=True)))
-    for product in ("forward", "double_backward", "central"):
-        problem = ModuleProblem(model, lambda: model(batch), lambda: model(meta_batch, ("joint",))[0], product=product)
-        ours = flat(hypergradient(problem, combiner, gamma=gamma, regulariser="paper").total())
-        assert relative_error(ours, published) < 1e-6, product
-
-
-@pytest.mark.parametrize("aid, stage, precision, tolerance", [
-    (dict(product="central"), 0, "float32", 1e-2), (dict(product="one_sided"), 0, "float32", 5e-2),
-    (dict(product="forward"), 0, "float32", 1e-4), (dict(), 0, "bfloat16", 0.1), (dict(), 3, "bfloat16", 0.1),
-], ids=lambda value: str(value))  # fmt: skip
-def test_the_engine_on_univl_is_double_backward_through_the_whole_model(aid, stage, precision, tolerance, digits_folder, univl_in_float64):
-    """The published way, float64 and explicit attention, against ours with float32 weights and fused attention, eight losses."""
-    model, batch, meta_batch, combiner = univl_in_float64
-    problem = ModuleProblem(model, lambda: model(batch), lambda: model(meta_batch, ("joint",))[0], product="double_backward")
-    expected = flat(hypergradient(problem, combiner).implicit)
-    (got,) = on_ranks(univl_terms, 1, str(digits_folder), aid, stage, precision)
-    error, cosine = relative_error(got.double(), expected), float(torch.cosine_similarity(got.double(), expected, dim=0))
-    print(f"{aid} ZeRO {stage} {precision}: relative error {error:.1e}, cosine {cosine:.5f}")
-    assert error < tolerance and cosine > 0.99

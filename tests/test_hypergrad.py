@@ -16,7 +16,7 @@ from torch.func import jacrev
 from torch.utils.checkpoint import checkpoint
 
 from meltr_ray import MELTR, BilevelProblem, FixedWeights, ModuleProblem, hypergradient, unrolled_hypergradient
-from meltr_ray.combining.combiners import NonNegativeSlopes, slopes
+from meltr_ray.combining.slopes import NonNegativeSlopes, slopes
 from meltr_ray.hypergrad import (
     ConjugateGradient,
     Dense,

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
+import meltr_ray
+
 ROOT = Path(__file__).parents[1]
 ORDER = """
 workloads
 analysis
 meltr_ray.cluster
-tune_spaces
-meltr_ray.video
+meltr_ray.video tune_spaces
 meltr_ray.training
+meltr_ray.config
 meltr_ray.combining
 meltr_ray.hypergrad meltr_ray.results
-meltr_ray.config
 meltr_ray.workload
 meltr_ray.storage
 meltr_ray.errors
@@ -62,9 +63,24 @@ def test_ray_and_deepspeed_stay_where_they_belong():
     for path in FILES:
         place, tops = str(path.relative_to(ROOT)), {module.split(".")[0] for module in imports(path)}
         assert "deepspeed" not in tops or place in ("meltr_ray/training/engine.py", "meltr_ray/training/zero.py"), place
-        assert "ray" not in tops or place.startswith(("workloads/", "tune_spaces/", "meltr_ray/cluster/trial.py", "meltr_ray/video/datasets/extract.py"))
+        assert "ray" not in tops or place.startswith(("meltr_ray/cluster/", "meltr_ray/video/datasets/extract.py")), place
+
+
+def test_general_code_never_imports_video():
+    """Nor does a command, but for prepare.py, which is video's own."""
+    for path in FILES:
+        place = str(path.relative_to(ROOT))
+        if not place.startswith(("meltr_ray/video/", "workloads/prepare.py")):
+            assert not [module for module in imports(path) if module.startswith("meltr_ray.video")], place
 
 
 def test_the_library_face_imports_neither():
     program = "import sys; from meltr_ray import MELTR, hypergradient; print({'ray', 'deepspeed'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_the_library_face_has_its_names():
+    """Which it imports when asked."""
+    assert set(meltr_ray.__all__) <= set(dir(meltr_ray)) and all(callable(getattr(meltr_ray, name)) for name in meltr_ray.__all__)
+    with pytest.raises(ImportError, match="nothing"):
+        from meltr_ray import nothing  # noqa: F401

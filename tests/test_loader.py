@@ -14,16 +14,16 @@ import psutil
 import pytest
 import torch
 
-from meltr_ray.config import BACKBONES, Config, ConfigError, DataConfig
+from meltr_ray import Metric, Workload
+from meltr_ray.config import Config
+from meltr_ray.errors import ConfigError
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.loader import Loader
-from meltr_ray.training.model import make_examples, make_inputs
 from meltr_ray.video.backbones.batch import Batch
-from meltr_ray.video.clips import shards, store
-from meltr_ray.video.clips.clip import Clip
-from meltr_ray.video.clips.folder import DataFolder
-from meltr_ray.video.clips.new_folder import new_folder
+from meltr_ray.video.backbones.named import BACKBONES
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.video import decode_video
+from meltr_ray.video.workload import Video
 
 KINDS = ("recent", "next", "held_out")
 MICRO, META, EVERY, LAST = 2, 2, 3, 14
@@ -35,11 +35,35 @@ def is_due(step: int) -> bool:
 
 def make_batches(folder: Path, backbone: str, kind: str) -> tuple[Batches, MetaBatches]:
     small = dict(image_size=32, num_frames=2, num_visual_tokens=16) if backbone == "violet" else {}
-    config = Config(data=DataConfig(folder=str(folder)), backbone=BACKBONES[backbone](**small))
-    data = DataFolder.open(config)
-    inputs = make_inputs(config, data)
-    train, held_out = (Batches(make_examples(config, data, split), inputs.batch, 4, seed=5) for split in ("train", "meta"))
+    config = Config(workload=Video(data=DataConfig(folder=str(folder)), backbone=BACKBONES[backbone](**small)))
+    train, held_out = (Batches(config.workload, split, 4, seed=5) for split in ("train", "meta"))
     return train, MetaBatches(kind, train, held_out, MICRO, META)
+
+
+class Numbers(Workload):
+    """Examples that are numbers; `made` holds the batches that this process has made."""
+
+    losses = ("none",)
+    metrics = {"none": Metric()}
+    kind: str = "give"
+    """`give`, or `decode`, which fails."""
+
+    def examples(self, split):
+        return range(1700) if self.kind == "give" else range(4)
+
+    def batch(self, examples, generator):
+        if self.kind == "decode":
+            return torch.from_numpy(decode_video(b"no video"))
+        time.sleep(0.001)
+        made.append(int(generator.integers(2**62)))
+        return torch.tensor(examples)
+
+
+made: list[int] = []
+
+
+def numbers(batch_size: int, seed: int, kind: str = "give") -> Batches:
+    return Batches(Config(workload=Numbers(kind=kind)).workload, "train", batch_size, seed)
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -64,28 +88,19 @@ def test_any_number_of_workers_gives_the_same_and_goes_on_at_any_step(digits_fol
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_batch_is_made_twice_and_none_is_kept_too_long(digits_folder, kind):
-    made = []
-    clips = store.ClipStore(digits_folder, "train")
-    train, held_out = (Batches(clips, lambda clips, seed: made.append(seed) or seed, 4, seed) for seed in (1, 2))
+    made.clear()
+    train, held_out = (numbers(4, seed) for seed in (1, 2))
     loader = iter(Loader(train, MetaBatches(kind, train, held_out, MICRO, META), is_due, 0, 60))
     most = max(len(loader.gi_frame.f_locals["held"]) for _ in loader)
     assert len(made) == len(set(made)) == 60 * MICRO + {"recent": 0, "next": META * (60 % EVERY == 0), "held_out": 20 * META}[kind]
     assert most <= 10 + MICRO + META
 
 
-def test_a_worker_that_fails_is_one_line(tmp_path):
-    with new_folder(tmp_path / "clips") as folder:
-        clips = [Clip(f"clip{at}", ["a"], video=b"no video") for at in range(4)]
-        entry = shards.write_split(folder, "train", clips)
-        shards.write_manifest(folder, name="test", splits={"train": entry}, feature_size=0)
-    batches = Batches(store.ClipStore(tmp_path / "clips", "train", videos=True), decode_first, 2, 0)
+def test_a_worker_that_fails_is_one_line():
+    batches = numbers(2, 0, "decode")
     for workers in (0, 1):
         with pytest.raises(ConfigError, match=r"^video=<8 bytes>: can't be decoded \(.*\); replace the file$"):
             list(Loader(batches, MetaBatches("next", batches, None), is_due, 0, 2, workers))
-
-
-def decode_first(clips: list[Clip], seed: int) -> torch.Tensor:
-    return torch.from_numpy(decode_video(clips[0].video))
 
 
 def test_workers_end_with_a_killed_parent():
@@ -93,7 +108,7 @@ def test_workers_end_with_a_killed_parent():
 import sys, time; sys.path.insert(0, sys.argv[1])
 from tests.test_loader import *
 if __name__ == "__main__":
-    batches = Batches(range(100), give, 2, 0)
+    batches = numbers(2, 0)
     for step in Loader(batches, MetaBatches("next", batches, None), is_due, 0, 40, 2):
         print("started", flush=True)
         time.sleep(60)
@@ -107,8 +122,3 @@ if __name__ == "__main__":
     parent.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
-
-
-def give(clips: list[int], seed: int) -> torch.Tensor:
-    time.sleep(0.01)
-    return torch.tensor(clips)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.commands import QUICK, kill_all, run, start
 
+pytestmark = pytest.mark.timeout(1200)  # two clusters of Ray one after the other, beside another test process
 SMALL = [*QUICK, "train.steps=12", "train.evaluate_every=6", "train.checkpoint_every=3", "sweep.seeds=2", "sweep.other_seeds=1",
          "sweep.learning_rates=[1e-3]", "sweep.leave_one_out=false", "sweep.progress_every=1"]  # fmt: skip
 
@@ -24,7 +25,7 @@ def rows_of(folder: Path) -> list[dict]:
 
 def wait_for_results(folder: Path, count: int, process: subprocess.Popen) -> None:
     """Until `count` trials have written a row, or the sweep has ended."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while len(list(folder.glob("trials/*/results.parquet"))) < count and process.poll() is None:
         assert time.monotonic() < deadline, (folder.parents[2] / "sweep.out").read_text()
         time.sleep(0.05)
@@ -33,8 +34,10 @@ def wait_for_results(folder: Path, count: int, process: subprocess.Popen) -> Non
 def test_a_killed_sweep_resumes_without_repeating_a_finished_trial(digits_folder, tmp_path):
     folder = tmp_path / "outputs/sweeps/small"
     process = start("sweep", *SMALL, f"data.folder={digits_folder}", "name=small", cwd=tmp_path)
-    wait_for_results(folder, 4, process)
-    kill_all(process)
+    try:
+        wait_for_results(folder, 4, process)
+    finally:
+        kill_all(process)
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/results.parquet")
                 if any(row["status"] == "finished" for row in pq.read_table(path).to_pylist())}  # fmt: skip
     assert finished
@@ -73,9 +76,9 @@ def test_a_diverging_trial_is_recorded_and_the_sweep_goes_on(digits_folder, tmp_
 def test_ctrl_c_saves_what_was_finished(digits_folder, tmp_path):
     folder = tmp_path / "outputs/sweeps/stopped"
     process = start("sweep", *SMALL, f"data.folder={digits_folder}", "name=stopped", cwd=tmp_path)
-    wait_for_results(folder, 3, process)
-    os.kill(process.pid, signal.SIGINT)
     try:
+        wait_for_results(folder, 3, process)
+        os.kill(process.pid, signal.SIGINT)
         assert process.wait(120) == 130, (tmp_path / "sweep.out").read_text()
     finally:
         kill_all(process)

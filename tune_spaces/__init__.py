@@ -1,1 +1,1 @@
-"""What a sweep searches over: pure functions from names to Ray Tune domains and to lists of settings."""
+"""What a sweep searches over: pure functions from names to domains and to lists of settings."""

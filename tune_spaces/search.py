@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from meltr_ray.errors import ConfigError
-from tune_spaces.aid import GRID, SPACE
+from tune_spaces.aid import SPACE
 
 
 def draw(names: list[str], how: str, samples: int, seed: int) -> list[dict[str, Any]]:
@@ -26,11 +26,7 @@ def draw(names: list[str], how: str, samples: int, seed: int) -> list[dict[str, 
         if name not in SPACE:
             raise ConfigError(f"sweep.space={name}: not in the space; use names out of {', '.join(SPACE)}")
     if how == "grid":
-        combinations = itertools.product(*(GRID[name] for name in names))
+        combinations = itertools.product(*(SPACE[name].grid for name in names))
         return [{f"aid.{name}": value for name, value in zip(names, values)} for values in combinations]
-    generator = np.random.RandomState(seed)  # the kind of generator that Tune's domains take
-    return [{f"aid.{name}": _plain(SPACE[name].sample(random_state=generator)) for name in names} for _ in range(samples)]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+    generator = np.random.RandomState(seed)
+    return [{f"aid.{name}": SPACE[name].draw(generator) for name in names} for _ in range(samples)]

@@ -73,17 +73,20 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
     if not workload.defines("predict"):
         return predictions.finite(about | {"metrics": measured(workload, module, found, device)})
     from analysis.predictions import write_page
+    from meltr_ray.results.bootstrap import RESAMPLES
     from meltr_ray.results.bootstrap import intervals as bootstrapped
 
     rows = quietly(module, lambda: workload.predict(module, found, device))
     if workload.defines("report"):
         metrics, intervals, notes = workload.report(rows)
     else:
-        metrics, intervals, notes = workload.measure(rows), bootstrapped(rows, workload.measure), [f"{len(rows)} examples."]
+        metrics, intervals = workload.measure(rows), bootstrapped(rows, workload.measure)
+        notes = [f"{len(rows)} examples.", f"Intervals: {RESAMPLES} bootstrap resamples of what the rows name as their source, else of rows."]
     metrics |= {"score": workload.score(metrics)}
     facts = about | dict(metrics=metrics, intervals=intervals, notes=notes + [f"With {way}." for way in ways])
     target = folder / "predictions" / ",".join([config.split, *(way.removeprefix("task.") for way in ways)])
-    predictions.write(target, workload.title(), rows, workload.pictures(config.split), facts)
+    declared = {**workload.metrics, **workload.reported_metrics}
+    predictions.write(target, workload.title(), rows, workload.pictures(config.split), facts, declared, workload.prediction_columns, workload.prediction_view)
     return predictions.finite(facts | {"page": str(write_page(target))})
 
 

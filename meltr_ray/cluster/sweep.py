@@ -50,6 +50,7 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
             run_trials(comparison(settings, config, rates), folder, config, progress)
     except KeyboardInterrupt:
         interrupted = True
+        results.mark_stopped(folder)
     results.gather(folder)
     describe(folder, config, best_learning_rates(folder), command, ended=now())
     keep_best(folder)

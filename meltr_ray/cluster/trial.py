@@ -18,9 +18,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from meltr_ray.config import Config
+from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
+from meltr_ray.results.columns import Columns
 from meltr_ray.training.loop import Diverged
 
 DRIVER_CPU = 0.01
@@ -84,14 +85,19 @@ def _worker(trial: dict[str, Any]) -> None:
 def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dict[str, Any]], None]) -> None:
     from meltr_ray.training.run import run  # imports DeepSpeed, which reads the ranks that Ray has set by now
 
-    folder = Path(trial["folder"])
+    folder, columns = Path(trial["folder"]), columns_of(config)
 
     def record(row: dict[str, Any]) -> None:
         if rank == 0:
-            results.append(folder, row)
+            results.append(folder, row, columns)
         report({"step": row["step"], "score": row["score"]})
 
     run(config, folder, record, trial["phase"], trial["arm"], trial["test"])
+
+
+def columns_of(config: Config) -> Columns:
+    """Of the results table of a run."""
+    return Columns.of(config.workload.metrics, config.losses.set, recorded(config))
 
 
 def record_failure(trial: dict[str, Any], error: Exception) -> None:
@@ -104,11 +110,11 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     status = "diverged" if isinstance(cause, Diverged) else "failed"
-    row = results.config_row(config) | {key: trial[key] for key in ("arm", "phase")}
+    row = {key: trial[key] for key in ("arm", "phase")}
     row |= {"trial": folder.name, "split": "none", "status": status, "time": datetime.now(timezone.utc)}
     last = str(cause).strip().splitlines() or [type(cause).__name__]
     row |= {"step": rows[-1]["step"] if rows else 0, "error": f"{type(cause).__name__}: {last[0]}"}
-    results.append(folder, row)
+    results.append(folder, row, columns_of(config))
 
 
 def ray_environment() -> dict[str, str]:

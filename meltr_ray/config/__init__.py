@@ -6,7 +6,7 @@ what. Checks run when a configuration object is made, that is on the driver, bef
 
 from meltr_ray.config.losses import LossesConfig
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
-from meltr_ray.config.run import ABOUT_THE_COMMAND, Config, to_flat
+from meltr_ray.config.run import ABOUT_THE_COMMAND, Config, recorded, to_flat, workload_settings
 from meltr_ray.config.sweep import SweepConfig
 from meltr_ray.config.training import EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 from meltr_ray.errors import ConfigError, check, check_at_least, check_choice
@@ -26,5 +26,7 @@ __all__ = [
     "check",
     "check_at_least",
     "check_choice",
+    "recorded",
     "to_flat",
+    "workload_settings",
 ]

@@ -26,18 +26,8 @@ class Config:
     """Folder under which runs and sweeps are written, relative to the working folder."""
     resume: Optional[str] = None
     """Folder of an interrupted run or sweep to go on with, with the settings that it was started with."""
-    source: Optional[str] = None
-    """Folder of the original distribution of a data set; used by prepare.py alone."""
-    checkpoint: Any = None
-    """evaluate.py: folder of a finished run or trial. prepare.py: checkpoint file to import, or a list, `[bert.bin,swin.pth]`, of files that each cover a part of the backbone; with `export`, folder of a run or of an imported checkpoint."""
-    export: Optional[str] = None
-    """File that prepare.py writes the weights of `checkpoint` to, under the names and in the form of the backbone's authors; with `extract`, the folder of the features."""
-    extract: Optional[str] = None
-    """prepare.py: folder of videos, and those below it, whose frame features are taken by the model in `extractor` and written to the folder `export`, where an importer finds them."""
-    extractor: Optional[str] = None
-    """prepare.py: folder of a Hugging Face vision model and its image processor, as `save_pretrained` writes them."""
-    frames_per_second: float = 1.0
-    """prepare.py: frames of a video that `extract` takes features of, a second."""
+    checkpoint: Optional[str] = None
+    """Folder of a finished run or trial that evaluate.py scores."""
     split: str = "validation"
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
     cluster: str = "local"
@@ -84,8 +74,7 @@ class Config:
         called(self.workload, "check", lambda: self.workload.check(self))
 
 
-ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export", "extract", "extractor",
-                     "frames_per_second", "split", "cluster")
+ABOUT_THE_COMMAND = ("name", "output", "resume", "checkpoint", "split", "cluster")
 """Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 
@@ -100,6 +89,11 @@ def to_flat(config: Any) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in workload.aliases}
 
 
+def recorded(config: Any) -> dict[str, Any]:
+    """Those that the results table keeps of a run: not the command's, and not the sweep's, which sweep.json has."""
+    return {key: value for key, value in to_flat(config).items() if key not in ABOUT_THE_COMMAND and not key.startswith("sweep.")}
+
+
 def _flat(config: Any, prefix: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for item in dataclasses.fields(config):
@@ -109,3 +103,9 @@ def _flat(config: Any, prefix: str) -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
+
+
+def workload_settings(config: Config) -> dict[str, Any]:
+    """Those that are the workload's own."""
+    groups = ("workload.", *(f"{group}." for group in config.workload.groups))
+    return {name: value for name, value in to_flat(config).items() if name.startswith(groups)}

@@ -1,52 +1,94 @@
-"""Predictions on disk: a table, a row a query, question or clip, and what was measured of them.
+"""Predictions on disk: a table, a row an example, and what was measured of them.
 
-    predictions.parquet   the rows, in their order; the task in the schema's metadata
-    thumbnails.parquet    pictures of the clips, where the data set has videos
-    metrics.json          metrics, their intervals over videos, and notes
+    predictions.parquet   the rows, in their order, whatever columns they have; title and view in the schema's metadata
+    thumbnails.parquet    pictures of the examples, by `id`, where there are any
+    metrics.json          metrics with their units and labels, their intervals over sources, and notes
+
+Known columns: `id`; `source`, what is drawn anew in an interval (by default the example itself); `correct`, right or not; `quality`,
+larger is better. `view` says how analysis/page/predictions.js shows the others; without one they are a plain table.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from meltr_ray.results.table import write_atomically
+from meltr_ray.storage import put
+from meltr_ray.workload import Metric
 
-_COMMON = {"id": pa.string(), "source": pa.string(), "correct": pa.bool_(), "quality": pa.float64()}
-_QUESTION = {"question_id": pa.string(), "question": pa.string(), "type": pa.string(), "answer": pa.string(),
-             "options": pa.list_(pa.string()), "predicted": pa.string(), "confidence": pa.float64(), "known": pa.bool_()}  # fmt: skip
-COLUMNS = {
-    "retrieval": {"query": pa.string(), "caption_number": pa.int32(), "rank": pa.float64(), "video_rank": pa.float64(),
-                  "top_ids": pa.list_(pa.string()), "top_scores": pa.list_(pa.float64())},
-    "multiple_choice": _QUESTION,
-    "open_ended": _QUESTION,
-    "captioning": {"caption": pa.string(), "references": pa.list_(pa.string()), "log_probability": pa.float64()},
-    "sentiment": {"transcript": pa.string(), "truth": pa.float64(), "predicted": pa.float64()},
-}  # fmt: skip
-"""Task -> columns of its own; those of all tasks: the clip, its source video, right or not, and how good (larger is better)."""
+TABLE, PICTURES, MEASURED = "predictions.parquet", "thumbnails.parquet", "metrics.json"
 
 
-def write(folder: Path, task: str, rows: list[dict[str, Any]], thumbnails: dict[str, bytes], facts: dict[str, Any]) -> None:
-    """Write all three files to temporary names and rename them. Not finite numbers become null in `facts`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema([pa.field(name, kind) for name, kind in (_COMMON | COLUMNS[task]).items()], metadata={"task": task})
-    write_atomically(folder / "predictions.parquet", pa.Table.from_pylist(rows, schema=schema))
-    pictures = pa.table({"id": pa.array(list(thumbnails), pa.string()), "jpeg": pa.array(list(thumbnails.values()), pa.binary())})
-    write_atomically(folder / "thumbnails.parquet", pictures)
-    temporary = folder / f".metrics.json.{os.getpid()}"
-    temporary.write_text(json.dumps(finite({"task": task, "count": len(rows)} | facts), indent=1, ensure_ascii=False))
-    os.replace(temporary, folder / "metrics.json")
+def write(
+    folder: Path,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, bytes],
+    facts: Mapping[str, Any],
+    metrics: Mapping[str, Metric] | None = None,
+    columns: Mapping[str, pa.DataType] | None = None,
+    view: Mapping[str, Any] | None = None,
+) -> None:
+    """Write all three files, each whole or not at all. Not finite numbers become null in `facts`.
+
+    Args:
+        title: what the page is headed by.
+        pictures: `id` -> JPEG.
+        facts: `metrics`, `intervals`, `notes`, `split`, `data`, `checkpoint`, and whatever else is to be kept.
+        metrics: labels and units of the metrics in `facts`.
+        columns: types that can't be seen from the rows, such as that of a column of nulls.
+        view: how the page shows the rows.
+    """
+    metadata = {"version": "2", "title": title, "view": json.dumps(view or {})}
+    table = as_table(rows, columns or {}).replace_schema_metadata(metadata)
+    put(folder / TABLE, lambda file: pq.write_table(table, file))
+    frames = pa.table({"id": pa.array(list(pictures), pa.string()), "jpeg": pa.array(list(pictures.values()), pa.binary())})
+    put(folder / PICTURES, lambda file: pq.write_table(frames, file))
+    known = {"title": title, "count": len(rows), "declared": {name: asdict(metric) for name, metric in (metrics or {}).items()}}
+    put(folder / MEASURED, json.dumps(finite(known | dict(facts)), indent=1, ensure_ascii=False))
+
+
+def as_table(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType]) -> pa.Table:
+    """Rows as they come, with `id` (by default their number) and `source` (by default the id) as text in front.
+
+    A column whose values have no type in common is kept as text: strings as they are, others as JSON.
+    """
+    named = [source_row(number, row) for number, row in enumerate(rows)]
+    names = dict.fromkeys(["id", "source", *(name for row in named for name in row), *types])
+    kinds = {"id": pa.string(), "source": pa.string()} | dict(types)
+    return pa.table({name: _array([row.get(name) for row in named], kinds.get(name)) for name in names})
+
+
+def source_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its `id` and `source` filled in, and `correct` as a truth value."""
+    name, source, correct = str(row.get("id", number)), row.get("source"), finite(row.get("correct"))
+    known = {"correct": None if correct is None else bool(correct)} if "correct" in row else {}
+    return {**row, "id": name, "source": name if source is None else str(source), **known}
+
+
+def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        if kind is not None:
+            raise
+        return pa.array([value if value is None or isinstance(value, str) else json.dumps(finite(value), default=str) for value in values],
+                        pa.string())  # fmt: skip
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for numbers that JSON doesn't have."""
-    if isinstance(value, dict):
+    """`value` with None for numbers that JSON doesn't have, and Python's numbers for NumPy's."""
+    if isinstance(value, Mapping):
         return {name: finite(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(each) for each in value]
+    if hasattr(value, "item") and getattr(value, "size", None) == 1:
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

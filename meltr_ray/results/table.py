@@ -1,14 +1,13 @@
-"""The results table: one row a trial and evaluation; its schema, its atomic writer and its reader.
+"""The results table: one row a trial and evaluation; its writer and its reader (columns.py says what stands in it).
 
 The table is the record of a sweep: schedulers, resuming and analysis read it and nothing else. Each trial owns one small
-Parquet file, `<sweep>/trials/<trial>/results.parquet`, rewritten to a temporary name and renamed, so that a reader never
-sees half a row and two trials never wait for each other. `<sweep>/results.parquet` gathers them.
+Parquet file, `<sweep>/trials/<trial>/results.parquet`, replaced as a whole at each row, so that a reader never sees half a row
+and two trials never wait for each other. `<sweep>/results.parquet` gathers them.
 """
 
 from __future__ import annotations
 
-import json
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FILE = "results.parquet"
-FINAL = ("finished", "diverged", "failed")
-"""Statuses of a trial that has ended. A resumed sweep runs a failed one again, whatever stopped it may be mended, but not a
-diverged one, which would only diverge again."""
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.results import migration
+from meltr_ray.results.columns import VERSION, Columns, conform, unify
+from meltr_ray.storage import put
 
-def config_row(config) -> dict[str, Any]:
-    from meltr_ray.config import ABOUT_THE_COMMAND, to_flat
-    return {f"setting.{k}": (json.dumps(v) if isinstance(v, (list, dict)) else v) for k, v in to_flat(config).items() if k not in ABOUT_THE_COMMAND and not k.startswith("sweep.")}
+FILE = "results.parquet"
+STATUSES = ("failed", "diverged", "finished", "stopped", "running")
+"""The status of a trial is the gravest of its rows, which is the first here."""
+FINAL = ("finished", "diverged")
+"""Statuses that a resumed sweep leaves as they are. A stopped trial goes on, and so does a failed one, whatever stopped it may be
+mended; a diverged one would only diverge again."""
 
 
 @dataclass
@@ -49,45 +51,84 @@ class RunningMeans:
         return {name: total / self.counts[name] for name, total in self.sums.items()} | {"solver_outcome": self.outcome}
 
 
-def write_atomically(path: Path, table: pa.Table) -> None:
-    """Write Parquet to a temporary name beside `path`, flush it to disk and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as file:
-        pq.write_table(table, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def append(folder: Path, row: dict[str, Any], columns: Columns) -> None:
+    """Add one row to the table of the trial in `folder`, in place of rows that it makes void; the settings are filled in.
 
-
-def append(folder: Path, row: dict[str, Any]) -> None:
-    """Add one row to the table of the trial in `folder`, in place of rows that it makes void.
-
-    A resumed trial repeats evaluations: a row replaces that of the same step and split, and that of an earlier failure.
+    A resumed trial repeats evaluations: a row replaces that of the same step and split, and that of an earlier failure; a trial
+    that was stopped runs again.
 
     Raises:
-        KeyError: the row has a column that the schema does not know.
+        KeyError: the row has a column that the run does not declare.
     """
+    unknown = set(row) - set(columns.schema.names)
+    if unknown:
+        raise KeyError(f"columns that the run does not declare: {', '.join(sorted(unknown))}")
     path = Path(folder) / FILE
-    rows = pq.read_table(path).to_pylist() if path.exists() else []
-    rows = [old for old in rows if old["status"] != "failed" and (old["step"], old["split"]) != (row["step"], row["split"])]
-    write_atomically(path, pa.Table.from_pylist([{k: r.get(k) for k in dict.fromkeys([*row, *(rows[0] if rows else [])])} for r in [*rows, row]]))
+    new = pa.Table.from_pylist([columns.constant | row], schema=columns.schema)
+    old = load(path) if path.exists() else new.schema.empty_table()
+    kept = [each | ({"status": "running"} if each["status"] == "stopped" else {}) for each in old.to_pylist()
+            if each["status"] != "failed" and (each["step"], each["split"]) != (row["step"], row["split"])]  # fmt: skip
+    write(path, join([pa.Table.from_pylist(kept, schema=old.schema), new]))
+
+
+def load(path: Path) -> pa.Table:
+    """A table of this version, whatever version the file has.
+
+    Raises:
+        ConfigError: it is damaged, or of a version to come.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(f"table={path}: can't be read as Parquet ({str(error).splitlines()[0]}); restore it, or delete it to run its trial again") from error
+    version = (table.schema.metadata or {}).get(b"version", b"1").decode()
+    check(version in ("1", VERSION), "table", path, f"has version {version}, and this is a reader of {VERSION}; use the project's newer code")
+    return migration.migrate_table(table) if version == "1" else table
+
+
+def write(path: Path, table: pa.Table) -> None:
+    put(path, lambda file: pq.write_table(table, file))
+
+
+def join(tables: Iterable[pa.Table]) -> pa.Table:
+    """All rows, with the columns of all."""
+    tables = list(tables)
+    schema = unify(table.schema for table in tables)
+    return pa.concat_tables([schema.empty_table(), *(conform(table, schema) for table in tables)])
 
 
 def read_trial(folder: Path) -> list[dict[str, Any]]:
     """Rows of one trial, oldest first; empty where it has written none."""
     path = Path(folder) / FILE
-    return pq.read_table(path).to_pylist() if path.exists() else []
+    return load(path).to_pylist() if path.exists() else []
+
+
+def status_of(statuses: Iterable[str]) -> str:
+    """The status of a trial from those of its rows."""
+    seen = set(statuses)
+    return next((status for status in STATUSES if status in seen), "running")
 
 
 def is_final(folder: Path) -> bool:
     """Whether a resumed sweep leaves the trial in `folder` as it is."""
-    return any(row["status"] in ("finished", "diverged") for row in read_trial(folder))
+    return any(row["status"] in FINAL for row in read_trial(folder))
+
+
+def mark_stopped(sweep: Path) -> list[str]:
+    """After Ctrl-C: trials of `sweep` that were running are `stopped`, by their last row. Returns their names."""
+    stopped = []
+    for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")):
+        table = load(path)
+        rows = table.to_pylist()
+        if rows and status_of(row["status"] for row in rows) == "running":
+            rows[-1]["status"] = "stopped"
+            write(path, pa.Table.from_pylist(rows, schema=table.schema))
+            stopped.append(path.parent.name)
+    return stopped
 
 
 def gather(sweep: Path) -> pa.Table:
     """Join the tables of all trials of `sweep` into `<sweep>/results.parquet` and return it; works on a running sweep."""
-    parts = sorted(Path(sweep).glob(f"trials/*/{FILE}"))
-    table = pa.concat_tables([pq.read_table(part) for part in parts] or [pa.table({'phase': pa.array([], pa.string())})], promote_options='permissive')
-    write_atomically(Path(sweep) / FILE, table)
+    table = join(load(path) for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")))
+    write(Path(sweep) / FILE, table)
     return table

@@ -16,13 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from meltr_ray.config import ABOUT_THE_COMMAND, Config, to_flat
+from meltr_ray.config import Config, recorded
 from meltr_ray.errors import ConfigError
+from meltr_ray.storage import put, put_by_path
 from meltr_ray.workload import Workload
 
 MARKER = "COMPLETE"
 KEEP = 2
-MAY_CHANGE = (*ABOUT_THE_COMMAND, "train.threads", "train.max_failures", "train.loader_workers", "train.prefetch")
+MAY_CHANGE = ("train.threads", "train.max_failures", "train.loader_workers", "train.prefetch")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 
@@ -38,12 +39,12 @@ def save(root: Path, step: int, rank: int, shared: dict[str, Tensor], own: dict[
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     barrier()
-    _save_tensors(own, temporary / f"rank-{rank}.safetensors")
+    save_tensors(temporary / f"rank-{rank}.safetensors", own)
     barrier()
     if rank == 0:
-        _save_tensors(shared, temporary / "shared.safetensors")
-        _write(temporary / "facts.json", json.dumps(facts, indent=1))
-        _write(temporary / MARKER, "")
+        save_tensors(temporary / "shared.safetensors", shared)
+        put(temporary / "facts.json", json.dumps(facts, indent=1))
+        put(temporary / MARKER, "")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         for old in _complete(root)[:-KEEP]:
@@ -90,15 +91,24 @@ def check_fingerprint(workload: Workload, known: dict[str, str]) -> None:
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings that a checkpoint belongs to, as JSON has them."""
-    flat = {k: v for k, v in to_flat(config).items() if k not in MAY_CHANGE and not k.startswith("sweep.")}
+    flat = {k: v for k, v in recorded(config).items() if k not in MAY_CHANGE}
     return json.loads(json.dumps(flat))
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write weights alone, atomically; `facts` go into the file's own metadata."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    _save_tensors(weights, temporary, {"facts": json.dumps(facts)})
-    os.replace(temporary, path)
+    save_tensors(path, weights, {"facts": json.dumps(facts)})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all; of tensors that share memory, which it refuses, all but the first are copied."""
+    apart, held = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in held else tensor
+        held.add(memory)
+    put_by_path(path, lambda temporary: save_file(apart, temporary, metadata))
 
 
 def weights_facts(path: Path) -> dict[str, Any]:
@@ -111,14 +121,3 @@ def _complete(root: Path) -> list[Path]:
     return sorted(folder for folder in root.glob("step-*") if (folder / MARKER).exists())
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path, metadata)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _write(path: Path, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from meltr_ray.combining.named import WAYS
-from meltr_ray.config import Config
+from meltr_ray.config import Config, workload_settings
 from meltr_ray.config.declared import NAME
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
@@ -41,18 +41,19 @@ def check_all(configs: Iterable[Config]) -> None:
         ConfigError: names the workload or the setting, and the mend.
     """
     seen: list[tuple[Any, frozenset[str]]] = []
-    sizes: list[tuple[Workload, dict[str, int]]] = []
+    sizes: list[tuple[dict[str, Any], dict[str, int]]] = []
     for config in configs:
-        known = next((found for workload, found in sizes if workload == config.workload), None)
+        settings = workload_settings(config)
+        known = next((found for other, found in sizes if other == settings), None)
         if known is None:
             known = {split: len(examples(config.workload, split)) for split in SPLITS}
-            sizes.append((config.workload, known))
+            sizes.append((settings, known))
             check_said(config.workload)
         for split in ["train"] + ["meta"] * config.draws_from_meta:
             check_enough(config.workload, split, known[split], config.train.batch_size, max(1, config.train.num_workers))
         check(known["validation"] > 0, "workload", config.workload.source, "has no validation example; return some from examples('validation')")
         deepspeed_settings(config)
-        key, losses = (config.workload, config.tuning, config.engine.zero_stage == 3, config.combiner.name), frozenset(config.losses.set)
+        key, losses = (settings, config.tuning, config.engine.zero_stage == 3, config.combiner.name), frozenset(config.losses.set)
         if any(key == other and losses <= already for other, already in seen):
             continue
         seen.append((key, losses))

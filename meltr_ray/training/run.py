@@ -11,7 +11,6 @@ import torch
 from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import Way
 from meltr_ray.config import Config
-from meltr_ray.results import table as results
 from meltr_ray.results.table import RunningMeans
 from meltr_ray.training import checkpoint, memory
 from meltr_ray.training.batches import Batches, MetaBatches
@@ -90,10 +89,9 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
 
 def _row(config: Config, facts: dict[str, str], engine: Engine, way: Way, progress: Progress, split: str, status: str,
          metrics: dict[str, float]) -> dict[str, Any]:  # fmt: skip
-    """A row of the results table."""
+    """A row of the results table, but for the settings."""
     return (
-        results.config_row(config)
-        | facts
+        facts
         | {"split": split, "status": status, "step": progress.step, "best_step": progress.best_step}
         | {"time": datetime.now(timezone.utc), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
         | {"peak_memory_bytes": memory.peak_bytes(engine.device), "meta_steps": way.num_steps}

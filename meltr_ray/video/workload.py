@@ -72,6 +72,22 @@ class Video(Workload):
         return self._task.METRICS
 
     @property
+    def reported_metrics(self) -> dict[str, Metric]:
+        return getattr(self._task, "REPORTED", {})
+
+    @property
+    def prediction_columns(self) -> dict[str, Any]:
+        from meltr_ray.video.tasks.views import COLUMNS
+
+        return COLUMNS[self.task.name]
+
+    @property
+    def prediction_view(self) -> dict[str, Any]:
+        from meltr_ray.video.tasks.views import VIEWS
+
+        return VIEWS[self.task.name]
+
+    @property
     def encoders(self) -> tuple[tuple[str, ...], ...]:
         return self.backbone.encoders
 

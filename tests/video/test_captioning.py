@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from meltr_ray.config import DataConfig, TaskConfig, UniVLConfig, losses_of
-from meltr_ray.video.backbones.univl.losses import UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.named import losses_of
+from meltr_ray.video.backbones.univl.inputs import UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.vocabulary import SPECIAL, Vocabulary
 from meltr_ray.video.tasks import captioning
+from meltr_ray.video.tasks.settings import TaskConfig
+from tests.video.settings import vector
 
 WORDS = ["zero", "one", "two"]
 CAPTIONS = ["zero one", "one two zero", "two", "two two one zero", "zero", "one one"]
@@ -155,7 +160,7 @@ def test_no_caption_leaks_into_what_it_is_generated_from(vocabulary):
     assert vocabulary.decode(batch.context_ids[0].tolist()) == "two one"
     model, batch = make_model(vocabulary).float(), inputs.batch(clips, 0)
     wrong = replace(batch, text_ids=batch.text_ids.flip(0), masked_text_ids=batch.masked_text_ids.flip(0))
-    before, after = (model(b, ("caption", "masked_caption", "masked_language")) for b in (batch, wrong))
+    before, after = (vector(model(b, ("caption", "masked_caption", "masked_language"))) for b in (batch, wrong))
     assert torch.equal(before[:2], after[:2]) and before[2] != after[2]
 
 
@@ -183,7 +188,7 @@ PASSES = {  # names -> calls of: text, visual and cross encoder, decoder; rows o
 @pytest.mark.parametrize("names", PASSES, ids="+".join)
 def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary, names):
     model, batch = make_model(vocabulary).float(), make_inputs(vocabulary).batch(make_clips(), 0)
-    full = dict(zip(TASK.loss_set, model(batch).tolist()))
+    full = {name: loss.item() for name, loss in model(batch).items()}
     backbone, calls, rows = model.backbone, Counter(), Counter()
 
     def count(module, inputs, output):
@@ -193,7 +198,8 @@ def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary,
     modules = (backbone.bert, backbone.visual, backbone.cross, backbone.decoder)
     for module in modules:
         module.register_forward_hook(count)
-    assert model(batch, names).tolist() == pytest.approx([full[name] for name in names], rel=1e-5)
+    assert list(full) == TASK.loss_set
+    assert vector(model(batch, names)).tolist() == pytest.approx([full[name] for name in names], rel=1e-5)
     assert (*(calls[module] for module in modules), rows[backbone.bert], rows[backbone.cross]) == PASSES[names]
 
 
@@ -203,7 +209,7 @@ def test_an_overfitted_model_says_its_captions(vocabulary):
     adam = torch.optim.Adam(model.parameters(), lr=5e-3)
     for seed in range(120):
         adam.zero_grad()
-        model(inputs.batch(clips, seed), ("caption",)).sum().backward()
+        model(inputs.batch(clips, seed), ("caption",))["caption"].backward()
         adam.step()
     rows = captioning.predict(model.eval(), clips, inputs, "cpu", TASK)
     assert [row["caption"] for row in rows] == CAPTIONS

@@ -113,7 +113,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from meltr_ray.config import ConfigError
-from meltr_ray.data import shards
+from meltr_ray.video.clips import shards
 from meltr_ray.video.clips.new_folder import new_folder
 from meltr_ray.video.clips.clip import Clip
 

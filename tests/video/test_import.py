@@ -15,20 +15,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from meltr_ray.config import AllInOneConfig, Config, ConfigError, TuningConfig, UniVLConfig, VioletConfig
+from meltr_ray.config import ConfigError, TuningConfig
 from meltr_ray.config import file as config_file
 from meltr_ray.training import checkpoint
 from meltr_ray.training.tuning import merge, prepare_for_tuning
 from meltr_ray.video.backbones.allinone.model import HEADS, AllInOne
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.backbones.violet.losses import VioletLosses
 from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.checkpoints import official
-from meltr_ray.video.checkpoints.exports import WRAPPERS, export_checkpoint
+from meltr_ray.video.checkpoints.exports import export_checkpoint
 from meltr_ray.video.checkpoints.imports import import_checkpoint
 from meltr_ray.video.checkpoints.start import check_start, load_start
 from tests.commands import run
 from tests.video import test_allinone, test_univl, test_violet
+from tests.video.settings import video_config
 from workloads import cli, prepare
 
 WORDS = 31
@@ -74,7 +78,7 @@ def message_of(call) -> str:
 @pytest.mark.parametrize("name", MODELS)
 def test_imported_started_from_and_exported_weights_are_those_of_the_file(name, tmp_path):
     theirs, ours = drawn(MODELS[name]), drawn(MODELS[name], seed=1)
-    wrapper = WRAPPERS[theirs.config.name]
+    wrapper = theirs.config.naming().wrapper
     file = write(theirs.state_dict(), tmp_path / "theirs.bin", wrapper)
     facts = import_checkpoint([file], tmp_path / "imported", theirs.config)
     assert facts["missing"] == facts["not_used"] == facts["fitted"] == []
@@ -330,8 +334,8 @@ def test_a_start_that_does_not_fit_is_refused_before_any_weight_is_read(tmp_path
 
 
 def test_the_best_weights_of_a_run_are_exported(tmp_path):
-    config = Config(backbone=VioletConfig(cross_layers=1, swin_depths=[1, 1]))
-    model = VioletLosses(drawn(lambda: Violet(config.backbone, WORDS)), config.task)
+    config = video_config(backbone=VioletConfig(cross_layers=1, swin_depths=[1, 1]))
+    model = VioletLosses(drawn(lambda: Violet(config.workload.backbone, WORDS)), config.workload.task)
     config_file.write(tmp_path / "run/config.yaml", config)
     checkpoint.save_weights(tmp_path / "run/best.safetensors", dict(model.named_parameters()) | dict(model.named_buffers()), {})
     assert export_checkpoint(tmp_path / "run", tmp_path / "ours.pt") == []
@@ -345,8 +349,8 @@ def test_the_best_weights_of_a_run_are_exported(tmp_path):
 def test_weights_trained_by_lora_are_exported_as_those_of_their_layers(tmp_path):
     """Against peft's own merging."""
     tuning = TuningConfig(lora=["query", "value"], lora_rank=3, lora_alpha=5.0)
-    config = Config(backbone=VioletConfig(cross_layers=1), tuning=tuning)
-    model = VioletLosses(drawn(lambda: Violet(config.backbone, WORDS)), config.task)
+    config = video_config(backbone=VioletConfig(cross_layers=1), tuning=tuning)
+    model = VioletLosses(drawn(lambda: Violet(config.workload.backbone, WORDS)), config.workload.task)
     prepare_for_tuning(model, config)
     for name, p in model.named_parameters():
         if ".lora_B." in name:
@@ -411,18 +415,15 @@ def test_importing_and_starting_take_a_third_more_memory_than_the_file_at_most(t
     """In a process of its own, after a small one has loaded what must be loaded: 140 MB."""
     sizes = dict(size="tiny", hidden_size=384, num_heads=6, feed_forward_size=1536, text_layers=8, visual_layers=6)
     program = f"""
-import re, sys, torch
+import re, sys
 from pathlib import Path
 from meltr_ray.video.checkpoints.imports import import_checkpoint
 from meltr_ray.video.checkpoints.start import load_start
 from meltr_ray.video.backbones.univl.model import UniVL
-from meltr_ray.config import UniVLConfig
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 sizes, folder = {sizes}, Path({str(tmp_path)!r})
-if sys.argv[1] == "make":
-    torch.save(UniVL(UniVLConfig(**sizes), 3000, 64).state_dict(), folder / "big.bin")
-    torch.save(UniVL(UniVLConfig(), 31, 64).state_dict(), folder / "small.bin")
 for name, config in ("small", UniVLConfig()), ("big", UniVLConfig(**sizes)):
     config.weights = str(folder / f"{{name}}-imported")
     before = peak()
@@ -432,8 +433,10 @@ for name, config in ("small", UniVLConfig()), ("big", UniVLConfig(**sizes)):
         load_start(UniVL(config, 31 if name == "small" else 3000, 64), config, 31 if name == "small" else 3000)
 print(peak() - before)
 """
+    torch.save(UniVL(UniVLConfig(**sizes), 3000, 64).state_dict(), tmp_path / "big.bin")
+    torch.save(UniVL(UniVLConfig(), 31, 64).state_dict(), tmp_path / "small.bin")
     done = {}
-    for step in ("make", "import", "start"):
+    for step in ("import", "start"):
         process = subprocess.run([sys.executable, "-c", program, step], capture_output=True, text=True, check=True,
                                  cwd=Path(__file__).parents[2])  # fmt: skip
         done[step] = int(process.stdout)

@@ -10,14 +10,21 @@ import h5py
 import numpy as np
 import pytest
 
-from meltr_ray.config import ConfigError, DataConfig, TaskConfig, UniVLConfig, losses_of
-from meltr_ray.video.backbones.univl.losses import AudioScale, UniVLInputs, UniVLLosses
+from meltr_ray.config import ConfigError
+from meltr_ray.video.backbones.named import losses_of
+from meltr_ray.video.backbones.univl.features import AudioScale
+from meltr_ray.video.backbones.univl.inputs import UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.clips.answers import build_answers
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.clips.vocabulary import SPECIAL, Vocabulary, build_vocabulary
 from meltr_ray.video.datasets.importers.files import read_csv
 from meltr_ray.video.datasets.prepare import import_data, prepare
+from meltr_ray.video.tasks.settings import TaskConfig
+from tests.video.settings import vector
 from tests.video.test_importers import clips_of, left_out, make_features, make_video, quiet, write_table
 
 IDS = [f"video{number}" for number in range(8)]
@@ -332,7 +339,7 @@ def test_utterances_without_words_are_rated(tmp_path):
     inputs = UniVLInputs(vocabulary, DataConfig(max_words=6, max_frames=4), task, feature_size=3, audio=AudioScale.of(clips))
     config = UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=16)
     losses = UniVLLosses(UniVL(config, len(vocabulary), 3, "sentiment", audio_size=2), task)
-    assert losses(inputs.batch(clips, seed=0)).isfinite().all() and losses.rate(inputs.evaluation(clips)).isfinite().all()
+    assert vector(losses(inputs.batch(clips, seed=0))).isfinite().all() and losses.rate(inputs.evaluation(clips)).isfinite().all()
 
 
 def test_too_few_videos_say_how_many_were_left_out_and_why(tmp_path):

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,10 +55,11 @@ def make_features(folder: Path, ids: list[str], rows: int = 3, size: int = 4, **
     np.savez(folder / "features.npz", **(values | changed))
 
 
-def make_video(path: Path, sizes: tuple[int, int] = (64, 48), times: list[int] | None = None, rotation: int = 0) -> None:
-    """mpeg4 of noise; `times`: the frames' times in tenths of a second."""
+def make_video(path: Path, sizes: tuple[int, int] = (64, 48), times: list[int] | None = None, rotation: int = 0,
+               codec: str = "mpeg4") -> None:  # fmt: skip
+    """Of noise; `times`: the frames' times in tenths of a second."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
+        stream = container.add_stream(codec, rate=10)
         stream.width, stream.height = sizes
         stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, 10)
         stream.codec_context.time_base = Fraction(1, 10)
@@ -85,13 +87,28 @@ def make_sound(path: Path) -> None:
         container.mux(stream.encode())
 
 
+@pytest.fixture(scope="module", params=[pytest.param("real", marks=real_data), "ours"])
+def videos(request, tmp_path_factory) -> Callable[[str], Path]:
+    """From a name to its H.264, in Matroska of sign language or in MP4 of MSR-VTT; ours are small ones of noise."""
+    if request.param == "real":
+        return lambda name: (CLIPS if name.startswith("asl_") else MSRVTT_CLIPS) / name
+    folder = tmp_path_factory.mktemp("ours")
+
+    def ours(name: str) -> Path:
+        if not (folder / name).exists():
+            make_video(folder / name, times=list(range(80)), codec="libx264")
+        return folder / name
+
+    return ours
+
+
 @pytest.fixture(scope="module")
-def odd_videos(tmp_path_factory) -> Path:
+def odd_videos(videos, tmp_path_factory) -> Path:
     """Videos good and bad, ten clips in all that are good, and what was imported of them."""
     source = tmp_path_factory.mktemp("odd")
     for name in ("again", "bird", "book", "brother", "eat"):
-        shutil.copy(CLIPS / f"asl_{name}.mkv", source)
-    mkv, mp4 = (CLIPS / "asl_again.mkv").read_bytes(), (MSRVTT_CLIPS / "video24.mp4").read_bytes()
+        shutil.copy(videos(f"asl_{name}.mkv"), source)
+    mkv, mp4 = videos("asl_again.mkv").read_bytes(), videos("video24.mp4").read_bytes()
     (source / "zero.mp4").touch()
     (source / "cut.mkv").write_bytes(mkv[: len(mkv) // 2])
     (source / "cut.mp4").write_bytes(mp4[: len(mp4) // 2])
@@ -104,16 +121,16 @@ def odd_videos(tmp_path_factory) -> Path:
     make_video(source / "rate.mkv", times=[0, 1, 2, 9, 40, 41])
     rows = [dict(video=path.name, caption=f"caption of {path.name}") for path in sorted(source.iterdir())]
     write_table(source, [*rows, dict(video="absent", caption="no such video"), dict(video="one.mp4", caption=" ")])
-    shutil.copy(CLIPS / "asl_yes.mkv", source / "unnamed.mkv")
+    shutil.copy(videos("asl_yes.mkv"), source / "unnamed.mkv")
     return source
 
 
-@real_data
-def test_bad_videos_are_left_out_with_a_reason_and_odd_ones_are_kept_as_they_were(odd_videos, tmp_path):
+def test_bad_videos_are_left_out_with_a_reason_and_odd_ones_are_kept_as_they_were(request, odd_videos, tmp_path):
     lines: list[str] = []
     manifest = import_data("videos", odd_videos, tmp_path / "clips", lines.append)
     reasons, clips = left_out(tmp_path / "clips"), clips_of(tmp_path / "clips")
-    expected = {"zero": "video has no bytes", "cut": "video can't be decoded", "cut.mp4": "video can't be decoded", "text": "video can't be decoded",
+    cut = {"real": "video can't be decoded", "ours": "video is truncated"}[request.node.callspec.params["videos"]]
+    expected = {"zero": "video has no bytes", "cut": cut, "cut.mp4": "video can't be decoded", "text": "video can't be decoded",
                 "codec": "video has an unknown codec", "sound": "video holds no video", "absent": "no video",
                 "unnamed.mkv": "no clip names this video"}  # fmt: skip
     assert {name: reason.split(" (")[0] for name, reason in reasons.items()} == expected
@@ -131,55 +148,86 @@ def test_bad_videos_are_left_out_with_a_reason_and_odd_ones_are_kept_as_they_wer
             assert clip.id != "turned" or shape[1:3] == (64, 48)  # upright
 
 
-@real_data
-def test_a_truncated_video_is_seen_wherever_it_ends(tmp_path):
+def test_a_truncated_video_is_seen_wherever_it_ends(videos, tmp_path):
     fast = tmp_path / "fast.mp4"  # its index first, so that it opens without its end
-    with av.open(str(MSRVTT_CLIPS / "video7011.mp4")) as whole, av.open(str(fast), "w", options={"movflags": "faststart"}) as copy:
+    with av.open(str(videos("video7011.mp4"))) as whole, av.open(str(fast), "w", options={"movflags": "faststart"}) as copy:
         stream = copy.add_stream_from_template(whole.streams.video[0])
         for packet in whole.demux(video=0):
             if packet.dts is not None:
                 packet.stream = stream
                 copy.mux(packet)
-    for path in (fast, MSRVTT_CLIPS / "video7010.mp4", CLIPS / "asl_book.mkv"):
+    for path in (fast, videos("video7010.mp4"), videos("asl_book.mkv")):
         content = path.read_bytes()
         assert not probe(content).unreadable
         for share in (0.01, 0.3, 0.6, 0.85):
             assert probe(content[: int(share * len(content))]).unreadable, (path.name, share)
 
 
-IMPORTS = [("videos", "held_out", CLIPS, 20), ("videos", "overfit", CLIPS, 80), ("msrvtt_clips", "held_out", MSRVTT_CLIPS, 14),
-           ("msrvtt", "full", SHARED / "msrvtt", 796)]  # fmt: skip
+def test_a_video_that_ends_within_its_first_frame_holds_none(tmp_path):
+    make_video(tmp_path / "whole.mkv", codec="libx264")
+    with av.open(str(tmp_path / "whole.mkv")) as container:
+        first = next(container.demux(video=0))
+    content = (tmp_path / "whole.mkv").read_bytes()[: first.pos + first.size // 2]
+    assert probe(content).unreadable == "holds no video frame"
 
 
-@pytest.fixture(scope="module")
-def imported_twice(tmp_path_factory) -> tuple[Path, Path]:
-    """All of IMPORTS, by this process and by another one (whose strings have other hashes)."""
+def write_sources(folder: Path) -> Path:
+    """Small ones of ours with the names of the real ones: ten videos with captions, with questions, and features in three splits."""
+    ids = [f"video{at}" for at in range(10)]
+    for name in ("clips", "msrvtt_clips", "msrvtt"):
+        (folder / name).mkdir()
+    for at, name in enumerate(ids):
+        make_video(folder / "clips" / f"{name}.mp4", times=list(range(at + 2)))
+        shutil.copy(folder / "clips" / f"{name}.mp4", folder / "msrvtt_clips")
+    rows = [dict(file=f"{name}.mp4", label=f"noise number {at % 5} of ten", caption=None) for at, name in enumerate(ids)]
+    (folder / "clips" / "captions.json").write_text(json.dumps(rows))
+    rows = [dict(video_id=name, captions=[f"noise {at}", f"no {at}"], category=at,
+                 qa=[dict(question="what is it?", answer=f"number {at}", qid=at)]) for at, name in enumerate(ids)]  # fmt: skip
+    (folder / "msrvtt_clips" / "clips.json").write_text(json.dumps(rows))
+    annotation = dict(videos=[dict(video_id=name, url=f"of {at // 2}", category=at) for at, name in enumerate(ids)],
+                      sentences=[dict(video_id=name, sen_id=-at, caption=f"noise {at}") for at, name in enumerate(ids * 3)])  # fmt: skip
+    (folder / "msrvtt" / "MSRVTT_data.json").write_text(json.dumps(annotation))
+    (folder / "msrvtt" / "split.json").write_text(json.dumps(dict(train=ids[:7], val=ids[7:])))
+    make_features(folder / "msrvtt", ids)
+    return folder
+
+
+IMPORTS = [("videos", "held_out", "clips"), ("videos", "overfit", "clips"), ("msrvtt_clips", "held_out", "msrvtt_clips"),
+           ("msrvtt", "full", "msrvtt")]  # fmt: skip
+ROWS = {"real": (20, 80, 14, 796), "ours": (10, 40, 10, 10)}
+
+
+@pytest.fixture(scope="module", params=[pytest.param("real", marks=real_data), "ours"])
+def imported_twice(request, tmp_path_factory) -> tuple[str, Path, Path, Path]:
+    """Whose, where they come from, and all of IMPORTS by this process and by another one (whose strings have other hashes)."""
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
-    arguments = [[name, str(source), f"{name}_{variant}", variant] for name, variant, source, _ in IMPORTS]
+    sources = SHARED if request.param == "real" else write_sources(tmp_path_factory.mktemp("sources"))
+    arguments = [[name, str(sources / source), f"{name}_{variant}", variant] for name, variant, source in IMPORTS]
     script = "import json, sys; from pathlib import Path; from meltr_ray.video.datasets.prepare import import_data; " \
              "[import_data(n, Path(s), Path(sys.argv[1]) / f, print, v) for n, s, f, v in json.loads(sys.argv[2])]"  # fmt: skip
     other = subprocess.Popen([sys.executable, "-c", script, str(there), json.dumps(arguments)], cwd=ROOT, stdout=subprocess.DEVNULL)
     for name, source, folder, variant in arguments:
         import_data(name, Path(source), here / folder, quiet, variant)
     assert other.wait() == 0
-    return here, there
+    return request.param, sources, here, there
 
 
-@real_data
-@pytest.mark.parametrize("name, variant, source, rows", IMPORTS)
-def test_two_imports_of_real_data_are_equal_byte_for_byte(imported_twice, name, variant, source, rows):
-    here, there = (folder / f"{name}_{variant}" for folder in imported_twice)
+@pytest.mark.parametrize("at", range(len(IMPORTS)), ids=[f"{name}-{variant}" for name, variant, _ in IMPORTS])
+def test_two_imports_of_real_data_are_equal_byte_for_byte(imported_twice, at):
+    whose, _, *both = imported_twice
+    name, variant, _ = IMPORTS[at]
+    here, there = (folder / f"{name}_{variant}" for folder in both)
     manifest = store.check_folder(here)
     files = sorted(path.name for path in there.iterdir())
     assert {"manifest.json", "left_out.csv", "vocabulary.txt", "train-00000.parquet"} <= set(files)
     assert all((here / file).read_bytes() == (there / file).read_bytes() for file in files)
-    assert sum(manifest["rows"].values()) == manifest["media"]["features" if name == "msrvtt" else "video"] == rows
+    assert sum(manifest["rows"].values()) == manifest["media"]["features" if name == "msrvtt" else "video"] == ROWS[whose][at]
 
 
-@real_data
 def test_real_clips_have_their_official_questions(imported_twice):
-    official = {clip["video_id"]: clip for clip in json.loads((MSRVTT_CLIPS / "clips.json").read_text())}
-    for clip in clips_of(imported_twice[0] / "msrvtt_clips_held_out").values():
+    _, sources, here, _ = imported_twice
+    official = {clip["video_id"]: clip for clip in json.loads((sources / "msrvtt_clips" / "clips.json").read_text())}
+    for clip in clips_of(here / "msrvtt_clips_held_out").values():
         asked = [question for question in clip.questions if question.right is None and question.kind != "category"]
         assert [question.answer for question in asked] == [asked["answer"] for asked in official[clip.id]["qa"]]
         assert clip.questions[0].answer == CATEGORIES[official[clip.id]["category"]]

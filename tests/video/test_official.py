@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save_file
 
 from meltr_ray.config import ConfigError
-from meltr_ray.video.backbones.allinone import model as allinone
 from meltr_ray.video.backbones.allinone.model import AllInOne
 from meltr_ray.video.checkpoints import official
 from tests.video import test_allinone, test_univl
@@ -48,7 +47,7 @@ def check_equal(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> 
 def test_export_and_read_give_the_same_weights(backbone, tmp_path):
     make, wrapper = MODELS[backbone]
     model = make()
-    official.export(model, tmp_path / "out.bin", wrapper)
+    official.save(model.state_dict(), tmp_path / "out.bin", wrapper)
     state = official.read(tmp_path / "out.bin")
     official.match(state, model)
     check_equal(state, model.state_dict())
@@ -179,7 +178,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 def test_a_checkpoint_of_another_backbone_size_or_vocabulary_is_refused():
     model = AllInOne(test_allinone.toy_config(), 31)
-    lists = (allinone.MAY_BE_MISSING, allinone.MAY_BE_UNEXPECTED)
+    names = model.config.naming()
+    lists = (names.may_be_missing, names.may_be_unexpected)
     univl = test_univl.toy_univl(test_univl.toy_config()).state_dict()
     wide = AllInOne(test_allinone.toy_config(hidden_size=32), 31).state_dict()
     deep = AllInOne(test_allinone.toy_config(num_layers=4), 31).state_dict()
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_backbone_size_or_vocabulary_is_refused():
     assert "transformer.dist_token" in message_of(lambda: official.match(distilled, model, *lists))
     assert "holds 40 words and the model's vocabulary 31" in message_of(lambda: official.match(words, model, *lists))
     assert "temporal_embed (1, 2, 16) for (1, 3, 16)" in message_of(lambda: official.match(frames, model, *lists))
-    official.match(allinone.fit_positions(frames, model), model, *lists)
+    official.match(names.fit_start(frames, model), model, *lists)
 
 
 def test_only_listed_entries_may_be_missing_or_unexpected():
@@ -200,12 +200,13 @@ def test_only_listed_entries_may_be_missing_or_unexpected():
     state = model.state_dict()
     pretrained = OrderedDict((name, x) for name, x in state.items() if not name.startswith(("txt_proj.", "rank_output.")))
     pretrained |= {"text_embeddings.position_ids": torch.arange(9)[None], "aux_model.fc1.weight": torch.zeros(1, 128)}
-    official.match(pretrained, model, allinone.MAY_BE_MISSING, allinone.MAY_BE_UNEXPECTED)
+    names = model.config.naming()
+    official.match(pretrained, model, names.may_be_missing, names.may_be_unexpected)
     message = message_of(lambda: official.match(pretrained, model))
     for name in ("txt_proj.weight", "rank_output.bias", "text_embeddings.position_ids", "aux_model.fc1.weight"):
         assert name in message
     del pretrained["transformer.norm.weight"]
-    missing = message_of(lambda: official.match(pretrained, model, allinone.MAY_BE_MISSING, allinone.MAY_BE_UNEXPECTED))
+    missing = message_of(lambda: official.match(pretrained, model, names.may_be_missing, names.may_be_unexpected))
     assert missing.startswith("checkpoint=weights: 1 entries don't fit AllInOne: missing transformer.norm.weight;")
 
 
@@ -217,7 +218,7 @@ def test_reading_peaks_at_less_than_a_third_above_the_file(tmp_path):
     torch.save({"a": torch.zeros(2)}, tmp_path / "small")
     program = """
 import re, sys
-from meltr_ray.backbones import official
+from meltr_ray.video.checkpoints import official
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 official.read(sys.argv[1] + "/small")

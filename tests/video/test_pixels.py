@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import multiprocessing
 import os
 import pickle
+import shutil
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -19,19 +19,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from meltr_ray.config import AllInOneConfig, ConfigError, DataConfig, VioletConfig
-from meltr_ray.video.backbones.allinone.losses import AllInOneInputs
+from meltr_ray.config import ConfigError
+from meltr_ray.video.backbones.allinone.inputs import AllInOneInputs
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.violet import visual_tokens
-from meltr_ray.video.backbones.violet.losses import VioletInputs
+from meltr_ray.video.backbones.violet.inputs import VioletInputs
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens, ensure_visual_tokens, shrunk_patches, token_grid
 from meltr_ray.video.clips import pixels, shards, store
 from meltr_ray.video.clips.clip import Clip, Segment
 from meltr_ray.video.clips.new_folder import new_folder
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.thumbnails import thumbnails
 from meltr_ray.video.clips.video import decode_frames, decode_video, encode_video
 from meltr_ray.video.clips.vocabulary import Vocabulary, build_vocabulary
 from meltr_ray.video.datasets.pickles import read_pickle
 from meltr_ray.video.datasets.probe import probe
+from tests.ranks import on_ranks
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "msrvtt_clips"
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"real clips missing: {REAL}")
@@ -385,17 +389,17 @@ def fit_digits(folder: Path) -> np.ndarray:
     return ensure_visual_tokens(folder, 32, 8, 16, num_frames=2, clips=40, report=lambda line: None).centroids
 
 
-def test_tokens_of_a_folder_are_fitted_once(digits_folder):
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, second = pool.map(fit_digits, [digits_folder] * 2)
+def test_tokens_of_a_folder_are_fitted_once(digits_folder, tmp_path):
+    folder = shutil.copytree(digits_folder, tmp_path / "digits")
+    first, second = on_ranks(fit_digits, 2, folder)
     assert np.array_equal(first, second) and len(np.unique(first, axis=0)) > 8
-    lines, path = [], digits_folder / "visual_tokens-2x32-8-16.npz"
-    again = ensure_visual_tokens(digits_folder, 32, 8, 16, num_frames=2, clips=40, report=lines.append)
-    assert np.array_equal(again.centroids, first) and not lines and not list(digits_folder.glob(".visual_tokens*"))
+    lines, path = [], folder / "visual_tokens-2x32-8-16.npz"
+    again = ensure_visual_tokens(folder, 32, 8, 16, num_frames=2, clips=40, report=lines.append)
+    assert np.array_equal(again.centroids, first) and not lines and not list(folder.glob(".visual_tokens*"))
     path.write_bytes(path.read_bytes()[:300])  # torn
-    assert np.array_equal(fit_digits(digits_folder), first)
+    assert np.array_equal(fit_digits(folder), first)
     before = path.stat().st_mtime_ns
-    ensure_visual_tokens(digits_folder, 32, 8, 16, num_frames=2, clips=30, report=lines.append)  # other clips: fitted anew
+    ensure_visual_tokens(folder, 32, 8, 16, num_frames=2, clips=30, report=lines.append)  # other clips: fitted anew
     assert len(lines) == 1 and path.stat().st_mtime_ns > before
 
 

@@ -20,8 +20,9 @@ import pytest
 
 from analysis import predictions
 from meltr_ray.config import ConfigError
-from meltr_ray.results.predictions import COLUMNS
 from meltr_ray.results.predictions import write as write_predictions
+from meltr_ray.video.tasks.views import COLUMNS, VIEWS
+from meltr_ray.workload import Metric
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "msrvtt_clips"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -88,7 +89,8 @@ def write(folder, task, texts, clips=("video1", "video2", "video3"), thumbnails=
              "metrics": {"recall_at_10": 37.0123, "MAE": 1.138, "median_rank": np.nan},
              "intervals": {"recall_at_10": [30.2, 44.0]}}  # fmt: skip
     rows = pa.table(columns_of(task, texts, list(clips))).to_pylist()
-    write_predictions(folder, task, rows, thumbnails or {}, facts)
+    declared = {"recall_at_10": Metric("%", label="R@10")}
+    write_predictions(folder, "digits_of_test", rows, thumbnails or {}, facts, declared, COLUMNS[task], VIEWS[task])
     if thumbnails is None:
         (folder / "thumbnails.parquet").unlink()
     if not metrics:
@@ -139,7 +141,8 @@ def test_hard_texts_come_back_from_the_page(tmp_path, task):
     jpegs = {HARD[0]: b"\xff\xd8one", HARD[8]: b"\xff\xd8two"}
     table = write(tmp_path, task, HARD, clips=HARD, thumbnails=jpegs | {"not named": b"\xff\xd8three"})
     page, data, thumbnails = open_page(tmp_path)
-    assert (data["task"], data["count"]) == (task, len(HARD)) and set(data["columns"]) == set(table.column_names)
+    assert (data["view"], data["count"]) == (VIEWS[task], len(HARD)) and set(data["columns"]) == set(table.column_names)
+    assert f"Predictions: {task.replace('_', ' ')}" in page.text
     for name in table.column_names:
         assert data["columns"][name] == rounded(table[name].to_pylist()), name
     assert {clip: base64.b64decode(jpeg) for clip, jpeg in thumbnails.items()} == jpegs
@@ -183,8 +186,7 @@ def test_what_is_missing_is_said(tmp_path):
     [
         (None, "is not there"),
         (b"not Parquet", "can't be read"),
-        ({b"task": b"dance"}, "is of task dance"),
-        ({b"task": b"retrieval"}, "lacks query, caption_number"),
+        (["no", "known", "column"], "lacks id"),
     ],
 )
 def test_refusals_are_one_line(tmp_path, capsys, content, rule):
@@ -192,12 +194,43 @@ def test_refusals_are_one_line(tmp_path, capsys, content, rule):
     if isinstance(content, bytes):
         path.write_bytes(content)
     elif content:
-        table = write(tmp_path, "sentiment", ["fine"])
-        pq.write_table(table.replace_schema_metadata(content), path)
+        pq.write_table(pa.table({name: [1] for name in content}), path)
     with pytest.raises(ConfigError, match=f"predictions=.*{rule}.*; "):
         predictions.write_page(tmp_path)
     assert predictions.main([str(tmp_path)]) == 2 and len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "predictions.html").exists()
+
+
+def test_a_view_of_columns_that_are_not_there(tmp_path):
+    table = write(tmp_path, "sentiment", ["fine"])
+    other = json.dumps(VIEWS["retrieval"])
+    pq.write_table(table.replace_schema_metadata({"view": other}), tmp_path / "predictions.parquet")
+    assert "The rows lack what their view names: caption_number, query, rank, top_ids, top_scores, video_rank" in open_page(tmp_path)[0].text
+
+
+ANY = [
+    {"correct": np.bool_(True), "digit": np.int64(7), "votes": [1, 2], "says": HARD[0], "score": np.float32(0.25), "mixed": 3},
+    {"correct": None, "digit": 2, "votes": None, "says": HARD[2], "score": float("nan"), "mixed": "text", "late": {"a": 1}},
+]
+"""Rows of no task of ours."""
+
+
+def test_any_rows_are_a_plain_table(tmp_path):
+    write_predictions(tmp_path, "primes", ANY, {}, {"metrics": {"accuracy": np.float32(50)}, "intervals": {"accuracy": (0.0, 100.0)}})
+    page, data, _ = open_page(tmp_path)
+    assert data["view"] == {} and data["columns"] == {
+        "id": ["0", "1"], "source": ["0", "1"], "correct": [True, None], "digit": [7, 2], "votes": [[1, 2], None],
+        "says": [HARD[0], HARD[2]], "score": [0.25, None], "mixed": ["3", "text"], "late": [None, {"a": 1}]}  # fmt: skip
+    assert "Predictions: primes" in page.text and re.search(r"accuracy\s*50\s*\[0, 100\]", page.text)
+    assert [a.get("class") for tag, a in page.tags if tag == "ul" and a.get("id") == "list"] == ["plain"]
+    assert "without frames" not in page.text  # nobody promised any
+    assert [a["value"] for tag, a in page.tags if tag == "option"] == ["all", "right", "wrong", "file"]  # nothing to order by
+
+
+def test_own_names_and_sources_stay(tmp_path):
+    write_predictions(tmp_path, "x", [{"id": 12, "source": "film", "quality": 1}, {"id": 13, "source": None, "quality": 2}], {}, {})
+    columns = open_page(tmp_path)[1]["columns"]
+    assert columns == {"id": ["12", "13"], "source": ["film", "13"], "quality": [1, 2]}
 
 
 def test_ten_thousand_rows_hold_each_thumbnail_once(tmp_path):
@@ -253,6 +286,17 @@ def test_a_browser_shows_the_chosen_rows_in_order(tmp_path):
     sources = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', dom)
     assert len(sources) == len(heads)
     assert [base64.b64decode(source) for source in sources] == [strips[clip] for clip in chosen.id[: len(heads)]]
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium to show the page")
+def test_a_browser_shows_any_rows(tmp_path):
+    write_predictions(tmp_path, "primes", ANY, {}, {})
+    body = browse(predictions.write_page(tmp_path), tmp_path, "search=alert")
+    cells = re.search(r'<li class="row cells".*?</li>', body, re.DOTALL)[0]
+    found = [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall(r"<(?:button|div)[^>]*>(.*?)</(?:button|div)>", cells, re.DOTALL)]
+    assert found == ["0", "✓ right", "7", "1, 2", HARD[0], "0.25", "3", "–"] and ">1 of 2 · 100" in body
+    names = re.search(r'<div class="names">(.*?)</div>', body, re.DOTALL)[1]
+    assert re.findall(r">([^<]+)</span>", names) == ["id", "correct", "digit", "votes", "says", "score", "mixed", "late"]
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium to show the page")

@@ -21,16 +21,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.combining.combiners import make_combiner
-from meltr_ray.config import UNIVL_LOSSES, AidConfig, CombinerConfig, Config, DataConfig, TaskConfig, TrainConfig
+from meltr_ray.combining.learned import Meltr
+from meltr_ray.combining.meta import Meta
+from meltr_ray.config import AidConfig, CombinerConfig, Config, TrainConfig
 from meltr_ray.hypergrad import ModuleProblem
 from meltr_ray.training.bert_adam import BertAdam, learning_rate_factor
 from meltr_ray.training.loop import Progress, train
-from meltr_ray.training.meta import Meta
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.training.loss_vector import LossVector
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES
+from meltr_ray.video.clips.settings import DataConfig
 from tests.reference import flat
 from tests.video import test_univl as toy
+from tests.video.settings import video_config
 
 REFERENCE = Path(__file__).with_name("univl_step_reference.npz")
 ROWS = {"A": (0, 1, 2, 3), "B": (2, 3, 4, 5), "C": (0, 2, 4, 5)}
@@ -46,11 +51,10 @@ EXEMPT = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 
 
 def step_config(clip: float = META_CLIP) -> Config:
-    return Config(
-        data=DataConfig(max_words=toy.LENGTH, max_frames=toy.FRAMES),
+    return video_config(
+        UNIVL_LOSSES, "align", data=DataConfig(max_words=toy.LENGTH, max_frames=toy.FRAMES),
         backbone=toy.toy_config(hidden_size=8, feed_forward_size=8, text_layers=1, visual_layers=1, cross_layers=1,
                                 decoder_layers=1, fused_attention=False),
-        task=TaskConfig(loss_set=list(UNIVL_LOSSES), primary="align"),
         combiner=CombinerConfig(mode="paper", dropout=0.0, embedding_size=8, loss_encoder_size=8, feed_forward_size=8),
         aid=AidConfig(solver="identity", regulariser="paper", gamma=GAMMA, product="double_backward", inner_steps=EVERY,
                       learning_rate=META_RATE, weight_decay=META_DECAY, clip=clip),
@@ -60,8 +64,9 @@ def step_config(clip: float = META_CLIP) -> Config:
 
 def step_model(config: Config) -> tuple[UniVLLosses, nn.Module]:
     """Weights and combiner, float64, as both codes start."""
-    model = UniVLLosses(UniVL(config.backbone, toy.WORDS, toy.FEATURES), config.task)
-    combiner = make_combiner(config.combiner, config.task.loss_set, config.task.primary)
+    video = config.workload
+    model = UniVLLosses(UniVL(video.backbone, toy.WORDS, toy.FEATURES), video.task)
+    combiner = Meltr.of(config, video).combiner
     toy.fill(model.backbone)
     generator = np.random.default_rng(3)
     with torch.no_grad():
@@ -128,7 +133,8 @@ def our_path(config: Config) -> list[tuple[Tensor, Tensor]]:
 
     meta_batches = {step: [step_batch(name)] for step, name in META.items()}
     batches = [([step_batch(name)], meta_batches.get(step)) for step, name in enumerate(TRAINING)]
-    train(config, PlainEngine(model), combiner, Meta(combiner, config.aid), batches, Progress(), lambda: None, save)
+    engine = PlainEngine(LossVector(model, config.workload))
+    train(config, engine, Meta(combiner, config.aid), batches, Progress(), lambda: None, save)
     return path
 
 

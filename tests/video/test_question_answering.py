@@ -11,24 +11,31 @@ import pytest
 import torch
 from torch import nn
 
-from meltr_ray.combining.combiners import MELTR
-from meltr_ray.config import AllInOneConfig, Config, ConfigError, DataConfig, TaskConfig, VioletConfig
+from meltr_ray.combining.meltr import MELTR
+from meltr_ray.config import ConfigError
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
-from meltr_ray.training.model import predict
-from meltr_ray.video.backbones.allinone.losses import AllInOneInputs, AllInOneLosses, allinone_heads
-from meltr_ray.video.backbones.allinone.model import AllInOne
-from meltr_ray.video.backbones.violet.losses import VioletInputs, VioletLosses
+from meltr_ray.training.evaluation import quietly
+from meltr_ray.video.backbones.allinone.inputs import AllInOneInputs
+from meltr_ray.video.backbones.allinone.losses import AllInOneLosses
+from meltr_ray.video.backbones.allinone.model import TASK_HEADS, AllInOne
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
+from meltr_ray.video.backbones.violet.inputs import VioletInputs
+from meltr_ray.video.backbones.violet.losses import VioletLosses
 from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens
 from meltr_ray.video.clips.answers import Answers, build_answers
 from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.clips.questions import encode_option, pad_options
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.shards import write_manifest, write_split
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.clips.vocabulary import Vocabulary, build_vocabulary
 from meltr_ray.video.tasks import question_answering
+from meltr_ray.video.tasks.settings import TaskConfig
 from tests.reference import flat, relative_error
+from tests.video.settings import vector, video_config
 
 COLOURS = ("red", "green", "blue", "grey", "white")
 NAMES = "abcdefghijkl"
@@ -64,22 +71,21 @@ def folder(digits_folder, tmp_path_factory) -> Path:
 
 
 def make_case(name: str, task: str, folder: Path, split: str = "train", **settings):
-    """Configuration, examples, inputs and module."""
+    """Workload, examples, inputs and module."""
     sizes = dict(num_visual_tokens=16, num_frames=3, cross_layers=1, matching_temperature=1.0, answer_dropout=0.0)
     sizes = sizes if name == "violet" else dict(num_frames=2, shuffle_patches=False)
     backbone = BACKBONES[name](**SMALL | sizes | settings)
-    config = Config(data=DataConfig(folder=str(folder)), backbone=backbone, task=TaskConfig(name=task))
-    config.task.resolve(backbone)
+    video = video_config(data=DataConfig(folder=str(folder)), backbone=backbone, task=TaskConfig(name=task)).workload
     vocabulary, answers = Vocabulary(folder / "vocabulary.txt"), Answers(folder / "answers.txt")
-    examples = question_answering.examples(ClipStore(folder, split, videos=True), config)
+    examples = question_answering.examples(ClipStore(folder, split, videos=True), video)
     torch.manual_seed(3)
     if name == "violet":
         tokens = VisualTokens(np.random.default_rng(0).integers(256, size=(16, 192)).astype(np.uint8), backbone.patch_pixels)
-        inputs = VioletInputs(vocabulary, config.data, backbone, tokens, config.task, answers)
-        return config, examples, inputs, VioletLosses(Violet(backbone, len(vocabulary), task, len(answers)), config.task)
-    inputs = AllInOneInputs(vocabulary, config.data, backbone, config.task, answers)
-    model = AllInOne(backbone, len(vocabulary), allinone_heads(config.task), len(answers))
-    return config, examples, inputs, AllInOneLosses(model, config.task)
+        inputs = VioletInputs(vocabulary, video.data, backbone, tokens, video.task, answers)
+        return video, examples, inputs, VioletLosses(Violet(backbone, len(vocabulary), task, len(answers)), video.task)
+    inputs = AllInOneInputs(vocabulary, video.data, backbone, video.task, answers)
+    model = AllInOne(backbone, len(vocabulary), TASK_HEADS[task], len(answers))
+    return video, examples, inputs, AllInOneLosses(model, video.task)
 
 
 def test_question_and_option_make_one_text_as_the_style_says(folder):
@@ -110,10 +116,10 @@ def test_questions_with_fewer_options_are_padded(folder):
 
 def test_examples_are_the_questions_of_the_task(folder):
     _, train, *_ = make_case("violet", "open_ended", folder)
-    config, validation, *_ = make_case("violet", "open_ended", folder, "validation")
+    video, validation, *_ = make_case("violet", "open_ended", folder, "validation")
     assert [clip.question.id for clip in train] == [f"open{at}" for at in range(8)]  # no answer is `odd`
     assert [clip.question.id for clip in validation] == [f"{kind}{at}" for at in range(8, 12) for kind in ("open", "unknown")]
-    assert question_answering.left_out(train.store, config) == 8 and question_answering.left_out(validation.store, config) == 0
+    assert question_answering.left_out(train.store, video) == 8 and question_answering.left_out(validation.store, video) == 0
     _, choice, *_ = make_case("violet", "multiple_choice", folder)
     assert [clip.question.id for clip in choice] == [f"choice{at}" for at in range(8)]
     for examples in (train, choice):
@@ -145,12 +151,12 @@ def test_a_batch_is_that_of_its_seed_and_evaluation_that_of_nothing_random(name,
 @pytest.mark.parametrize("name, task", CASES)
 def test_the_primary_loss_is_the_cross_entropy_of_the_scores(name, task, folder):
     """On frames of training; VIOLET's have masked patches."""
-    config, examples, inputs, model = make_case(name, task, folder)
+    video, examples, inputs, model = make_case(name, task, folder)
     batch = inputs.batch([examples[at] for at in range(6)], 0)
     questions = [examples[at].question for at in range(6)]
     right = [question.right if question.options else inputs.answers.words.index(question.answer) for question in questions]
     expected = -model.eval().scores(batch).log_softmax(1)[torch.arange(6), torch.tensor(right)].mean()
-    torch.testing.assert_close(model(batch, (config.task.primary,))[0], expected)
+    torch.testing.assert_close(model(batch, (video.primary,))[video.primary], expected)
 
 
 def test_predictions_are_judged_by_all_answers_and_ties_are_lost(folder):
@@ -178,14 +184,15 @@ def test_predictions_are_judged_by_all_answers_and_ties_are_lost(folder):
 def test_a_few_steps_answer_the_train_questions(name, task, folder):
     """The whole chain, to predictions that come out equal twice; the answers of these are in the words."""
     shuffled = {"shuffle_patches": True} if name == "allinone" else {}
-    config, examples, inputs, model = make_case(name, task, folder, hidden_size=32, **shuffled)
+    video, examples, inputs, model = make_case(name, task, folder, hidden_size=32, **shuffled)
     batch = inputs.evaluation([examples[at] for at in range(8)])
     optimizer = torch.optim.Adam(model.eval().parameters(), 3e-3)
     for _ in range(40):
         optimizer.zero_grad()
-        model(batch, (config.task.primary,)).sum().backward()
+        model(batch, (video.primary,))[video.primary].backward()
         optimizer.step()
-    rows, again = (predict(model, config, examples, inputs, torch.device("cpu")) for _ in range(2))
+    video.inputs = inputs  # VIOLET's with tokens of ours
+    rows, again = (quietly(model, lambda: video.predict(model, examples, torch.device("cpu"))) for _ in range(2))
     found, intervals, notes = question_answering.report(rows)
     assert rows == again and [row["question_id"] for row in rows] == [clip.question.id for clip in examples]
     assert found["score"] >= 75 and intervals["accuracy"][0] <= found["score"] <= intervals["accuracy"][1]
@@ -195,14 +202,14 @@ def test_a_few_steps_answer_the_train_questions(name, task, folder):
 @pytest.mark.parametrize("name, task", [("violet", "multiple_choice"), ("allinone", "open_ended")])
 def test_the_meta_step_is_double_backward_in_float64(name, task, folder):
     """Every default loss through MELTR, v = d_w F: fused attention and differences in float32 beside explicit attention."""
-    config, examples, inputs, model = make_case(name, task, folder)
+    workload, examples, inputs, model = make_case(name, task, folder)
     batches = [inputs.batch([examples[at] for at in range(start, start + 4)], start) for start in (0, 4)]
     torch.manual_seed(0)
-    combiner = MELTR(len(config.task.loss_set), embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
+    primary, combiner = workload.primary, MELTR(len(workload.loss_set), embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
     nn.init.normal_(combiner.fc1.weight, std=0.5)
     *_, exact = make_case(name, task, folder, fused_attention=False)
     exact.load_state_dict(model.eval().state_dict())
-    problem = ModuleProblem(model, lambda: model(batches[0]), lambda: model(batches[1], (config.task.primary,))[0])
+    problem = ModuleProblem(model, lambda: vector(model(batches[0])), lambda: model(batches[1], (primary,))[primary])
     got = flat(hypergradient(problem, combiner).implicit).double()
 
     video = "frames" if name == "violet" else "video"
@@ -210,8 +217,8 @@ def test_the_meta_step_is_double_backward_in_float64(name, task, folder):
     exact, combiner = exact.double().eval(), combiner.double()
     w, phi = list(exact.parameters()), list(combiner.parameters())
     options = dict(allow_unused=True, materialize_grads=True)
-    v = torch.autograd.grad(exact(wide[1], (config.task.primary,))[0], w, **options)
-    slopes = torch.autograd.grad(combiner(exact(wide[0])), w, create_graph=True, **options)
+    v = torch.autograd.grad(exact(wide[1], (primary,))[primary], w, **options)
+    slopes = torch.autograd.grad(combiner(vector(exact(wide[0]))), w, create_graph=True, **options)
     along = sum((slope * direction).sum() for slope, direction in zip(slopes, v))
     expected = -flat(list(torch.autograd.grad(along, phi, **options)))
     assert relative_error(got, expected) < 1e-2

@@ -10,14 +10,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from meltr_ray.config import CONTROL_LOSSES, UNIVL_LOSSES, Config, ConfigError, DataConfig, TaskConfig, UniVLConfig
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLInputs, UniVLLosses
+from meltr_ray.config import ConfigError
+from meltr_ray.video.backbones.settings import CONTROL_LOSSES
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch, UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.clips import masking
 from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.vocabulary import SPECIAL, Vocabulary
 from meltr_ray.video.tasks import retrieval
-from meltr_ray.video.tasks.reranking import check_reranking, rerank
+from meltr_ray.video.tasks.reranking import rerank
+from meltr_ray.video.tasks.settings import TaskConfig
+from tests.video.settings import vector, video_config
 
 WORDS = ["zero", "one", "two", "three", "four", "moves", "left", "right", "up", "down", "fast", "slowly"]
 LOSSES = UNIVL_LOSSES + CONTROL_LOSSES
@@ -119,8 +125,8 @@ PASSES = {  # names -> calls of: text, visual and cross encoder, decoder, word a
 def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary, names):
     task = make_task(vocabulary)
     batch = UniVLInputs(vocabulary, DATA).batch(make_clips(5), 0)
-    full = dict(zip(LOSSES, task(batch).tolist()))
-    assert len(set(full.values())) == len(LOSSES)
+    full = {name: loss.item() for name, loss in task(batch).items()}
+    assert tuple(full) == LOSSES and len(set(full.values())) == len(LOSSES)
     backbone, calls, rows = task.backbone, Counter(), Counter()
 
     def count(module, inputs, output):
@@ -131,7 +137,7 @@ def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary,
                backbone.cls["predictions"], backbone.cls_visual["predictions"])  # fmt: skip
     for module in modules:
         module.register_forward_hook(count)
-    assert task(batch, names).tolist() == pytest.approx([full[name] for name in names], rel=1e-5)
+    assert vector(task(batch, names)).tolist() == pytest.approx([full[name] for name in names], rel=1e-5)
     assert tuple(calls[module] for module in modules) == PASSES[names]
     views = {"masked" in name for name in names if name != "constant"}
     assert rows[backbone.bert] == rows[backbone.visual] == 5 * len(views)
@@ -140,13 +146,13 @@ def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary,
 def test_constant_has_no_gradient_and_shuffled_wants_the_wrong_video(vocabulary):
     task = make_task(vocabulary)
     batch = UniVLInputs(vocabulary, DATA).batch(make_clips(5), 0)
-    assert not task(batch, ("constant",)).requires_grad
-    constant, shuffled = task(batch, ("constant", "shuffled"))
+    assert not task(batch, ("constant",))["constant"].requires_grad
+    constant, shuffled = vector(task(batch, ("constant", "shuffled")))
     assert constant == 1
     assert all(not g.any() for g in torch.autograd.grad(
         constant, list(task.parameters()), retain_graph=True, allow_unused=True, materialize_grads=True))  # fmt: skip
     wrong = replace(batch, text_ids=batch.text_ids[batch.shuffled], text_mask=batch.text_mask[batch.shuffled])
-    torch.testing.assert_close(shuffled, task(wrong, ("joint",))[0])
+    torch.testing.assert_close(shuffled, task(wrong, ("joint",))["joint"])
 
 
 def test_padding_changes_no_loss(vocabulary):
@@ -157,12 +163,12 @@ def test_padding_changes_no_loss(vocabulary):
     captions = {name: F.pad(getattr(batch, f"decoder_{name}"), (0, 2), value=value)
                 for name, value in dict(input_ids=0, mask=False, target_ids=-1).items()}  # fmt: skip
     padded = replace(batch, **frames, **{f"decoder_{name}": value for name, value in captions.items()})
-    torch.testing.assert_close(task(padded), task(batch))
+    torch.testing.assert_close(vector(task(padded)), vector(task(batch)))
 
     # Words too, but only short of the cross encoder: there frames take the positions behind the padded text (published).
     words = {name: F.pad(getattr(batch, name), (0, 2)) for name in ("text_ids", "masked_text_ids", "text_mask")}
     names = ("joint", "masked_joint", "shuffled")
-    torch.testing.assert_close(task(replace(batch, **words), names), task(batch, names))
+    torch.testing.assert_close(vector(task(replace(batch, **words), names)), vector(task(batch, names)))
 
 
 def test_the_text_that_is_padded_does_not_matter(vocabulary):
@@ -170,7 +176,7 @@ def test_the_text_that_is_padded_does_not_matter(vocabulary):
     batch = UniVLInputs(vocabulary, DATA).batch(make_clips(5), 0)
     text_ids, video = batch.text_ids.clone(), batch.video.clone()
     text_ids[~batch.text_mask], video[~batch.video_mask] = 7, 100.0
-    torch.testing.assert_close(task(replace(batch, text_ids=text_ids, video=video)), task(batch))
+    torch.testing.assert_close(vector(task(replace(batch, text_ids=text_ids, video=video))), vector(task(batch)))
 
 
 def one_similarity(backbone: UniVL, batch: UniVLBatch, primary: str) -> float:
@@ -230,10 +236,7 @@ def test_reranking_scores_the_nearest_pairs_alone_and_leaves_the_rest_behind(voc
 
 
 def test_reranking_needs_pairs_to_choose_from_and_a_loss_that_trains_the_choice():
-    def config(**task) -> Config:
-        return Config(task=TaskConfig(rerank=5, **task))
-
-    check_reranking(config(primary="align", loss_set=["align", "joint"]))
-    for bad, mend in ((config(), "task.primary=align"), (config(primary="align", loss_set=["align"]), "add joint")):
+    video_config(["align", "joint"], "align", task=TaskConfig(rerank=5))
+    for losses, primary, mend in ((None, None, "losses.primary=align"), (["align"], "align", "add joint")):
         with pytest.raises(ConfigError, match=f"^task.rerank=5: .*{mend}"):
-            check_reranking(bad)
+            video_config(losses, primary, task=TaskConfig(rerank=5))

@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from meltr_ray.config import DataConfig, TaskConfig, UniVLConfig, losses_of
-from meltr_ray.video.backbones.univl.losses import AudioScale, UniVLBatch, UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.named import losses_of
+from meltr_ray.video.backbones.univl.features import AudioScale
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch, UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.vocabulary import SPECIAL, Vocabulary
 from meltr_ray.video.metrics import sentiment as reference
 from meltr_ray.video.tasks import sentiment
+from meltr_ray.video.tasks.settings import TaskConfig
+from tests.video.settings import vector
 
 WORDS = ["good", "bad", "film", "very"]
 DATA = DataConfig(max_words=6, max_frames=4)
@@ -105,7 +111,7 @@ def changed_padding(batch: UniVLBatch) -> UniVLBatch:
 def test_padding_changes_no_loss(vocabulary):
     clips = make_clips()
     model, batch = make_model(vocabulary), make_inputs(vocabulary, clips).batch(clips, 0)
-    torch.testing.assert_close(model(changed_padding(batch)), model(batch))
+    torch.testing.assert_close(vector(model(changed_padding(batch))), vector(model(batch)))
 
 
 @pytest.mark.parametrize("parts", [("frames", "audio"), ("frames",), ("audio",), ()], ids="+".join)
@@ -113,7 +119,7 @@ def test_every_weight_is_used_and_what_is_not_there_has_none(vocabulary, parts):
     clips = make_clips(frames="frames" in parts, audio="audio" in parts)
     feature_size = FEATURES if "frames" in parts else 0
     model = make_model(vocabulary, feature_size, AUDIO if "audio" in parts else 0)
-    losses = model(make_inputs(vocabulary, clips, feature_size).batch(clips, 0))
+    losses = vector(model(make_inputs(vocabulary, clips, feature_size).batch(clips, 0)))
     assert losses.isfinite().all() and losses.shape == (len(TASK.loss_set),)
     losses.sum().backward()
     unused = {name.split(".")[1] for name, p in model.named_parameters() if p.grad is None and ".pooler." not in name}
@@ -129,7 +135,7 @@ def test_a_batch_is_the_transcripts_and_the_scores(vocabulary):
     np.testing.assert_allclose(batch.score, [clip.score for clip in clips], rtol=1e-6)
     model = make_model(vocabulary)
     expected = (model.rate(batch) - batch.score).abs().mean()
-    torch.testing.assert_close(model(batch, ("sentiment",))[0], expected)
+    torch.testing.assert_close(model(batch, ("sentiment",))["sentiment"], expected)
 
 
 def test_an_overfitted_model_rates_as_the_truth(vocabulary):
@@ -138,7 +144,7 @@ def test_an_overfitted_model_rates_as_the_truth(vocabulary):
     adam = torch.optim.Adam(model.parameters(), lr=1e-2)
     for seed in range(120):
         adam.zero_grad()
-        model(inputs.batch(clips, seed), ("sentiment",)).sum().backward()
+        model(inputs.batch(clips, seed), ("sentiment",))["sentiment"].backward()
         adam.step()
     with torch.no_grad():
         rows = sentiment.predict(model, clips, inputs, "cpu", TASK)

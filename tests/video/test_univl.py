@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from meltr_ray.config import UNIVL_LOSSES, TaskConfig, UniVLConfig
 from meltr_ray.video.backbones.layers import Dropout
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.clips import masking
+from meltr_ray.video.tasks.settings import TaskConfig
 from tests.reference import second_derivative_error
+from tests.video.settings import vector
 
 SHAPES = Path(__file__).parents[3] / "shared" / "reference" / "univl_state_dict_shapes.json"
 CLIPS, WORDS, FEATURES, LENGTH, FRAMES = 6, 31, 10, 9, 5
@@ -91,7 +94,7 @@ def test_losses_and_gradients_are_those_of_the_authors_classes(fused):
     """
     reference = np.load(Path(__file__).with_name("univl_reference.npz"))
     task, batch = in_float64(toy_task(fused_attention=fused))
-    losses = task(batch)
+    losses = vector(task(batch))
     np.testing.assert_allclose(losses.detach(), reference["losses"], rtol=1e-12)
     parameters, directions = dict(sorted(task.backbone.named_parameters())), probes(task.backbone)
     for loss, expected in zip(losses, reference["gradients"], strict=True):
@@ -108,7 +111,7 @@ def test_explicit_attention_has_the_second_derivative_that_differences_show():
     v = [directions[name] for name, _ in task.named_parameters()]
 
     def gradient(**options):
-        value = task(batch, ("align", "masked_frame", "caption")).sum()
+        value = vector(task(batch, ("align", "masked_frame", "caption"))).sum()
         return torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True, **options)
 
     assert second_derivative_error(gradient, parameters, v) < 1e-6
@@ -119,7 +122,7 @@ def test_activation_checkpointing_gives_the_same_gradients_under_dropout():
     for checkpointing in (False, True):
         task = toy_task(dropout=0.3, activation_checkpointing=checkpointing)
         torch.manual_seed(0)
-        task(toy_batch()).sum().backward()
+        vector(task(toy_batch())).sum().backward()
         gradients.append([p.grad for p in task.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 

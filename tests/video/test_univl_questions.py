@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from meltr_ray.config import DataConfig, TaskConfig, UniVLConfig, losses_of
-from meltr_ray.video.backbones.univl.losses import UniVLInputs, UniVLLosses
+from meltr_ray.video.backbones.named import losses_of
+from meltr_ray.video.backbones.univl.inputs import UniVLInputs
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
-from meltr_ray.video.checkpoints import naming, official
+from meltr_ray.video.backbones.univl.settings import UniVLConfig
+from meltr_ray.video.checkpoints import official
 from meltr_ray.video.clips.answers import Answers
 from meltr_ray.video.clips.clip import Clip, Question
+from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.vocabulary import SPECIAL, Vocabulary
+from meltr_ray.video.tasks.settings import TaskConfig
+from tests.video.settings import vector
 
 WORDS = ["what", "moves", "which", "way", "up", "down", "left", "right"]
 OPTIONS = [["up", "down", "left"], ["down", "up"], ["left", "right up", "down", "up"], ["up", "left"]]
@@ -78,7 +83,7 @@ def test_an_options_score_is_that_of_the_pair(vocabulary, tmp_path):
         assert (row[len(clip.question.options) :] == -torch.inf).all()
     right = torch.tensor([clip.question.right for clip in clips])
     expected = torch.stack([row[: len(o)].log_softmax(0)[r] for row, o, r in zip(scores, OPTIONS, right)]).mean()
-    torch.testing.assert_close(-model(inputs.batch(clips, 0), ("choice",))[0], expected)
+    torch.testing.assert_close(-model(inputs.batch(clips, 0), ("choice",))["choice"], expected)
 
 
 @torch.no_grad()
@@ -109,8 +114,8 @@ def test_answers_and_one_that_is_not_in_the_list(vocabulary, tmp_path):
         expected = model.backbone.answer_dense(crossed(model, inputs, clip.question.question, clip))[0]
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
     expected = -scores.log_softmax(1)[torch.arange(3), batch.answer[:3]].mean()
-    torch.testing.assert_close(model(batch, ("answer",))[0], expected)
-    assert model(inputs.batch(clips[3:], 0), ("answer",))[0] == 0
+    torch.testing.assert_close(model(batch, ("answer",))["answer"], expected)
+    assert model(inputs.batch(clips[3:], 0), ("answer",))["answer"] == 0
 
 
 def test_auxiliary_losses_read_a_caption_or_the_question_with_its_answer(vocabulary, tmp_path):
@@ -135,7 +140,8 @@ PASSES = {  # names -> calls of: text, visual and cross encoder, decoder; rows o
 def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary, tmp_path, task_name):
     model, inputs = make(vocabulary, tmp_path, task_name)
     backbone, batch = model.backbone, inputs.batch(make_clips(task_name == "multiple_choice"), 0)
-    full = dict(zip(model.config.loss_set, model(batch).tolist()))
+    full = {name: loss.item() for name, loss in model(batch).items()}
+    assert list(full) == model.config.loss_set
     calls, rows = Counter(), Counter()
 
     def count(module, arguments, output):
@@ -148,14 +154,14 @@ def test_a_subset_has_the_losses_of_the_full_set_and_only_its_passes(vocabulary,
     for names, expected in PASSES[task_name].items():
         calls.clear()
         rows.clear()
-        assert model(batch, names).tolist() == pytest.approx([full[name] for name in names], rel=1e-4)
+        assert vector(model(batch, names)).tolist() == pytest.approx([full[name] for name in names], rel=1e-4)
         assert (*(calls[module] for module in modules), rows[backbone.bert]) == expected
 
 
 @pytest.mark.parametrize("task_name", PASSES)
 def test_every_weight_is_used(vocabulary, tmp_path, task_name):
     model, inputs = make(vocabulary, tmp_path, task_name)
-    model(inputs.batch(make_clips(task_name == "multiple_choice"), 0)).sum().backward()
+    vector(model(inputs.batch(make_clips(task_name == "multiple_choice"), 0))).sum().backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None and ".pooler." not in name]
 
 
@@ -164,6 +170,7 @@ def test_a_published_checkpoint_starts_a_model_with_heads_of_ours(vocabulary, ta
     config = UniVLConfig(hidden_size=16, num_heads=2, feed_forward_size=16)
     published = UniVL(config, len(vocabulary), 10).state_dict()
     model = UniVL(config, len(vocabulary), frames, task_name, num_answers=3, audio_size=5)
-    missing, _ = official.match(published, model, naming.MAY_BE_MISSING["univl"], naming.MAY_BE_UNEXPECTED["univl"])
+    names = config.naming()
+    missing, _ = official.match(published, model, names.may_be_missing, names.may_be_unexpected)
     heads = {"open_ended": {"answer_dense"}, "sentiment": {"score_dense", "audio"}}
     assert {name.split(".")[0] for name in missing} == heads[task_name]

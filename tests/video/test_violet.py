@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from meltr_ray.config import ConfigError, VioletConfig
+from meltr_ray.config import ConfigError
 from meltr_ray.video.backbones.violet import block_masking
-from meltr_ray.video.backbones.violet.losses import VioletBatch, violet_losses
+from meltr_ray.video.backbones.violet.inputs import VioletBatch
+from meltr_ray.video.backbones.violet.losses import violet_losses
 from meltr_ray.video.backbones.violet.model import VIOLET_TASKS, Violet
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.backbones.violet.video_swin import VideoSwin
 from tests.reference import second_derivative_error
+from tests.video.settings import vector
 
 REFERENCE = Path(__file__).with_name("violet_reference.npz")
 CLIPS, FRAMES, ROWS, COLUMNS, LENGTH, OPTIONS, WORDS, ANSWERS = 4, 3, 5, 3, 7, 3, 120, 9
@@ -129,7 +132,7 @@ def test_video_swin_is_that_of_the_authors(case, fused, reference):
 def test_losses_and_gradients_are_those_of_the_authors_classes(task, fused, reference):
     """Reference: losses, and for each parameter the gradient times a random direction, of the published code in float64."""
     model, batch = toy_violet(task, fused_attention=fused).double(), toy_batch(task)
-    losses = violet_losses(model, batch, LOSSES[task])
+    losses = vector(violet_losses(model, batch, LOSSES[task]))
     np.testing.assert_allclose(losses.detach(), reference[f"{task}/losses"], rtol=1e-11)
     for loss, expected in zip(losses, reference[f"{task}/slopes"], strict=True):
         np.testing.assert_allclose(slopes(loss, model), expected, rtol=1e-7, atol=1e-10 * np.abs(expected).max())
@@ -139,8 +142,8 @@ def test_losses_and_gradients_are_those_of_the_authors_classes(task, fused, refe
 def test_a_loss_alone_is_the_loss_among_others(task):
     model, batch = toy_violet(task).double(), toy_batch(task)
     together = violet_losses(model, batch, LOSSES[task])
-    alone = torch.cat([violet_losses(model, batch, (name,)) for name in LOSSES[task]])
-    torch.testing.assert_close(alone, together)
+    alone = {name: violet_losses(model, batch, (name,))[name] for name in LOSSES[task]}
+    torch.testing.assert_close(vector(alone), vector(together))
 
 
 def test_multiple_choice_as_meant_matches_each_clip_with_the_right_options():
@@ -149,7 +152,7 @@ def test_multiple_choice_as_meant_matches_each_clip_with_the_right_options():
     text = model.embed_text(batch.text_ids[own, batch.answers])
     similarity = model.pair_similarity(text, batch.text_mask[own, batch.answers], model.encode_video(batch.frames))
     expected = torch.nn.functional.cross_entropy(similarity.T / 0.05, own)
-    torch.testing.assert_close(violet_losses(model, batch, ("matching",))[0], expected)
+    torch.testing.assert_close(violet_losses(model, batch, ("matching",))["matching"], expected)
 
 
 def test_all_pairs_in_blocks_are_the_pairs_one_by_one():
@@ -168,7 +171,7 @@ def test_explicit_attention_has_the_second_derivative_that_differences_show():
     v = [directions[name] for name, _ in model.named_parameters()]
 
     def gradient(**options):
-        value = violet_losses(model, batch, ("answer", "masked_language", "masked_patch")).sum()
+        value = vector(violet_losses(model, batch, ("answer", "masked_language", "masked_patch"))).sum()
         return torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True, **options)
 
     assert second_derivative_error(gradient, parameters, v) < 1e-5
@@ -180,36 +183,36 @@ def test_activation_checkpointing_gives_the_same_gradients_under_dropout():
         model, batch = toy_violet("retrieval", activation_checkpointing=checkpointing).train(), toy_batch("retrieval")
         batch.frames = batch.frames.float()
         torch.manual_seed(0)
-        violet_losses(model, batch, LOSSES["retrieval"]).sum().backward()
+        vector(violet_losses(model, batch, LOSSES["retrieval"])).sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_padding_of_text_changes_nothing():
     model, batch = toy_violet("retrieval").double(), toy_batch("retrieval")
-    before = violet_losses(model, batch, LOSSES["retrieval"])
+    before = vector(violet_losses(model, batch, LOSSES["retrieval"]))
     batch.text_ids = torch.where(batch.text_mask, batch.text_ids, 77)
     batch.masked_text_ids = torch.where(batch.text_mask, batch.masked_text_ids, 77)
-    assert torch.equal(violet_losses(model, batch, LOSSES["retrieval"]), before)
+    assert torch.equal(vector(violet_losses(model, batch, LOSSES["retrieval"])), before)
 
 
 @pytest.mark.parametrize("task", ["retrieval", "open_ended"])
 def test_padding_of_text_is_not_computed(task):
     """The stored numbers of the authors' classes are those of padded texts."""
     model, batch = toy_violet(task).double(), toy_batch(task)
-    longest, before = int(batch.text_mask.sum(-1).max()), violet_losses(model, batch, LOSSES[task])
+    longest, before = int(batch.text_mask.sum(-1).max()), vector(violet_losses(model, batch, LOSSES[task]))
     for name, filler in (("text_ids", 0), ("text_mask", False), ("masked_text_ids", 0), ("word_labels", -1)):
         setattr(batch, name, torch.nn.functional.pad(getattr(batch, name), (0, 4), value=filler))
     lengths = []
     model.trsfr.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].size(1)))
-    assert torch.equal(violet_losses(model, batch, LOSSES[task]), before)
+    assert torch.equal(vector(violet_losses(model, batch, LOSSES[task])), before)
     assert set(lengths) == {longest + FRAMES * (1 + ROWS * COLUMNS)}
 
 
 def test_nothing_masked_is_a_loss_of_zero():
     model, batch = toy_violet("retrieval").double(), toy_batch("retrieval")
     batch.word_labels, batch.patch_labels = torch.full_like(batch.word_labels, -1), torch.full_like(batch.patch_labels, -1)
-    assert violet_losses(model, batch, ("masked_language", "masked_patch")).tolist() == [0, 0]
+    assert vector(violet_losses(model, batch, ("masked_language", "masked_patch"))).tolist() == [0, 0]
 
 
 def test_tiny_is_small():

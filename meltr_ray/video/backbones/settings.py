@@ -14,6 +14,7 @@ from meltr_ray.errors import check, check_choice
 if TYPE_CHECKING:  # `--help` needs no torch
     from torch import nn
 
+    from meltr_ray.video.backbones.naming import Naming
     from meltr_ray.video.clips.folder import DataFolder
     from meltr_ray.video.clips.settings import DataConfig
     from meltr_ray.video.clips.store import ClipStore
@@ -89,6 +90,11 @@ class BackboneConfig:
 
     def inputs(self, data: DataConfig, task: TaskConfig, folder: DataFolder) -> Any:
         """What turns clips, captions and questions into that module's batches."""
+        raise NotImplementedError
+
+    @classmethod
+    def naming(cls) -> Naming:
+        """The names in its checkpoint files."""
         raise NotImplementedError
 
     def prepare(self, data: DataConfig, report: Callable[[str], None]) -> None:

@@ -27,18 +27,12 @@ def baselines(splits: dict[str, Sequence[Clip]]) -> dict[str, dict[str, dict[str
         return float(np.abs(predicted - truth["train"][rows]).mean())
 
     constant = float(np.median(truth["train"]))
-    found = {split: {"constant": measured(np.full(len(truth[split]), constant), truth[split])} for split in judged}
+    found = {split: {"constant": metrics(np.full(len(truth[split]), constant), truth[split])} for split in judged}
     for name, x in modalities(splits).items():
         model, strength = fit_ridge(x["train"], truth["train"], groups, error)
         for split in judged:
-            found[split][name] = measured(model.predict(x[split]).clip(-3, 3), truth[split]) | {"strength": strength}
+            found[split][name] = metrics(model.predict(x[split]).clip(-3, 3), truth[split]) | {"strength": strength}
     return found
-
-
-def measured(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """The task's metrics, its headline among them: higher is better there."""
-    found = metrics(predicted, truth)
-    return found | {"negative_mae": -found["mae"]}
 
 
 def modalities(splits: dict[str, Sequence[Clip]]) -> dict[str, dict[str, np.ndarray]]:

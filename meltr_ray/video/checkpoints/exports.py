@@ -14,9 +14,6 @@ from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.checkpoints import official
 from meltr_ray.video.checkpoints.imports import FACTS, WEIGHTS, describe, open_weights, read_facts
 
-WRAPPERS = {"univl": None, "violet": None, "allinone": "state_dict"}
-"""Key under which the authors' code looks for the entries."""
-
 
 def export_checkpoint(folder: Path, path: Path) -> list[str]:
     """Write an imported checkpoint, or the best weights of a run, as the authors' file; names of theirs that it lacks.
@@ -48,8 +45,7 @@ def export_checkpoint(folder: Path, path: Path) -> list[str]:
     found = OrderedDict((name, state[first_of[name]]) for name in model.state_dict() if first_of[name] in state)
     for name in counters:  # 0, 1, 2, .., which older libraries save with the positions' embeddings
         found[name] = torch.arange(config.max_position_embeddings)[None]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    official.save(found, path, WRAPPERS[config.name])
+    official.save(found, path, config.naming().wrapper)
     return [name for name in model.state_dict() if name not in found]
 
 

@@ -16,27 +16,16 @@ from typing import Any, Callable
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from meltr_ray.errors import ConfigError, check
-from meltr_ray.video.backbones.allinone.model import AllInOne
-from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
+from meltr_ray.storage import put
+from meltr_ray.training.checkpoint import save_tensors
 from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.backbones.settings import BackboneConfig
-from meltr_ray.video.backbones.univl.model import UniVL
-from meltr_ray.video.backbones.univl.settings import UniVLConfig
-from meltr_ray.video.backbones.violet.model import Violet
-from meltr_ray.video.backbones.violet.settings import VioletConfig
 from meltr_ray.video.checkpoints import naming, official
 
 WEIGHTS, FACTS, VERSION = "weights.safetensors", "checkpoint.json", 1
-WORDS = {
-    "univl": "bert.embeddings.word_embeddings.weight",
-    "violet": "enc_txt.emb_txt.word_embeddings.weight",
-    "allinone": "text_embeddings.word_embeddings.weight",
-}
-FRAME_FEATURES = "visual.embeddings.word_embeddings.weight"
 
 
 def import_checkpoint(
@@ -59,7 +48,7 @@ def import_checkpoint(
     sources, unused, fitted = [], [], []
     for path in paths:
         read = official.read(path)
-        kind = check_kind(path, naming.kind_of(read), config.name)
+        kind = check_kind(path, naming.kind_of(read), config)
         if with_size is not None and not sources:
             config = sized_as(naming.width_of(read, kind), config, with_size)
         placed, dropped, changed = naming.translate(read, kind, config)
@@ -71,9 +60,10 @@ def import_checkpoint(
         sources.append({"file": path.name, "kind": kind, "bytes": path.stat().st_size})
     config, model = describe(config, state)
     kinds, origin = [source["kind"] for source in sources], f"checkpoint={','.join(map(str, paths))}"
-    parts = (*naming.MAY_BE_MISSING[config.name], *left_open(model, kinds, config.name))
-    missing, unexpected = official.match(state, model, parts, naming.MAY_BE_UNEXPECTED[config.name], origin)
-    num_words = len(state[WORDS[config.name]]) if WORDS[config.name] in state else None
+    own = config.naming()
+    parts = (*own.may_be_missing, *left_open(model, kinds, config))
+    missing, unexpected = official.match(state, model, parts, own.may_be_unexpected, origin)
+    num_words = len(state[own.words]) if own.words in state else None
     if vocabulary_size and num_words:
         check_vocabulary(origin, num_words, vocabulary_size)
     weights = untied(state, model, origin)
@@ -89,15 +79,15 @@ def import_checkpoint(
     return facts
 
 
-def check_kind(path: Path, kind: str | None, backbone: str) -> str:
+def check_kind(path: Path, kind: str | None, config: BackboneConfig) -> str:
     """`kind`, if a file of it can go into the backbone."""
-    accepted = [k for k in naming.TITLES if k == backbone or (k, backbone) in naming.PLACES]
-    mend = f"use a checkpoint of {', '.join(naming.TITLES[k] for k in accepted)}"
+    accepted = [config.name, *config.naming().parts]
+    mend = f"use a checkpoint of {', '.join(map(naming.title_of, accepted))}"
     if kind is None:
         raise ConfigError(f"checkpoint={path}: its names are those of no known model; {mend}")
     if kind not in accepted:
         mend = f"set backbone={kind}" if kind in BACKBONES else mend
-        raise ConfigError(f"checkpoint={path}: is a checkpoint of {naming.TITLES[kind]}, not for backbone={backbone}; {mend}")
+        raise ConfigError(f"checkpoint={path}: is a checkpoint of {naming.title_of(kind)}, not for backbone={config.name}; {mend}")
     return kind
 
 
@@ -113,47 +103,30 @@ def describe(config: BackboneConfig, state: dict[str, Tensor]) -> tuple[Backbone
 
     The module is on the `meta` device: names and shapes, no numbers. What `state` doesn't tell is small.
     """
-    num_words = len(state.get(WORDS[config.name], (0,)))
+    own = config.naming()
     with torch.device("meta"):
-        match config:
-            case UniVLConfig():
-                features = state[FRAME_FEATURES].size(-1) if FRAME_FEATURES in state else 1
-                return config, UniVL(config, num_words, features)
-            case VioletConfig():
-                tasks = {"fc_mc.1.weight": "multiple_choice", "fc_oe.1.weight": "open_ended"}
-                task = next((tasks[name] for name in tasks if name in state), "retrieval")
-                return config, Violet(config, num_words, task, len(state.get("fc_oe.3.bias", (0,))))
-            case AllInOneConfig():
-                frames = state.get("transformer.temporal_embed")
-                positions = state.get("text_embeddings.position_embeddings.weight")
-                config = dataclasses.replace(
-                    config,
-                    num_frames=config.num_frames if frames is None else frames.size(1),
-                    max_position_embeddings=config.max_position_embeddings if positions is None else len(positions),
-                )
-                return config, AllInOne(config, num_words, num_answers=len(state.get("vqa_classifier.4.bias", (0,))))
+        return own.empty(config, state, len(state.get(own.words, (0,))))
 
 
-def left_open(model: nn.Module, kinds: list[str], backbone: str) -> list[str]:
+def left_open(model: nn.Module, kinds: list[str], config: BackboneConfig) -> list[str]:
     """Beginnings of names that initialisations of these kinds leave to be drawn; none if one is the backbone's own file."""
-    if backbone in kinds:
+    if config.name in kinds:
         return []
-    covered = tuple(target for kind in kinds for target in naming.PLACES[kind, backbone].values())
+    parts = [config.naming().parts[kind] for kind in kinds]
+    covered = tuple(target for part in parts for target in part.places.values())
     rest = [first for first, tied in official.entries(model).items() if not any(name.startswith(covered) for name in tied)]
-    return rest + [part for kind in kinds for part in naming.UNCOVERED[kind, backbone]]
+    return rest + [name for part in parts for name in part.uncovered]
 
 
 def untied(state: dict[str, Tensor], model: nn.Module, origin: str) -> dict[str, Tensor]:
-    """Those entries of `state` that `model` has, tied ones once, each in memory of its own, as safetensors need them."""
-    weights, storages = {}, set()
+    """Those entries of `state` that `model` has, tied ones once."""
+    weights = {}
     for first, tied in official.entries(model).items():
         found = [state[name] for name in tied if name in state]
         if any(x is not found[0] and not torch.equal(x, found[0]) for x in found[1:]):
             raise ConfigError(f"{origin}: {' and '.join(tied)} differ, and are one weight here; use another checkpoint")
         if found:
-            place = found[0].untyped_storage().data_ptr()
-            weights[first] = found[0].clone() if place in storages else found[0].contiguous()
-            storages.add(place)
+            weights[first] = found[0]
     return weights
 
 
@@ -161,13 +134,9 @@ def write_folder(folder: Path, weights: dict[str, Tensor], facts: dict[str, Any]
     """Write both files under a temporary name and rename the folder, so that it is there whole or not at all."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        save_file(weights, partial / WEIGHTS, {"format": "pt"})
-        (partial / FACTS).write_text(json.dumps(facts, indent=1))
-        for name in (WEIGHTS, FACTS):
-            with open(partial / name, "rb") as file:
-                os.fsync(file.fileno())
+        save_tensors(partial / WEIGHTS, weights, {"format": "pt"})
+        put(partial / FACTS, json.dumps(facts, indent=1))
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

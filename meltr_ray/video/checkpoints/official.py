@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from meltr_ray.errors import ConfigError
+from meltr_ray.storage import put
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which a file may hold its entries: Lightning's, and that of DeiT's initialisations."""
@@ -156,19 +157,9 @@ def shown(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def export(module: nn.Module, path: str | os.PathLike, wrapper: str | None = None) -> None:
-    """Write `module`'s entries under the authors' names; see `save`."""
-    save(OrderedDict((name, x.detach().cpu()) for name, x in module.state_dict().items()), path, wrapper)
-
-
 def save(state: dict[str, Tensor], path: str | os.PathLike, wrapper: str | None = None) -> None:
     """Write `state` as the authors' code saves it, whole or not at all.
 
     `wrapper`: key that their code takes the entries from: `state_dict` for All-in-one, None where it takes the file itself.
     """
-    partial = Path(f"{path}.partial")
-    try:
-        torch.save(state if wrapper is None else {wrapper: state}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    put(Path(path), lambda file: torch.save(state if wrapper is None else {wrapper: state}, file))

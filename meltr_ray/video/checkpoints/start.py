@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from meltr_ray.errors import ConfigError
-from meltr_ray.video.backbones.allinone import model as allinone
-from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.naming import Naming, State
 from meltr_ray.video.backbones.settings import BackboneConfig
-from meltr_ray.video.checkpoints import naming, official
+from meltr_ray.video.checkpoints import official
 from meltr_ray.video.checkpoints.imports import (
-    FRAME_FEATURES,
     WEIGHTS,
     check_vocabulary,
     describe,
@@ -36,9 +33,9 @@ def check_start(config: BackboneConfig, vocabulary_size: int, feature_size: int 
     if config.weights is None:
         return
     read_facts(config.weights)  # first: without it there are no weights to read
-    headers = read_headers(config.weights)
-    if feature_size and FRAME_FEATURES in headers and headers[FRAME_FEATURES].size(-1) != feature_size:
-        rule = f"takes {headers[FRAME_FEATURES].size(-1)} features a frame, the data set has {feature_size}"
+    headers, features = read_headers(config.weights), config.naming().frame_features
+    if feature_size and features in headers and headers[features].size(-1) != feature_size:
+        rule = f"takes {headers[features].size(-1)} features a frame, the data set has {feature_size}"
         raise ConfigError(f"backbone.weights={config.weights}: {rule}; use features of the kind that it was trained with")
     plan_start(describe(config, headers)[1], config, vocabulary_size)
 
@@ -46,21 +43,17 @@ def check_start(config: BackboneConfig, vocabulary_size: int, feature_size: int 
 def load_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -> list[str]:
     """Copy the checkpoint `config.weights`, which must be set, into `model`, the backbone; names of what stays as drawn.
 
-    Takes the memory of one weight beside `model`. docs/checkpoints.md lists what may stay. All-in-one's ranking head starts
-    from the matching head where the checkpoint has none, as published.
+    Takes the memory of one weight beside `model`. docs/checkpoints.md lists what may stay.
 
     Raises:
         ConfigError: as `check_start`.
     """
     names, left = plan_start(model, config, vocabulary_size)
-    own = model.state_dict()
+    own, naming = model.state_dict(), config.naming()
     with torch.no_grad(), open_weights(Path(config.weights) / WEIGHTS, "backbone.weights") as file:
         for name in names:
-            own[name].copy_(fit_tables({name: file.get_tensor(name)}, model)[name])
-    if "rank_output.weight" in left and "itm_score.fc.weight" in names:
-        allinone.start_rank_from_match(model)
-        left = [name for name in left if not name.startswith("rank_output.")]
-    return left
+            own[name].copy_(naming.fit_start({name: file.get_tensor(name)}, model)[name])
+    return naming.complete(model, names, left)
 
 
 def plan_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -> tuple[list[str], list[str]]:
@@ -73,7 +66,7 @@ def plan_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -
     held, wanted = facts["settings"], settings_of(config)
     try:
         if held["num_heads"] == wanted["num_heads"]:  # which no shape tells
-            return fit(read_headers(config.weights), model, facts, origin)
+            return fit(read_headers(config.weights), model, config.naming(), facts["missing"], origin)
     except ConfigError:
         if held["size"] == wanted["size"]:
             raise
@@ -82,17 +75,14 @@ def plan_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -
     raise ConfigError(f"{origin}: was imported with {sizes}; set backbone.size={held['size']} and these sizes")
 
 
-def fit(headers: dict[str, Tensor], model: nn.Module, facts: dict[str, Any], origin: str) -> tuple[list[str], list[str]]:
-    """As `plan_start`, for weights of these names and shapes. A head for another number of answers stays as drawn."""
-    backbone, own, fitted = facts["backbone"], model.state_dict(), fit_tables(headers, model)
+def fit(headers: State, model: nn.Module, naming: Naming, lacking: list[str], origin: str) -> tuple[list[str], list[str]]:
+    """As `plan_start`, for weights of these names and shapes, of which the import found `lacking` missing.
+
+    A head for another number of answers stays as drawn.
+    """
+    own, fitted = model.state_dict(), naming.fit_start(headers, model)
     other = [name for name in fitted if name in own and own[name].shape != fitted[name].shape]
-    drawn = tuple(head for head in naming.ANSWER_HEADS[backbone] if any(name.startswith(head) for name in other))
+    drawn = tuple(head for head in naming.answer_heads if any(name.startswith(head) for name in other))
     fitted = {name: x for name, x in fitted.items() if not name.startswith(drawn)}
-    parts = (*naming.MAY_BE_MISSING[backbone], *facts["missing"])
-    missing, unexpected = official.match(fitted, model, parts, naming.MAY_BE_UNEXPECTED[backbone], origin)
+    missing, unexpected = official.match(fitted, model, (*naming.may_be_missing, *lacking), naming.may_be_unexpected, origin)
     return [name for name in fitted if name not in unexpected], missing
-
-
-def fit_tables(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`state` for the frames and text length of `model`, which only All-in-one's checkpoints are fitted to, as published."""
-    return allinone.fit_positions(state, model) if isinstance(model, AllInOne) else state

@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, told apart by checksum, and a full disk said in one line."""
+"""Files on disk: told apart by checksum, and a full disk said in one line."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from meltr_ray.errors import check
+from meltr_ray.storage import put
 from meltr_ray.video.clips import schema
-from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line, write_text
+from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def _start_or_go_on(partial: Path, source: Any) -> None:
     for path in partial.iterdir():
         if path.name != ".lock":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_text(begun, mark)
+    put(begun, mark)
 
 
 def _finish(partial: Path, folder: Path) -> None:

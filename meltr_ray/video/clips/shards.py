@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -13,9 +12,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from meltr_ray.storage import put
 from meltr_ray.video.clips import schema
 from meltr_ray.video.clips.clip import Clip
-from meltr_ray.video.clips.disk import sha256, write_text
+from meltr_ray.video.clips.disk import sha256
 
 ROWS_PER_GROUP = 128
 ROWS_PER_SHARD = 256
@@ -73,7 +73,7 @@ def _kept_shard(path: Path, split: str, clips: _Ahead) -> dict[str, Any] | None:
 
 
 def _write_shard(path: Path, split: str, clips: _Ahead, load: Callable[[Clip], Clip] | None) -> dict[str, Any]:
-    """Write the next shard, under another name until it is whole, and then what there is to know of it."""
+    """Write the next shard, and then what there is to know of it."""
     given, rows, size = [], [], 0
     for clip in clips:
         given.append(_checksum(split, clip))
@@ -81,14 +81,13 @@ def _write_shard(path: Path, split: str, clips: _Ahead, load: Callable[[Clip], C
         size += sum(len(rows[-1][name] or b"") for name in ("features", "video", "audio"))
         if len(rows) == ROWS_PER_SHARD or size >= BYTES_PER_SHARD:
             break
-    table, temporary = schema.table(rows), path.with_name(f".{path.name}")
+    table = schema.table(rows)
     # No dictionary on binary data; nothing here depends on time or place: the same rows give the same bytes.
-    pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="zstd", use_dictionary=["split"])
+    put(path, lambda file: pq.write_table(table, file, row_group_size=ROWS_PER_GROUP, compression="zstd", use_dictionary=["split"]))
     captions, questions = (sum(len(row[name]) for row in rows) for name in ("captions", "questions"))
-    shard = dict(file=path.name, rows=len(rows), captions=captions, questions=questions, bytes=temporary.stat().st_size,
-                 sha256=sha256(temporary), fingerprint=_joined(given))  # fmt: skip
-    os.replace(temporary, path)
-    write_text(_record(path), json.dumps(shard))
+    shard = dict(file=path.name, rows=len(rows), captions=captions, questions=questions, bytes=path.stat().st_size,
+                 sha256=sha256(path), fingerprint=_joined(given))  # fmt: skip
+    put(_record(path), json.dumps(shard))
     return shard
 
 
@@ -113,7 +112,7 @@ def _joined(checksums: Iterable[str]) -> str:
 
 
 def write_manifest(folder: Path, **content: Any) -> dict[str, Any]:
-    """Write the manifest, to a temporary name first: after all other files of the folder, whose checksums it takes.
+    """Write the manifest: after all other files of the folder, whose checksums it takes.
 
     `content` must hold name, description, source, splits (split -> entry of `write_split`), feature_size (0: no features) and
     feature_extractor.
@@ -121,7 +120,7 @@ def write_manifest(folder: Path, **content: Any) -> dict[str, Any]:
     rows = {split: entry["rows"] for split, entry in content["splits"].items()}
     known = {"schema_version": schema.VERSION, "rows": rows, "files": _other_files(Path(folder)), "baselines": {}, "warnings": []}
     manifest = known | content
-    write_text(Path(folder) / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    put(Path(folder) / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
 

@@ -12,16 +12,16 @@ docs/data.md describes it; shards.py and new_folder.py write it.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from meltr_ray.errors import check
+from meltr_ray.storage import put
 from meltr_ray.video.clips import schema
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line, sha256
@@ -69,6 +69,10 @@ class ClipStore:
         if self.videos:
             clip.video = self.video(index)
         return clip
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of all clips, as `schema.SCHEMA` has it; nothing else is read. Not that of the videos."""
+        return pa.chunked_array([batch[name] for batch in self._rows.batches], schema.SCHEMA.field(name).type)
 
     def video(self, index: int) -> bytes | Path:
         """The encoded video of clip `index`, or the file that holds it. For a store opened with `videos`."""
@@ -159,14 +163,14 @@ def _cache(folder: Path, name: str, entry: dict[str, Any], columns: Sequence[str
     except (OSError, pa.ArrowInvalid):
         pass  # not there yet, or not an Arrow file: written below
     kept = pa.schema([schema.SCHEMA.field(column) for column in columns], metadata=schema.SCHEMA.metadata | mark)
-    temporary = folder / f".{name}.{os.getpid()}"  # workers may do this at once: the last rename wins, all equal
-    try:
-        with disk_full_is_one_line(folder), pa.ipc.new_file(str(temporary), kept) as writer:
+
+    def copy(file: BinaryIO) -> None:
+        with pa.ipc.new_file(file, kept) as writer:
             for shard in entry["shards"]:
                 _copy_columns(folder / shard["file"], writer, kept)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    with disk_full_is_one_line(folder):
+        put(path, copy)  # workers may do this at once: the last rename wins, all equal
     return path
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from meltr_ray.errors import ConfigError, check, check_at_least
+from meltr_ray.storage import put
 from meltr_ray.video.clips.clip import Segment
 from meltr_ray.video.clips.video import decode_timed_frames, evenly_spaced
 
@@ -89,8 +90,9 @@ def extract(videos: Iterable[Video], model_folder: str | Path, out: str | Path, 
     waiting = [video for video in videos if not (out / f"{video.id}.npy").is_file()]
     report(f"features: {len(videos)} videos, {len(videos) - len(waiting)} there already")
     left_out = _run(waiting, Path(model_folder).absolute(), out, frames, use_gpu, actors, report)
-    with open(out / "left_out.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "reason"), *left_out.items()])
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "reason"), *left_out.items()])
+    put(out / "left_out.csv", table.getvalue())
     counts = {"done": len(waiting) - len(left_out), "there already": len(videos) - len(waiting), "left out": len(left_out)}
     report("features: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
@@ -108,7 +110,8 @@ def _run(videos: list[Video], model_folder: Path, out: Path, frames: Frames, use
         if row["error"]:
             left_out[row["id"]] = row["error"]
         else:
-            _save(out / f"{row['id']}.npy", np.frombuffer(row["features"], "<f2").reshape(-1, row["size"]))
+            features = np.frombuffer(row["features"], "<f2").reshape(-1, row["size"])
+            put(out / f"{row['id']}.npy", lambda file, features=features: np.save(file, features))
         now, done = time.monotonic(), len(videos) - len(missing)
         if now - told > REPORT_SECONDS or not missing:
             told, left = now, (now - started) / done * len(missing)
@@ -238,12 +241,4 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
               "holds features of another model or of other frames; choose another folder")  # fmt: skip
     else:
         check(not any(out.glob("*.npy")), "export", out, "holds .npy files of something else; choose another folder")
-        known.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-
-
-def _save(path: Path, features: np.ndarray) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        np.save(file, features)
-    os.replace(temporary, path)
+        put(known, json.dumps(settings) + "\n")

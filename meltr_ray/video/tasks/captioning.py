@@ -12,13 +12,21 @@ from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.clips.vocabulary import Vocabulary
 from meltr_ray.video.metrics import captions
-from meltr_ray.video.tasks.examples import Examples, Metric, count_captioned, in_parts
+from meltr_ray.video.tasks.examples import Examples, captioned, in_parts
 from meltr_ray.video.tasks.settings import TaskConfig
+from meltr_ray.workload import Metric
 
 if TYPE_CHECKING:
     from meltr_ray.video.workload import Video
 
-METRIC = Metric("cider", "%")
+METRICS = {
+    "cider": Metric("%", label="CIDEr", meaning="captions: CIDEr"),
+    **{f"bleu_{n}": Metric("%", label=f"BLEU-{n}", meaning=f"captions: BLEU-{n}") for n in (4, 3, 2, 1)},
+    "rouge_l": Metric("%", label="ROUGE-L", meaning="captions: ROUGE-L"),
+    "distinct_captions": Metric("count", digits=0, meaning="different captions among those generated"),
+}
+REPORTED = {"meteor": Metric("%", label="METEOR", meaning="captions: METEOR")}
+"""Of `report` alone: it takes longest."""
 AT_ONCE = 64
 """Clips that evaluation reads and captions at once."""
 NO_JAVA = dict(java=False, timeout=0.0)
@@ -42,7 +50,7 @@ class Captioner(Protocol):
 
 def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a caption, once each."""
-    return Examples(store, config.task.name, count_captioned)
+    return Examples(store, config.task.name, captioned(store))
 
 
 def predict(
@@ -65,13 +73,13 @@ def caption_row(clip: Clip, caption: str, log_probability: float) -> dict[str, A
 
 
 def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """BLEU-1 to 4, ROUGE-L and CIDEr (%), which is the score, without Java and METEOR; and the number of different captions.
+    """BLEU-1 to 4, ROUGE-L and CIDEr (%), without Java and METEOR; and the number of different captions.
 
     One sentence for all clips can have a good BLEU-4, but not a good CIDEr, and shows in the number of different ones.
     """
     found = quick_scores(rows)
     means = {name: float(np.mean(list(found[name].values()))) for name in ("rouge_l", "cider")}
-    return found["bleu"] | means | {"distinct_captions": float(len({row["caption"] for row in rows})), "score": means["cider"]}
+    return found["bleu"] | means | {"distinct_captions": float(len({row["caption"] for row in rows}))}
 
 
 def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
@@ -86,8 +94,7 @@ def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tupl
              f"Tokens: {found.tokenizer}. METEOR: {found.meteor}. CIDEr's idf is that of these clips' references."]  # fmt: skip
     if found.without_reference:
         notes.append(f"{len(found.without_reference)} clips aren't scored, as none of their references has a word.")
-    extra = {"distinct_captions": float(found.num_distinct), "score": values["cider"]}
-    return values | extra, intervals, notes
+    return values | {"distinct_captions": float(found.num_distinct)}, intervals, notes
 
 
 def quick_scores(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

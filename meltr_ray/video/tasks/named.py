@@ -13,8 +13,3 @@ MODULES: dict[str, ModuleType] = {
     "captioning": captioning,
     "sentiment": sentiment,
 }
-from meltr_ray.workload import Metric  # noqa: E402
-
-TEMP = {retrieval: {"recall_at_10": Metric("%")}, captioning: {"cider": Metric("%")}, question_answering: {"accuracy": Metric("%")}, sentiment: {"mae": Metric("", higher=False, digits=3)}}
-for m, v in TEMP.items():
-    if not hasattr(m, "METRICS"): m.METRICS = v

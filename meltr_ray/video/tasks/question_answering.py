@@ -7,11 +7,11 @@ the highest score with counts as wrong: a model that scores all alike scores 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -19,16 +19,20 @@ from meltr_ray.errors import check
 from meltr_ray.results.bootstrap import interval, ratio, with_ones
 from meltr_ray.video.backbones.batch import Batch
 from meltr_ray.video.clips.answers import Answers
-from meltr_ray.video.clips.clip import Clip, Question
+from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics import answers
-from meltr_ray.video.tasks.examples import Examples, Metric, in_parts
+from meltr_ray.video.tasks.examples import Examples, in_parts
 from meltr_ray.video.tasks.settings import TaskConfig
+from meltr_ray.workload import Metric
 
 if TYPE_CHECKING:
     from meltr_ray.video.workload import Video
 
-METRIC = Metric("accuracy", "%")
+METRICS = {
+    "accuracy": Metric("%", meaning="questions answered right"),
+    "accuracy_known": Metric("%", meaning="the same without questions whose answer isn't among those that can be given, which count as wrong"),
+}
 AT_ONCE = 32
 """Questions that evaluation reads and answers at once."""
 
@@ -49,23 +53,41 @@ class Answerer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Which questions of a clip are examples; its methods are what `Examples` counts and picks by."""
+class Asked(NamedTuple):
+    """The questions of a split that a task asks, N of them: those with options, or those without."""
 
     with_options: bool
-    answers: Answers | None = None
-    """Leave out questions whose answer isn't among these; None: leave out none."""
+    clips: np.ndarray
+    """(N,) row of each one's clip."""
+    numbers: np.ndarray
+    """(N,) which of its clip's questions it is."""
+    num_options: np.ndarray
+    """(N,)"""
+    answers: list[str]
+    """N right ones."""
 
-    def questions(self, clip: Clip) -> list[Question]:
-        asked = [question for question in clip.questions if bool(question.options) == self.with_options]
-        return [question for question in asked if self.answers is None or self.answers.number(question.answer) is not None]
+    @classmethod
+    def of(cls, store: ClipStore, task: str) -> Self:
+        """Read from the column of questions alone."""
+        questions = store.column("questions")
+        per_clip, every = pc.list_value_length(questions).to_numpy(), pc.list_flatten(questions)
+        clips, first = np.repeat(np.arange(len(per_clip)), per_clip), np.repeat(per_clip.cumsum() - per_clip, per_clip)
+        num_options = pc.list_value_length(pc.struct_field(every, "options")).to_numpy()
+        with_options = task == "multiple_choice"
+        asked = np.flatnonzero((num_options > 0) == with_options)
+        answers = pc.struct_field(every, "answer").take(asked).to_pylist()
+        return cls(with_options, clips[asked], (np.arange(len(clips)) - first)[asked], num_options[asked], answers)
 
-    def count(self, clip: Clip) -> int:
-        return len(self.questions(clip))
+    def known(self, store: ClipStore) -> np.ndarray:
+        """(N,) bool: which of them are examples. See `examples`."""
+        if store.split not in ("train", "meta") or self.with_options:
+            return np.ones(len(self.clips), bool)
+        answers = Answers(store.folder / "answers.txt")
+        return np.array([answers.number(answer) is not None for answer in self.answers], bool)
 
-    def pick(self, clip: Clip, number: int) -> Clip:
-        return replace(clip, question=self.questions(clip)[number])
+
+def pick(clip: Clip, number: int) -> Clip:
+    return replace(clip, question=clip.questions[number])
 
 
 def examples(store: ClipStore, config: Video) -> Examples:
@@ -74,10 +96,11 @@ def examples(store: ClipStore, config: Video) -> Examples:
     Open questions of the splits that train (train, meta) are left out where their answer isn't among the answers; evaluation
     keeps them. Differs from the published code, whose training keeps them for the auxiliary losses, without a term in `answer`.
     """
-    _, kept = _asked(store, config)
-    found = Examples(store, config.task.name, kept.count, kept.pick)
-    if kept.with_options and getattr(config.backbone, "published_options", False):
-        counts = {len(question.options) for clip in _texts(store) for question in kept.questions(clip)}
+    asked = Asked.of(store, config.task.name)
+    kept = asked.known(store)
+    found = Examples(store, config.task.name, asked.clips[kept], asked.numbers[kept], pick)
+    if asked.with_options and getattr(config.backbone, "published_options", False):
+        counts = set(asked.num_options.tolist())
         check(len(counts) == 1, "backbone.published_options", True,
               f"needs as many options for every question, {store.split} has {min(counts)} to {max(counts)}; set it to false")
     return found
@@ -85,21 +108,7 @@ def examples(store: ClipStore, config: Video) -> Examples:
 
 def left_out(store: ClipStore, config: Video) -> int:
     """How many questions `examples` leaves out of this split, since their answer isn't among the answers."""
-    every, kept = _asked(store, config)
-    return sum(every.count(clip) - kept.count(clip) for clip in _texts(store))
-
-
-def _asked(store: ClipStore, config: Video) -> tuple[Asked, Asked]:
-    """All questions of the task in this split, and those of them that are examples."""
-    every = Asked(config.task.name == "multiple_choice")
-    trains = store.split in ("train", "meta") and not every.with_options
-    return every, replace(every, answers=Answers(store.folder / "answers.txt")) if trains else every
-
-
-def _texts(store: ClipStore) -> Iterator[Clip]:
-    """The split's clips without their videos."""
-    texts = ClipStore(store.folder, store.split)
-    return (texts[at] for at in range(len(texts)))
+    return int((~Asked.of(store, config.task.name).known(store)).sum())
 
 
 def predict(
@@ -142,9 +151,8 @@ def choose(scores: np.ndarray, right: int | None) -> int:
 
 
 def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Accuracy (%) of all questions, which is the score, of those whose answer is known, and by type; numbers of questions."""
-    found = answers.accuracy(*([row[name] for row in rows] for name in ("correct", "known", "type")))
-    return {"score": found["accuracy"]} | found
+    """Accuracy (%) of all questions, of those whose answer is known, and by type; numbers of questions."""
+    return answers.accuracy(*([row[name] for row in rows] for name in ("correct", "known", "type")))
 
 
 def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:

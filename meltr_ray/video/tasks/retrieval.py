@@ -12,14 +12,22 @@ from meltr_ray.results.bootstrap import histogram, interval, ratio, with_ones
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics.retrieval import dual_softmax, rank_metrics, ranks
-from meltr_ray.video.tasks.examples import Examples, Metric, count_captioned, in_parts
+from meltr_ray.video.tasks.examples import Examples, captioned, in_parts
 from meltr_ray.video.tasks.reranking import rerank
 from meltr_ray.video.tasks.settings import TaskConfig
+from meltr_ray.workload import Metric
 
 if TYPE_CHECKING:
     from meltr_ray.video.workload import Video
 
-METRIC = Metric("recall_at_10", "%")
+METRICS = {
+    "recall_at_10": Metric("%", label="R@10", meaning="text-to-video: queries whose video ranks in the first 10"),
+    "recall_at_1": Metric("%", label="R@1", meaning="text-to-video: queries whose video ranks first"),
+    "recall_at_5": Metric("%", label="R@5", meaning="text-to-video: queries whose video ranks in the first 5"),
+    "median_rank": Metric(higher=False, meaning="text-to-video: median rank of the right video (1 is best)"),
+    "mean_rank": Metric(higher=False, meaning="text-to-video: mean rank of the right video (1 is best)"),
+    "video_to_text_recall_at_10": Metric("%", label="video-to-text R@10", meaning="video-to-text, one caption a video: videos whose caption ranks in the first 10"),
+}  # fmt: skip
 AT_ONCE = 256
 """Captions that evaluation encodes at once."""
 CLIPS_AT_ONCE = 64
@@ -48,7 +56,7 @@ class Ranker(Protocol):
 
 def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a caption, once each."""
-    return Examples(store, config.task.name, count_captioned)
+    return Examples(store, config.task.name, captioned(store))
 
 
 def predict(model: Ranker, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig) -> list[dict[str, Any]]:
@@ -78,9 +86,9 @@ def predict(model: Ranker, examples: Examples, inputs: Inputs, device: torch.dev
 
 
 def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Metrics of text-to-video over all queries, and video-to-text recall; the score is recall_at_10 (%)."""
+    """Metrics of text-to-video over all queries, and video-to-text recall."""
     forward, back = (rank_metrics(np.array([row[name] for row in rows])) for name in ("rank", "video_rank"))
-    return forward | {"video_to_text_recall_at_10": back["recall_at_10"], "score": forward["recall_at_10"]}
+    return forward | {"video_to_text_recall_at_10": back["recall_at_10"]}
 
 
 def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:

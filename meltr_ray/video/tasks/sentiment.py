@@ -13,13 +13,22 @@ from meltr_ray.video.backbones.batch import Batch
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.metrics import sentiment
-from meltr_ray.video.tasks.examples import Examples, Metric, in_parts
+from meltr_ray.video.tasks.examples import Examples, in_parts
 from meltr_ray.video.tasks.settings import TaskConfig
+from meltr_ray.workload import Metric
 
 if TYPE_CHECKING:
     from meltr_ray.video.workload import Video
 
-METRIC = Metric("negative_mae", "")
+METRICS = {
+    "mae": Metric(higher=False, digits=3, label="MAE", meaning="sentiment: mean absolute error, of scores in [-3, 3]"),
+    "correlation": Metric(digits=3, meaning="sentiment: Pearson's correlation with the truth"),
+    "accuracy_2": Metric("%", label="Acc-2", meaning="sentiment: negative or not told right"),
+    "accuracy_2_non_zero": Metric("%", label="Acc-2 without 0", meaning="sentiment: negative or positive told right where the truth isn't 0"),
+    "accuracy_7": Metric("%", label="Acc-7", meaning="sentiment: rounded score right"),
+    "f1": Metric("%", label="F1", meaning="sentiment: weighted F1 of negative or not"),
+    "f1_non_zero": Metric("%", label="F1 without 0", meaning="sentiment: weighted F1 of negative or positive where the truth isn't 0"),
+}
 AT_ONCE = 128
 """Clips that evaluation reads and rates at once."""
 
@@ -38,13 +47,9 @@ class Rater(Protocol):
         ...
 
 
-def count_rated(clip: Clip) -> int:
-    return int(clip.score is not None)
-
-
 def examples(store: ClipStore, config: Video) -> Examples:
     """Clips that have a score, once each."""
-    return Examples(store, config.task.name, count_rated)
+    return Examples(store, config.task.name, np.flatnonzero(store.column("score").is_valid()))
 
 
 def predict(
@@ -66,9 +71,8 @@ def score_row(clip: Clip, predicted: float) -> dict[str, Any]:
 
 
 def metrics(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """All metrics of metrics/sentiment.py; the score is the negative of the mean absolute error."""
-    found = sentiment.metrics(*arrays(rows))
-    return found | {"score": -found["mae"]}
+    """All metrics of metrics/sentiment.py."""
+    return sentiment.metrics(*arrays(rows))
 
 
 def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
@@ -83,7 +87,7 @@ def report(rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tupl
     notes = [f"{len(rows)} clips of {len(set(sources))} videos.",
              f"The best constant, which knows the truths' median {np.median(truth):.2f}, has a mae of {constant:.3f}.",
              "accuracy_2, f1: negative against the rest; accuracy_2_non_zero, f1_non_zero: against positive, without truths of 0."]  # fmt: skip
-    return found, {name: one(name) for name in found if name != "score"}, notes
+    return found, {name: one(name) for name in found}, notes
 
 
 def arrays(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ and `compute`), timm's `to_2tuple`, `trunc_normal_`, `DropPath` and `register_mo
 `transformers`, as theirs do.
 
 `--base`: also the published sizes, in float64 and float32, two clips of three frames (see `compare_precisions`; size S takes
-4 GB, size B 9 GB). `--write`: stores the numbers that tests/test_allinone.py checks.
+4 GB, size B 9 GB). `--write`: stores the numbers that tests/video/test_allinone.py checks.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from unittest import mock
 import numpy as np
 import torch
 
-from meltr_ray.config import AllInOneConfig
 from meltr_ray.video.backbones.allinone import model as allinone
-from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, AllInOneBatch, compute_losses
+from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
+from meltr_ray.video.backbones.allinone.losses import compute_losses
 from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.checkpoints import official
 from tests.video import test_allinone as ours
 
@@ -151,7 +152,7 @@ def their_loss(authors: Authors, model: torch.nn.Module, batch: AllInOneBatch, n
     num_false = num_choices - (name == "irtr_loss")
     with mock.patch.dict(settings, draw_false_text=num_false, draw_options_text=num_choices):
         found = getattr(authors.objectives, COMPUTE[name])(model, their_batch(batch))
-    return found[PUBLISHED_LOSSES.get(name, name)]
+    return found[ours.PUBLISHED_LOSSES.get(name, name)]
 
 
 def our_loss(model: AllInOne, batch: AllInOneBatch, name: str) -> torch.Tensor:
@@ -291,7 +292,7 @@ def exchange(title: str, theirs: torch.nn.Module, model: AllInOne) -> None:
         state = official.read(sent)
         official.match(state, model)
         model.load_state_dict(state)
-        official.export(model, returned, "state_dict")
+        official.save(model.state_dict(), returned, "state_dict")
         back = torch.load(returned, weights_only=True)["state_dict"]
         theirs.load_state_dict(back, strict=True)
         same = all(torch.equal(x, back[name]) for name, x in state.items())

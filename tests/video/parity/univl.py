@@ -3,12 +3,12 @@
 Run from the root of this repository; <checkout> is one of github.com/mlvlab/MELTR. Their files import boto3 and requests for
 downloads that nothing here asks for; empty modules stand in where those are missing.
 
-Prints a table of relative errors on the toy model of tests/test_univl.py, in float64 and float32: names, shapes and counts,
+Prints a table of relative errors on the toy model of tests/video/test_univl.py, in float64 and float32: names, shapes and counts,
 each intermediate, each loss, each loss's gradient; the errors of BertAdam; and how many captions their beam search and ours agree
 on, on models drawn at random. `--base`: also at the published size, two
 clips (8 GB of memory). `--step`: instead, weights and combiner after each step of their training loop and of ours
-(tests/test_published_step.py). `--store`: writes the numbers that tests/test_univl.py and, with `--step`,
-tests/test_published_step.py read.
+(tests/video/test_published_step.py). `--store`: writes the numbers that tests/video/test_univl.py and, with `--step`,
+tests/video/test_published_step.py read.
 
 Where ours differs by design: padding after a caption is no target of ours unless its label says so, so both get a batch with
 -1 there (their loss's own way to leave a position out) and, in a row of its own, one with the 0 of their data loader; heads
@@ -34,15 +34,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from meltr_ray.config import UNIVL_LOSSES, Config, TaskConfig, UniVLConfig
+from meltr_ray.config import Config
 from meltr_ray.training.bert_adam import SCHEDULES, BertAdam, learning_rate_factor
-from meltr_ray.video.backbones.univl.losses import UniVLBatch, UniVLLosses
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
+from meltr_ray.video.backbones.univl.losses import UniVLLosses
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.clips import masking
 from meltr_ray.video.tasks.beam_search import beam_search
+from meltr_ray.video.tasks.settings import TaskConfig
 from tests.reference import flat
 from tests.video import test_published_step as step
 from tests.video import test_univl as toy
+from tests.video.settings import vector
 
 ABSENT = {"boto3": (), "botocore": (), "botocore.exceptions": ("ClientError",), "requests": ()}
 """Package that their files import for downloads -> names that they take from it."""
@@ -197,10 +201,10 @@ def compare(theirs: nn.Module, ours: UniVLLosses, batch: UniVLBatch, dtype: torc
         with torch.no_grad():
             expected, got = their_passes(theirs, batch), our_passes(ours.backbone, batch)
             captions = UNIVL_LOSSES.index("caption"), UNIVL_LOSSES.index("masked_caption")
-            counted, counted_there = ours(padded)[list(captions)], their_losses(theirs, padded)[list(captions)]
+            counted, counted_there = vector(ours(padded))[list(captions)], their_losses(theirs, padded)[list(captions)]
         rows = {name: relative(got[name].flatten(), value.flatten()) for name, value in expected.items()}
         rows["captions, padding counted"] = relative(counted, counted_there)
-        for name, loss, their_loss in zip(UNIVL_LOSSES, ours(batch), their_losses(theirs, batch), strict=True):
+        for name, loss, their_loss in zip(UNIVL_LOSSES, vector(ours(batch)), their_losses(theirs, batch), strict=True):
             rows[f"loss {name}"] = relative(loss.detach(), their_loss.detach())
             rows[f"gradient {name}"] = gradient_error(ours.backbone, theirs, loss, their_loss)
     return rows
@@ -296,7 +300,7 @@ def their_path(authors: Authors, config: Config) -> list[tuple[Tensor, Tensor]]:
     """(w, phi) at each optimiser step of their loop, w after and phi as used in it, both by sorted name."""
     ours, our_combiner = step.step_model(config)
     sizes = config.combiner
-    theirs = authors.univl(config.backbone, toy.WORDS, toy.FEATURES, len(step.ROWS["A"])).double()
+    theirs = authors.univl(config.workload.backbone, toy.WORDS, toy.FEATURES, len(step.ROWS["A"])).double()
     theirs.load_state_dict(ours.backbone.state_dict())
     combiner = authors.meltr.MELTR(t_dim=len(UNIVL_LOSSES), f_dim=sizes.feed_forward_size, i_dim=1, o_dim=1,
                                    h1_dim=sizes.loss_encoder_size, h2_dim=sizes.embedding_size).double()  # fmt: skip

@@ -4,9 +4,9 @@ Run from the root of this repository; <checkout> is one of github.com/mlvlab/MEL
 used), torchvision, cv2, pandas and tqdm; where a package can't be installed, a stand-in on PYTHONPATH does, since all they
 take here of torchvision is transforms.Normalize, and of cv2 nothing. Pre-trained files are not needed.
 
-Prints a table of relative errors on the toy model of tests/test_violet.py, in float64 and float32: names, shapes and
+Prints a table of relative errors on the toy model of tests/video/test_violet.py, in float64 and float32: names, shapes and
 counts, each intermediate, each loss, each loss's gradient, masking from equal draws. `--base`: also at base size, two clips of
-five frames (see `compare_precisions`; 10 GB). `--store`: writes the numbers that tests/test_violet.py reads.
+five frames (see `compare_precisions`; 10 GB). `--store`: writes the numbers that tests/video/test_violet.py reads.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from meltr_ray.config import VioletConfig
 from meltr_ray.video.backbones.violet import block_masking
-from meltr_ray.video.backbones.violet.losses import VioletBatch, pair_numbers, violet_losses
+from meltr_ray.video.backbones.violet.inputs import VioletBatch
+from meltr_ray.video.backbones.violet.losses import pair_numbers, violet_losses
 from meltr_ray.video.backbones.violet.model import VIOLET_TASKS, Violet
+from meltr_ray.video.backbones.violet.settings import VioletConfig
 from tests.video import test_violet as toy
 from tests.video.parity.allinone import Quantities, compare_precisions, errors, gradients, print_precisions, relative, shake
+from tests.video.settings import vector
 
 FILES = ("lib", "utils", "meltr", "agent", "video_swin", "dataset", "model", "main_retrieval", "main_qamc", "main_qaoe")
 TASK_FILES = {"retrieval": "main_retrieval", "multiple_choice": "main_qamc", "open_ended": "main_qaoe"}
@@ -153,7 +155,7 @@ def run_ours(model: Violet, task: str, batch: VioletBatch) -> tuple[dict[str, Te
     """The same of our methods; scores at all positions, where the losses take the masked ones."""
     with torch.no_grad():
         found = our_passes(model, task, batch)
-    return found, violet_losses(model, batch, toy.LOSSES[task])
+    return found, vector(violet_losses(model, batch, toy.LOSSES[task]))
 
 
 def our_passes(model: Violet, task: str, batch: VioletBatch) -> dict[str, Tensor]:

@@ -1,5 +1,4 @@
-"""All-in-one's batch and losses, as the published code and that of MELTR have them, and what retrieval and
-question answering ask of it.
+"""All-in-one's losses, as the published code and that of MELTR have them, and what retrieval and question answering ask of it.
 
 B: clips, T: frames, L: word pieces, K: tokens in front of a frame's patches, P: patches of a frame, C: texts to choose
 from, Q: texts, V: videos, H: hidden size.
@@ -7,145 +6,20 @@ from, Q: texts, V: videos, H: hidden size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meltr_ray.video import losses as loss_functions
+from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
 from meltr_ray.video.backbones.allinone.model import AllInOne
-from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
-from meltr_ray.video.backbones.batch import Batch, TextInputs
 from meltr_ray.video.backbones.layers import used_length
-from meltr_ray.video.clips import masking
-from meltr_ray.video.clips.answers import Answers
-from meltr_ray.video.clips.captions import draw_captions, is_special, pad_captions
-from meltr_ray.video.clips.clip import Clip
-from meltr_ray.video.clips.pixels import allinone_clip, normalised
-from meltr_ray.video.clips.questions import pad_options, right_answers
 from meltr_ray.video.tasks.reranking import PAIRS_AT_ONCE
 from meltr_ray.video.tasks.settings import TaskConfig
 
-PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
-                    "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
-                    "answer": "vqa_loss"}  # fmt: skip
-"""Losses and what the published code calls them; its `irtr_loss` is `rank` with choice 0 the right one."""
-PRETRAINED_HEADS = ("itm_score", "mlm_score", "projections")
 RETRIEVAL_TEMPERATURE = 0.05
-
-
-@dataclass
-class AllInOneBatch(Batch):
-    """One text of each clip, and what some losses need beside it; None where no loss asks for it."""
-
-    text_ids: Tensor
-    """(B, L) int64: [CLS], word pieces, [SEP], padding; a caption, a question, or a question with its right option."""
-    text_mask: Tensor
-    """(B, L) bool."""
-    video: Tensor
-    """(B, T, 3, height, width) float32, normalised."""
-    masked_text_ids: Tensor | None = None
-    """(B, L) int64, for `masked_language`."""
-    masked_word_labels: Tensor | None = None
-    """(B, L) int64: the true id of a masked word, else negative."""
-    false_video: Tensor | None = None
-    """As `video`, of other clips, for `matching` and `alignment`."""
-    matched: Tensor | None = None
-    """(B,) bool: compare the text with `video`, else with `false_video`; published: half of the batch."""
-    choice_ids: Tensor | None = None
-    """(B, C, L) int64, for `rank` (the clip's text and false ones, or multiple choice) and `choice`; an absent one is padding."""
-    choice_mask: Tensor | None = None
-    """(B, C, L) bool."""
-    answer: Tensor | None = None
-    """(B,) int64: which choice is right, or which answer; -1: none of the answers (evaluation)."""
-    shuffled: Tensor | None = None
-    """(B,) int64: a permutation without fixed points, for the control."""
-
-
-@dataclass(frozen=True)
-class AllInOneInputs(TextInputs):
-    """Clips with captions or questions as All-in-one reads them."""
-
-    backbone: AllInOneConfig
-    task: TaskConfig = field(default_factory=TaskConfig)
-    answers: Answers | None = None
-    """For open questions."""
-
-    def batch(self, clips: list[Clip], seed: int) -> AllInOneBatch:
-        """A training batch; all that is random comes from `seed` alone, so equal arguments give equal batches.
-
-        Differs from the published code in that false texts and false clips are others of the batch, not of the data set:
-        no clip is decoded for nothing.
-        """
-        generator = np.random.default_rng(seed)
-        if self.task.name == "retrieval":
-            ids, mask = pad_captions(draw_captions(clips, generator), self.vocabulary, self.data.max_words)
-            texts = dict(text_ids=ids, text_mask=mask)
-        else:
-            texts = self._questions(clips)
-            ids, mask = texts["text_ids"], texts["text_mask"]
-        video = self._video(clips, generator)
-        masked_ids, labels = masking.mask_words(
-            ids, is_special(ids, mask, self.vocabulary), self.data.mask_probability, self.vocabulary.mask_id,
-            self.vocabulary.random_word_range, generator,
-        )  # fmt: skip
-        matched = generator.permutation(np.arange(len(clips)) < (len(clips) + 1) // 2)
-        if self.task.name == "retrieval":
-            choices = draw_choices(len(clips), min(self.backbone.num_false_texts, len(clips) - 1), generator)
-            texts |= dict(choice_ids=ids[choices], choice_mask=mask[choices], answer=np.zeros(len(clips), np.int64))
-        arrays = texts | dict(
-            video=video, masked_text_ids=masked_ids, masked_word_labels=labels, matched=matched,
-            false_video=video[masking.derange(len(clips), generator)], shuffled=masking.derange(len(clips), generator),
-        )  # fmt: skip
-        return AllInOneBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
-
-    def evaluation(self, clips: list[Clip]) -> AllInOneBatch:
-        """Clips with their question, nothing masked, the middle frames and crops."""
-        texts = {name: torch.from_numpy(array) for name, array in self._questions(clips).items()}
-        (video,) = self.videos(clips)
-        return AllInOneBatch(video=video, **texts)
-
-    def videos(self, clips: list[Clip]) -> tuple[Tensor]:
-        """Normalised frames (V, T, 3, height, width)."""
-        return (torch.from_numpy(self._video(clips, None)),)
-
-    def _questions(self, clips: list[Clip]) -> dict[str, np.ndarray]:
-        """A batch's texts and answers; the text of a question with options is that with the right one."""
-        questions = [clip.question for clip in clips]
-        answer, max_words = right_answers(questions, self.answers), self.data.max_words
-        if self.task.name == "open_ended":
-            ids, mask = pad_captions([question.question for question in questions], self.vocabulary, max_words)
-            return dict(text_ids=ids, text_mask=mask, answer=answer)
-        ids, mask = pad_options(questions, self.backbone.option_text, self.vocabulary, max_words)
-        own = np.arange(len(clips)), answer
-        return dict(text_ids=ids[own], text_mask=mask[own], choice_ids=ids, choice_mask=mask, answer=answer)
-
-    def _video(self, clips: list[Clip], generator: np.random.Generator | None) -> np.ndarray:
-        """(B, T, 3, height, width) float32; random frames and crops where there is a generator, else the middle of each."""
-        count, size = self.backbone.num_frames, self.backbone.image_size
-        pixels = [allinone_clip(clip.video, count, size, generator, generator, clip.segment) for clip in clips]
-        return normalised(np.stack(pixels))
-
-
-def draw_choices(num_clips: int, num_false: int, generator: np.random.Generator) -> np.ndarray:
-    """Numbers of texts (B, 1 + num_false): each clip's own, then others, each at most once."""
-    others = generator.random((num_clips, num_clips)) + np.where(np.eye(num_clips, dtype=bool), -1, 0)  # own sorts first
-    return others.argsort(1)[:, : 1 + num_false]
-
-
-def allinone_heads(task: TaskConfig) -> tuple[str, ...]:
-    """The heads of a task's losses, by their names in checkpoints: those of pre-training and the task's own.
-
-    `vqa_classifier` has one class an answer; published, one more, which no question has.
-    """
-    own = {
-        "retrieval": ("rank_output",),
-        "multiple_choice": ("rank_output", "mc_vqa_classifier"),
-        "open_ended": ("vqa_classifier",),
-    }
-    return PRETRAINED_HEADS + own[task.name]
 
 
 class AllInOneLosses(nn.Module):
@@ -165,7 +39,7 @@ class AllInOneLosses(nn.Module):
         """Scores of the answers (B, A), or by the primary loss of the options (B, C), -inf for those that a question lacks."""
         batch = cut_padding(batch)
         tokens = self.backbone.embed_video(batch.video)
-        if self.config.name == "open_ended":
+        if batch.choice_ids is None:
             return self.backbone.predict_answer(self.backbone.encode_joint(batch.text_ids, batch.text_mask, tokens))
         joint = self.backbone.encode_joint(*repeat_for_choices(batch, tokens))
         predict = self.backbone.predict_rank if self.config.primary == "rank" else self.backbone.predict_choice

@@ -24,12 +24,14 @@ from meltr_ray.video.backbones.layers import Dropout, Embeddings, Linear, Pooler
 
 HEADS = ("itm_score", "mlm_score", "projections", "rank_output", "vqa_classifier", "mc_vqa_classifier")
 """Heads by their names in checkpoints; `projections` are `txt_proj` and `vid_proj`."""
-HEAD_ENTRIES = ("itm_score.", "mlm_score.", "txt_proj.", "vid_proj.", "rank_output.", "vqa_classifier.", "mc_vqa_classifier.")
-MAY_BE_MISSING = (*HEAD_ENTRIES, "text_embeddings.position_embeddings.")
-"""Heads, which fine-tuning makes anew, and the text's position table, which `fit_positions` drops if its length differs."""
-MAY_BE_UNEXPECTED = (*HEAD_ENTRIES, "text_embeddings.position_ids", "aux_model.", "vcop_classifier.", "mpp_score.",
-                     "rank_output_2.", "nlvr2_classifier.")  # fmt: skip
-"""Heads of other tasks, MELTR's own combiner (`aux_model`), and a counter 0, 1, .. that older libraries saved."""
+PRETRAINED_HEADS = ("itm_score", "mlm_score", "projections")
+TASK_HEADS = {
+    "retrieval": (*PRETRAINED_HEADS, "rank_output"),
+    "multiple_choice": (*PRETRAINED_HEADS, "rank_output", "mc_vqa_classifier"),
+    "open_ended": (*PRETRAINED_HEADS, "vqa_classifier"),
+}
+"""Task -> the heads of its losses: those of pre-training and its own. `vqa_classifier` has one class an answer; published, one
+more, which no question has."""
 
 
 class SelfAttention(nn.Module):
@@ -251,18 +253,3 @@ def start_rank_from_match(model: AllInOne) -> None:
     with torch.no_grad():
         model.rank_output.weight.copy_(model.itm_score["fc"].weight[1:])
         model.rank_output.bias.copy_(model.itm_score["fc"].bias[1:])
-
-
-def fit_positions(state: dict[str, Tensor], model: AllInOne) -> dict[str, Tensor]:
-    """`state` of a checkpoint for `model`'s frames and text length, as published.
-
-    Temporal embeddings are cut or filled up with zeros; a text position table of another length is left out, so that the
-    model keeps its own, new one.
-    """
-    fitted, frames, words = dict(state), "transformer.temporal_embed", "text_embeddings.position_embeddings.weight"
-    missing = model.config.num_frames - state[frames].size(1) if frames in state else 0
-    if missing:
-        fitted[frames] = F.pad(state[frames], (0, 0, 0, missing))
-    if words in state and len(state[words]) != model.config.max_position_embeddings:
-        del fitted[words]
-    return fitted

@@ -11,6 +11,7 @@ from meltr_ray.video.backbones.settings import CONTROL_LOSSES, OPTION_TEXTS, Bac
 if TYPE_CHECKING:  # `--help` needs no torch
     from torch import nn
 
+    from meltr_ray.video.backbones.naming import Naming
     from meltr_ray.video.clips.folder import DataFolder
     from meltr_ray.video.clips.settings import DataConfig
     from meltr_ray.video.tasks.settings import TaskConfig
@@ -91,12 +92,18 @@ class AllInOneConfig(BackboneConfig):
         return (self.image_size // self.patch_size) ** 2
 
     def module(self, task: TaskConfig, folder: DataFolder) -> nn.Module:
-        from meltr_ray.video.backbones.allinone.losses import AllInOneLosses, allinone_heads
-        from meltr_ray.video.backbones.allinone.model import AllInOne
+        from meltr_ray.video.backbones.allinone.losses import AllInOneLosses
+        from meltr_ray.video.backbones.allinone.model import TASK_HEADS, AllInOne
 
-        return AllInOneLosses(AllInOne(self, len(folder.vocabulary), allinone_heads(task), folder.num_answers), task)
+        return AllInOneLosses(AllInOne(self, len(folder.vocabulary), TASK_HEADS[task.name], folder.num_answers), task)
+
+    @classmethod
+    def naming(cls) -> Naming:
+        from meltr_ray.video.backbones.allinone.naming import AllInOneNaming
+
+        return AllInOneNaming()
 
     def inputs(self, data: DataConfig, task: TaskConfig, folder: DataFolder) -> Any:
-        from meltr_ray.video.backbones.allinone.losses import AllInOneInputs
+        from meltr_ray.video.backbones.allinone.inputs import AllInOneInputs
 
         return AllInOneInputs(folder.vocabulary, data, self, task=task, answers=folder.answers)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meltr_ray.video import losses as loss_functions
-from meltr_ray.video.backbones.univl.inputs import NO_ANSWER, AudioScale, UniVLBatch, UniVLInputs
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch, UniVLInputs
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.passes import (
     ALIGN,
@@ -28,10 +28,11 @@ from meltr_ray.video.backbones.univl.passes import (
     texts_for,
     video_of,
 )
+from meltr_ray.video.backbones.univl.tasks import NO_ANSWER
 from meltr_ray.video.tasks.beam_search import beam_search
 from meltr_ray.video.tasks.settings import TaskConfig
 
-__all__ = ["AudioScale", "UniVLBatch", "UniVLInputs", "UniVLLosses"]
+__all__ = ["UniVLInputs", "UniVLLosses"]
 
 JOINT_LOSSES = {"contrastive": loss_functions.contrastive, "margin": loss_functions.max_margin}
 

@@ -11,6 +11,7 @@ from meltr_ray.video.backbones.settings import CONTROL_LOSSES, BackboneConfig, L
 if TYPE_CHECKING:  # `--help` needs no torch
     from torch import nn
 
+    from meltr_ray.video.backbones.naming import Naming
     from meltr_ray.video.clips.folder import DataFolder
     from meltr_ray.video.clips.settings import DataConfig
     from meltr_ray.video.tasks.settings import TaskConfig
@@ -122,8 +123,15 @@ class UniVLConfig(BackboneConfig):
         heads = dict(task=task.name, num_answers=folder.num_answers, audio_size=folder.audio_size)
         return UniVLLosses(UniVL(self, len(folder.vocabulary), folder.feature_size, **heads), task)
 
+    @classmethod
+    def naming(cls) -> Naming:
+        from meltr_ray.video.backbones.univl.naming import UniVLNaming
+
+        return UniVLNaming()
+
     def inputs(self, data: DataConfig, task: TaskConfig, folder: DataFolder) -> Any:
-        from meltr_ray.video.backbones.univl.inputs import AudioScale, UniVLInputs
+        from meltr_ray.video.backbones.univl.features import AudioScale
+        from meltr_ray.video.backbones.univl.inputs import UniVLInputs
 
         reads_audio = task.name == "sentiment" and folder.audio_size
         audio = AudioScale.of(folder.split("train")) if reads_audio else None  # standardised by the train split

@@ -11,6 +11,7 @@ from meltr_ray.video.backbones.settings import CONTROL_LOSSES, OPTION_TEXTS, Bac
 if TYPE_CHECKING:  # `--help` needs no torch
     from torch import nn
 
+    from meltr_ray.video.backbones.naming import Naming
     from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens
     from meltr_ray.video.clips.folder import DataFolder
     from meltr_ray.video.clips.settings import DataConfig
@@ -116,8 +117,14 @@ class VioletConfig(BackboneConfig):
 
         return VioletLosses(Violet(self, len(folder.vocabulary), task.name, folder.num_answers), task)
 
+    @classmethod
+    def naming(cls) -> Naming:
+        from meltr_ray.video.backbones.violet.naming import VioletNaming
+
+        return VioletNaming()
+
     def inputs(self, data: DataConfig, task: TaskConfig, folder: DataFolder) -> Any:
-        from meltr_ray.video.backbones.violet.losses import VioletInputs
+        from meltr_ray.video.backbones.violet.inputs import VioletInputs
 
         return VioletInputs(folder.vocabulary, data, self, self.visual_tokens(data), task=task, answers=folder.answers)
 

@@ -8,7 +8,6 @@ B: clips, T: frames, h, w: rows and columns of patches, k: centroids, D = 3 side
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
 from meltr_ray.errors import check
+from meltr_ray.storage import put
 from meltr_ray.video.clips.pixels import violet_clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.datasets.pickles import read_pickle
@@ -71,12 +71,7 @@ class VisualTokens:
 
     def save(self, path: Path, made_from: str = "") -> None:
         """Write an .npz file, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")  # without this ending savez adds it
-        try:
-            np.savez(temporary, centroids=self.centroids, patch_pixels=self.patch_pixels, made_from=made_from)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        put(path, lambda file: np.savez(file, centroids=self.centroids, patch_pixels=self.patch_pixels, made_from=made_from))
 
     @staticmethod
     def load(path: Path, made_from: str = "") -> VisualTokens | None:

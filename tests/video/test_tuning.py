@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.combining.combiners import MELTR, slopes
-from meltr_ray.config import (
-    UNIVL_LOSSES,
-    AidConfig,
-    AllInOneConfig,
-    Config,
-    ConfigError,
-    EngineConfig,
-    OptimizerConfig,
-    TaskConfig,
-    TrainConfig,
-    TuningConfig,
-    UniVLConfig,
-    VioletConfig,
-)
+from meltr_ray import MELTR
+from meltr_ray.combining.meta import Meta
+from meltr_ray.combining.slopes import slopes
+from meltr_ray.config import AidConfig, Config, EngineConfig, LossesConfig, OptimizerConfig, TrainConfig, TuningConfig
+from meltr_ray.errors import ConfigError
 from meltr_ray.hypergrad import hypergradient
+from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.training.bert_adam import BertAdam
-from meltr_ray.training.meta import SOLVERS, Meta
+from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.schedules import rate_factor
 from meltr_ray.training.tuning import check_tuning, layer_factors, merge, own_name, parameter_groups, prepare_for_tuning
 from meltr_ray.video.backbones.allinone.model import AllInOne
+from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.backbones.univl.model import UniVL
+from meltr_ray.video.backbones.univl.settings import UNIVL_LOSSES, UniVLConfig
 from meltr_ray.video.backbones.violet.model import Violet
+from meltr_ray.video.backbones.violet.settings import VioletConfig
+from meltr_ray.video.clips.settings import DataConfig
+from meltr_ray.video.workload import Video
 from tests.ranks import on_ranks
 from tests.reference import DenseBilevel, as_function, flat, relative_error, trained
 
@@ -60,10 +55,10 @@ BACKBONES = {
 
 def backbone_of(name: str, device: str = "cpu", **tuning) -> tuple[Around, Config]:
     make, kind, targets = BACKBONES[name]
-    config = Config(backbone=kind(), tuning=TuningConfig(**tuning))
+    config = Config(workload=Video(backbone=kind()), tuning=TuningConfig(**tuning))
     torch.manual_seed(0)
     with torch.device(device):
-        return Around(make(config.backbone).eval()), config
+        return Around(make(config.workload.backbone).eval()), config
 
 
 def output(backbone: nn.Module) -> Tensor:
@@ -109,9 +104,9 @@ HEADS = {
 def test_beside_lora_the_heads_train_and_nothing_else(name):
     model, config = backbone_of(name, lora=BACKBONES[name][2])
     prepare_for_tuning(model, config)
-    whole = {own_name(n) for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n}
+    whole = {own_name(n, "backbone") for n, p in model.named_parameters() if p.requires_grad and "lora_" not in n}
     assert {next(h for h in HEADS[name] if n.startswith(f"{h}.")) for n in whole} == HEADS[name]
-    untrained = {own_name(n) for n, p in model.named_parameters() if not p.requires_grad}
+    untrained = {own_name(n, "backbone") for n, p in model.named_parameters() if not p.requires_grad}
     assert not any(n.startswith(f"{h}.") for n in untrained for h in HEADS[name])
 
 
@@ -119,17 +114,17 @@ def test_the_innermost_name_decides_what_trains():
     model, config = backbone_of("univl", frozen=["bert", "visual", "bert.encoder.layer.1.output"], trained=["bert.encoder.layer.1"],
                                 lora=["query"])  # fmt: skip
     prepare_for_tuning(model, config)
-    training = {own_name(n) for n, p in model.named_parameters() if p.requires_grad}
+    training = {own_name(n, "backbone") for n, p in model.named_parameters() if p.requires_grad}
     assert "bert.encoder.layer.1.attention.self.query.weight" in training
     assert not any(n.startswith(("bert.encoder.layer.0", "bert.encoder.layer.1.output", "visual", "cls")) for n in training)
     assert "cross.encoder.layer.0.attention.self.query.lora_A.default.weight" in training
 
 
 WRONG = [
-    (dict(lora=["quary"]), "tuning.lora=quary: univl has no linear layer of this name; use a name such as query"),
-    (dict(lora=["ery"]), "tuning.lora=ery: univl has no linear layer"),
-    (dict(frozen=["bert.enc"]), "tuning.frozen=bert.enc: univl has no such module; use a name such as bert.encoder"),
-    (dict(rates={"vision": 2.0}), "tuning.rates=vision: univl has no such module; use a name such as bert, visual, cross"),
+    (dict(lora=["quary"]), "tuning.lora=quary: there is no linear layer of this name; use a name such as query"),
+    (dict(lora=["ery"]), "tuning.lora=ery: there is no linear layer"),
+    (dict(frozen=["bert.enc"]), "tuning.frozen=bert.enc: there is no such module; use a name such as bert.encoder"),
+    (dict(rates={"vision": 2.0}), "tuning.rates=vision: there is no such module; use a name such as bert, visual, cross"),
     (dict(lora=["word_embeddings"]), "shares its weight with cls_visual.predictions"),
     (dict(lora=["similarity_dense"]), "tuning.lora=similarity_dense: names only layers that are frozen or train as a whole"),
     (dict(frozen=["bert", "visual", "cross", "decoder", "cls", "cls_visual", "similarity_dense", "normalize_video"]), "nothing to train"),
@@ -162,7 +157,7 @@ LAYER_RATES = {  # of decay 0.5: heads 0, the last layer 1, one more for each la
 @pytest.mark.parametrize("name", BACKBONES)
 def test_layers_further_down_train_at_lower_rates(name):
     model, config = backbone_of(name, "meta", layer_decay=0.5)
-    found = layer_factors([own_name(n) for n, _ in model.named_parameters()], config)
+    found = layer_factors([own_name(n, "backbone") for n, _ in model.named_parameters()], config)
     assert {n: found.get(n) for n in LAYER_RATES[name]} == {n: 0.5**depth for n, depth in LAYER_RATES[name].items()}
 
 
@@ -254,7 +249,8 @@ TRAINED = {"frozen": 42 + 42, "LoRA": 2 * 10 + 2 * 12 + 42, "LoRA alone": 2 * 12
 
 def toy_config(method: str, stage: int = 0) -> Config:
     return Config(
-        task=TaskConfig(loss_set=["joint", "caption", "masked_frame"]),
+        workload=Video(),  # for its names of encoders
+        losses=LossesConfig(set=["joint", "caption", "masked_frame"]),
         tuning=TuningConfig(**METHODS[method]),
         engine=EngineConfig(zero_stage=stage),
         train=TrainConfig(batch_size=8, steps=STEPS),
@@ -293,7 +289,7 @@ def terms(method: str, stage: int) -> tuple[Tensor, int]:
     engine = Engine(model, config, CPU)
     problem = engine.problem([toy_batch(engine.rank)], [toy_batch(10 + engine.rank)], "joint", config.aid)
     problem.fixed_point = None  # weight decay has a test of its own
-    result = hypergradient(problem, combiner, SOLVERS["cg"](config.aid), gamma=0.5)
+    result = hypergradient(problem, combiner, SOLVERS["cg"].of(config.aid), gamma=0.5)
     held = torch.tensor(float(sum(piece.numel() for piece in result.solution.v.pieces)))
     return flat(engine.average(result.total())), round(float(sum(engine.gather(held)))) if stage == 3 else int(held)
 
@@ -461,32 +457,31 @@ PLACES = {"plain": {}, "recomputed": dict(recompute=True), "zero3, recomputed": 
 def univl_on_a_rank(folder: str, recompute: bool = False, stage: int = 0, precision: str = "float32") -> dict[str, Tensor]:
     """UniVL with LoRA, all losses: hypergradient, gradient of the sum of losses, and weights after a step."""
     from meltr_ray.training.engine import Engine
-    from meltr_ray.video.backbones.univl.losses import UniVLInputs, UniVLLosses
-    from meltr_ray.video.clips.store import ClipStore
-    from meltr_ray.video.clips.vocabulary import Vocabulary
 
     config = Config(
-        backbone=UniVLConfig(**UNIVL, activation_checkpointing=recompute), task=TaskConfig(loss_set=list(UNIVL_LOSSES)),
+        workload=Video(data=DataConfig(folder=folder), backbone=UniVLConfig(**UNIVL, activation_checkpointing=recompute)),
+        losses=LossesConfig(set=list(UNIVL_LOSSES)),
         tuning=TuningConfig(lora=["query", "value", "att.key"], frozen=["visual"]),
         engine=EngineConfig(zero_stage=stage, precision=precision), train=TrainConfig(batch_size=6),
         optimizer=OptimizerConfig(schedule="constant", warmup=0.0),
         aid=AidConfig(radius=0.01),  # LoRA's losses bend less along v than those of all weights, so that rounding asks for more
     )  # fmt: skip
-    vocabulary, store = Vocabulary(Path(folder) / "vocabulary.txt"), ClipStore(folder, "train")
+    store = config.workload.folder.split("train")
     torch.manual_seed(3)
-    model = UniVLLosses(UniVL(config.backbone, len(vocabulary), store.feature_size), config.task)
-    prepare_for_tuning(model, config)
+    module = config.workload.module()
+    prepare_for_tuning(module, config)
+    model = LossVector(module, config.workload)
     for name, p in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(p, std=0.3)
     torch.manual_seed(0)
     combiner = MELTR(8, embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
     nn.init.normal_(combiner.fc1.weight, std=0.5)
-    batch, meta_batch = (UniVLInputs(vocabulary, config.data).batch([store[i] for i in range(s, s + 6)], seed=s) for s in (0, 6))
+    batch, meta_batch = (config.workload.inputs.batch([store[i] for i in range(s, s + 6)], seed=s) for s in (0, 6))
     engine = Engine(model, config, CPU)
     before = engine.weights()
     problem = engine.problem([batch], [meta_batch], "joint", config.aid)
-    found = {"hypergradient": flat(hypergradient(problem, combiner, SOLVERS["identity"](config.aid)).implicit)}
+    found = {"hypergradient": flat(hypergradient(problem, combiner, SOLVERS["identity"].of(config.aid)).implicit)}
     engine.backward(engine.losses(batch).sum())
     engine.step(0)
     after = engine.weights()

@@ -1,0 +1,55 @@
+"""What a setting is drawn from: plain data, with the values that a grid search takes beside it.
+
+Draws are those of Ray Tune's `choice`, `randint` and `loguniform` from the same generator, number for number, as a sweep is
+resumed by drawing its arms again; hence `size=1`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Domain(Protocol):
+    grid: tuple[Any, ...]
+    """Values that a grid search combines."""
+
+    def draw(self, generator: np.random.RandomState) -> Any:
+        """One value for a random search, as plain Python."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Any of a few values, all of which a grid takes."""
+
+    grid: tuple[Any, ...]
+
+    def draw(self, generator: np.random.RandomState) -> Any:
+        return self.grid[generator.choice(np.arange(len(self.grid)), size=1)[0]]
+
+
+@dataclass(frozen=True)
+class Integer:
+    """Whole numbers from `low` to `high`, both included."""
+
+    low: int
+    high: int
+    grid: tuple[int, ...]
+
+    def draw(self, generator: np.random.RandomState) -> int:
+        return int(generator.randint(self.low, self.high + 1, size=1)[0])
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Numbers whose logarithm is uniform between those of `low` and `high`."""
+
+    low: float
+    high: float
+    grid: tuple[float, ...]
+
+    def draw(self, generator: np.random.RandomState) -> float:
+        return float(np.exp(generator.uniform(np.log(self.low), np.log(self.high), size=1))[0])
