@@ -8,7 +8,7 @@ sweep: $(READY)
 	$(VENV)/bin/python workloads/sweep.py $(ARGS)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 slow: $(READY)
 	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)

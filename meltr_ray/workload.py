@@ -114,38 +114,20 @@ class Workload:
     """The default loss set, primary first; None: all but the controls."""
     loss_sets: ClassVar[Mapping[str, Sequence[str]]] = {}
     """More names for `losses.set`: name -> auxiliary losses that join the primary."""
-    per_example: ClassVar[bool] = False
-    """Whether each loss is a vector (B,), a number for each example, that a combiner of your own weighs; see `combiner`."""
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Setting -> least and greatest value."""
     paths: ClassVar[Sequence[str]] = ()
     """Settings that are paths: made absolute on the driver, since workers run in other folders."""
     loader_workers: ClassVar[int] = 0
     """Processes that make batches ahead of training by default; 1 where making one takes longer than a step."""
-    preloaded: ClassVar[Sequence[str]] = ()
-    """Modules that those processes share once imported, where that takes long."""
     rehearsed: ClassVar[bool] = True
     """Whether the driver runs a batch through the module before any trial starts; False for models that it can't hold."""
     root: ClassVar[str] = ""
     """Submodule that names in `tuning.*` start from; empty: the module itself."""
     encoders: ClassVar[Sequence[Sequence[str]]] = ()
     """For `tuning.layer_decay` and LoRA: encoders, each the submodules it is made of, from its input on; all else is heads."""
-    prediction_settings: ClassVar[Sequence[str]] = ()
-    """Settings that evaluate.py may change: how predictions are made, and where data are; the others are the run's own."""
-    reported_metrics: ClassVar[Mapping[str, Metric]] = {}
-    """Metrics that `report` gives besides, for their labels and units: no part of the results table."""
-    prediction_columns: ClassVar[Mapping[str, Any]] = {}
-    """Types (pyarrow) of columns of `predict`'s rows that can't be seen from the rows, such as that of a column of nulls."""
-    prediction_view: ClassVar[Mapping[str, Any]] = {}
-    """How the page of predictions shows the rows (analysis/page/predictions.js); empty: as a plain table."""
-    groups: ClassVar[Mapping[str, type]] = {}
-    """Fields that are settings of settings, written without `workload.` in front: field -> class."""
-    choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Group -> name -> class of settings or values, chosen by <group>=<name>."""
-    conf: ClassVar[str] = "config"
-    """Name of the file in workloads/conf/ that the settings are composed by."""
-    aliases: ClassVar[Mapping[str, str]] = {}
-    """Older name of a setting -> the present one."""
+    per_example: ClassVar[bool] = False
+    """Whether each loss is a vector (B,), a number for each example, that a combiner of your own weighs; see `combiner`."""
 
     def predict(self, module: nn.Module, examples: Sequence[Any], device: torch.device) -> list[dict[str, Any]]:
         """In place of `evaluate`: a row an example, which gives intervals and the page of predictions.
@@ -156,10 +138,6 @@ class Workload:
 
     def measure(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """A value for each of `metrics` from rows of `predict`."""
-        raise NotImplementedError
-
-    def report(self, rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
-        """Metrics, their 95 % intervals and notes from rows of `predict`; default: `measure`, and a bootstrap of it over sources."""
         raise NotImplementedError
 
     def control(self, batch: Any, generator: np.random.Generator) -> Any:
@@ -173,13 +151,6 @@ class Workload:
     def prepare(self, report: Callable[[str], None]) -> None:
         """Make or check what every process needs, such as files; called once, on the driver, before any worker starts."""
 
-    def structure(self) -> nn.Module:
-        """The module for weights that will be loaded into it, or for its names and shapes alone; cheaper where `module` reads a file."""
-        return self.module()
-
-    def verify(self) -> None:
-        """Check what was prepared, before an evaluation; raises ConfigError."""
-
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         """Split -> name, such as `chance` -> metric -> value."""
         return {}
@@ -192,17 +163,38 @@ class Workload:
         """What of the data a resumed run and an evaluation must find again: name -> checksum."""
         return {}
 
-    def describe(self) -> dict[str, Any]:
-        """`name`, `description` and `rows` of the data, for the report."""
-        return {"name": type(self).__name__, "description": (type(self).__doc__ or "").strip().split("\n")[0]}
+    # --- what only a workload as large as video needs
+
+    groups: ClassVar[Mapping[str, type]] = {}
+    """Fields that are settings of settings, written without `workload.` in front: field -> class."""
+    choices: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Group -> name -> class of settings or values, chosen by <group>=<name>."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Older name of a setting -> the present one."""
+    conf: ClassVar[str] = "config"
+    """Name of the file in workloads/conf/ that the settings are composed by."""
+    preloaded: ClassVar[Sequence[str]] = ()
+    """Modules that those processes share once imported, where that takes long."""
+    prediction_settings: ClassVar[Sequence[str]] = ()
+    """Settings that evaluate.py may change: how predictions are made, and where data are; the others are the run's own."""
+    prediction_columns: ClassVar[Mapping[str, Any]] = {}
+    """Types (pyarrow) of columns of `predict`'s rows that can't be seen from the rows, such as that of a column of nulls."""
+    prediction_view: ClassVar[Mapping[str, Any]] = {}
+    """How the page of predictions shows the rows (analysis/page/predictions.js); empty: as a plain table."""
+    reported_metrics: ClassVar[Mapping[str, Metric]] = {}
+    """Metrics that `report` gives besides, for their labels and units: no part of the results table."""
 
     def title(self) -> str:
         """Name of output folders."""
         return type(self).__name__.lower()
 
-    def pictures(self, split: str) -> dict[str, bytes]:
-        """JPEG of examples by the `id` of their rows, for the page of predictions."""
-        return {}
+    def describe(self) -> dict[str, Any]:
+        """`name`, `description` and `rows` of the data, for the report."""
+        return {"name": type(self).__name__, "description": (type(self).__doc__ or "").strip().split("\n")[0]}
+
+    def structure(self) -> nn.Module:
+        """The module for weights that will be loaded into it, or for its names and shapes alone; cheaper where `module` reads a file."""
+        return self.module()
 
     def check(self, config: Any) -> None:
         """Refuse a configuration that doesn't go together with these settings; raises ConfigError."""
@@ -210,6 +202,17 @@ class Workload:
     def resolve(self, primary: str, loss_set: list[str]) -> None:
         """Told which primary and which losses were chosen, once they are known."""
         self.primary, self.loss_set = primary, loss_set
+
+    def verify(self) -> None:
+        """Check what was prepared, before an evaluation; raises ConfigError."""
+
+    def report(self, rows: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, tuple[float, float]], list[str]]:
+        """Metrics, their 95 % intervals and notes from rows of `predict`; default: `measure`, and a bootstrap of it over sources."""
+        raise NotImplementedError
+
+    def pictures(self, split: str) -> dict[str, bytes]:
+        """JPEG of examples by the `id` of their rows, for the page of predictions."""
+        return {}
 
     # --- what the machine makes of it
 

@@ -28,7 +28,7 @@ def start(command: str, *settings: str, cwd: Path) -> subprocess.Popen:
                                 stderr=out, env=os.environ | ENVIRONMENT, start_new_session=True)  # fmt: skip
 
 
-def run(command: str, *settings: str, cwd: Path, timeout: float = 300) -> tuple[int, str]:
+def run(command: str, *settings: str, cwd: Path, timeout: float = 500) -> tuple[int, str]:
     """(exit code, all output) of a command that ends by itself."""
     output = cwd / f"{command}.out"
     code = forks.run(ROOT / "workloads" / f"{command}.py", list(settings), cwd, output, timeout, kill_family)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of torch, numpy and what they start: there are as many test processes as cores
@@ -14,15 +13,12 @@ from filelock import FileLock  # noqa: E402
 from meltr_ray.video.datasets.digits import make_digits  # noqa: E402
 from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
 
+LONGEST = ("test_sweep.py", "test_engine.py", "test_backbones.py", "test_resume.py", "test_import.py", "test_tuning.py")
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """A process takes a file at a time, as fixtures are made for each; files that start Ray are one group, and the first."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
-    return (yield)
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a test process takes a file at a time, and short ones fill the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

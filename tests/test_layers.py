@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import meltr_ray
+
 ROOT = Path(__file__).parents[1]
 ORDER = """
 workloads
@@ -75,3 +77,10 @@ def test_general_code_never_imports_video():
 def test_the_library_face_imports_neither():
     program = "import sys; from meltr_ray import MELTR, hypergradient; print({'ray', 'deepspeed'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_the_library_face_has_its_names():
+    """Which it imports when asked."""
+    assert set(meltr_ray.__all__) <= set(dir(meltr_ray)) and all(callable(getattr(meltr_ray, name)) for name in meltr_ray.__all__)
+    with pytest.raises(ImportError, match="nothing"):
+        from meltr_ray import nothing  # noqa: F401

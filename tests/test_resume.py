@@ -15,7 +15,6 @@ from meltr_ray.results import table as results
 from meltr_ray.training import checkpoint
 from tests.commands import QUICK, kill_all, run, start, workers_of
 
-pytestmark = pytest.mark.xdist_group("ray")
 STEPS = 40
 
 

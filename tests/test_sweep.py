@@ -14,7 +14,7 @@ import pytest
 
 from tests.commands import QUICK, kill_all, run, start
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.timeout(1200)  # two clusters of Ray one after the other, beside another test process
 SMALL = [*QUICK, "train.steps=12", "train.evaluate_every=6", "train.checkpoint_every=3", "sweep.seeds=2", "sweep.other_seeds=1",
          "sweep.learning_rates=[1e-3]", "sweep.leave_one_out=false", "sweep.progress_every=1"]  # fmt: skip
 
@@ -25,7 +25,7 @@ def rows_of(folder: Path) -> list[dict]:
 
 def wait_for_results(folder: Path, count: int, process: subprocess.Popen) -> None:
     """Until `count` trials have written a row, or the sweep has ended."""
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while len(list(folder.glob("trials/*/results.parquet"))) < count and process.poll() is None:
         assert time.monotonic() < deadline, (folder.parents[2] / "sweep.out").read_text()
         time.sleep(0.05)

@@ -9,17 +9,18 @@ import typing
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, TextIO
+from typing import Any, Callable, Iterator, TextIO
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
-from meltr_ray.config.fields import Field, fields
+from meltr_ray.config.fields import Field, fields, own_fields
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.errors import ConfigError
@@ -39,6 +40,8 @@ class Request:
     """Checked, everything derived."""
     given: dict[str, str]
     """The settings on the command line, by the names of today."""
+    own: Any = None
+    """Those that the command alone has."""
 
     @property
     def command(self) -> str:
@@ -48,14 +51,17 @@ class Request:
         return "python " + shlex.join(sys.argv)
 
 
-def main(command: Callable[[Request], int], description: str, arguments: list[str] | None = None) -> typing.NoReturn:
-    """Run a command line: overrides `key=value`, or `--help`; exit code 0, 2 for wrong input, 130 after Ctrl-C."""
+def main(command: Callable[[Request], int], description: str, arguments: list[str] | None = None, own: type | None = None) -> typing.NoReturn:
+    """Run a command line: overrides `key=value`, or `--help`; exit code 0, 2 for wrong input, 130 after Ctrl-C.
+
+    `own`: dataclass of settings that this command alone has; they go before others of the same name.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if {"-h", "--help"} & set(arguments):
-            print(help_text(description, [a for a in arguments if "=" in a]))
+            print(help_text(description, [a for a in arguments if "=" in a], own))
             sys.exit(0)
-        sys.exit(command(configure(arguments)))
+        sys.exit(command(configure(arguments, own)))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -64,7 +70,7 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
         sys.exit(130)
 
 
-def configure(arguments: list[str]) -> Request:
+def configure(arguments: list[str], own: type | None = None) -> Request:
     """The settings and the checked configuration of a command line.
 
     Raises:
@@ -74,9 +80,11 @@ def configure(arguments: list[str]) -> Request:
     source = workload_of(given)
     cls = find(source)
     given = {cls.aliases.get(key, key): value for key, value in given.items() if key != "workload"}
-    overrides = []
+    mine, overrides = {item.name: item for item in own_fields(own)} if own else {}, []
     for key, value in given.items():
-        _check_key(cls, key, value)
+        if key in mine:
+            continue
+        _check_key(cls, key, value, list(mine))
         written = key.removeprefix("workload.") if key.startswith(tuple(f"workload.{group}." for group in cls.groups)) else key
         overrides.append(f"{written}={value}")
     overrides += [f"{old}=null" for old, new in cls.aliases.items() if new in given]  # else a file's older name would win
@@ -85,9 +93,10 @@ def configure(arguments: list[str]) -> Request:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = compose(cls.conf, overrides=overrides)
         OmegaConf.update(settings, "workload.source", absolute(source))
-        return Request(settings, config_file.make(settings), given)
+        chosen = own and OmegaConf.to_object(OmegaConf.merge(own, {key: _value(key, given[key]) for key in mine if key in given}))
+        return Request(settings, config_file.make(settings), given, chosen)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(cls, error, given)) from None
+        raise ConfigError(_one_line(cls, error, given, [*mine.values(), *fields(cls)])) from None
 
 
 def workload_of(given: dict[str, str]) -> str:
@@ -110,7 +119,7 @@ def store_settings(cls: type[Workload]) -> None:
     ConfigStore.instance().store("schema", node=settings)
 
 
-def help_text(description: str, arguments: list[str]) -> str:
+def help_text(description: str, arguments: list[str], own: type | None = None) -> str:
     source = workload_of(dict(_split(argument) for argument in arguments))
     cls = find(source)
     groups = [group for group in (*cls.groups, "experiment") if _options(cls, group)]
@@ -118,12 +127,16 @@ def help_text(description: str, arguments: list[str]) -> str:
              f"(docs/workloads.md); those below are of workload={source}, {_first_line(cls)}",
              f"{', '.join(f'{group}=<name>' for group in groups)} choose:"]  # fmt: skip
     lines += [f"  {group}: {', '.join(_options(cls, group))}" for group in groups]
-    section = None
+    section, mine = None, own_fields(own) if own else []
+    if mine:
+        lines += ["", "of this command alone", *map(_described, mine)]
     for field in fields(cls):
+        if field.name in [item.name for item in mine]:
+            continue
         if (head := (field.name.rpartition(".")[0], field.choice)) != section:
             section = head
             lines += ["", f"{head[0] or 'run'}" + (f" ({head[1]})" if head[1] else "")]
-        lines.append(f"  {field.name}  ({_kind(field)}, default {field.default})\n      {field.text}")
+        lines.append(_described(field))
     return "\n".join(lines)
 
 
@@ -215,12 +228,12 @@ def _options(cls: type[Workload], group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _check_key(cls: type[Workload], key: str, value: str) -> None:
+def _check_key(cls: type[Workload], key: str, value: str, mine: list[str]) -> None:
     if key in (*cls.groups, "experiment"):
         if value not in _options(cls, key):
             raise ConfigError(f"{key}={value}: unknown; use one of {', '.join(_options(cls, key))}")
         return
-    known = [field.name for field in fields(cls)]
+    known = [*mine, *(field.name for field in fields(cls) if field.name != "workload.source")]
     if key.startswith("sweep.arms"):
         raise ConfigError(f"{key}={value}: arms are not given on the command line; write a file in workloads/conf/experiment/")
     if key == "workload.source" or (key not in known and not key.startswith("workload.") and f"workload.{key}" in known):
@@ -230,7 +243,12 @@ def _check_key(cls: type[Workload], key: str, value: str) -> None:
         raise ConfigError(f"{key}={value}: unknown setting; {f'did you mean {close[0]}' if close else 'see --help for all of them'}")
 
 
-def _one_line(cls: type[Workload], error: Exception, given: dict[str, str]) -> str:
+def _value(key: str, text: str) -> Any:
+    """What Hydra reads in `key=text`."""
+    return OverridesParser.create().parse_override(f"{key}={text}").value()
+
+
+def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], known: list[Field]) -> str:
     """Hydra's and OmegaConf's several lines as `field=value: rule; mend`."""
     cause: BaseException | None = error
     while cause is not None:
@@ -242,10 +260,14 @@ def _one_line(cls: type[Workload], error: Exception, given: dict[str, str]) -> s
                 group = key.partition(".")[0]
                 chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
                 return f"{key}={given.get(key, '')}: no setting of {group}={chosen}; see --help for those of each"
-            kind = {field.name: field.kind for field in fields(cls)}.get(key, "setting")
+            kind = next((field.kind for field in known if field.name == key), "setting")
             return f"{key}={given.get(key, getattr(cause, 'value', ''))}: {first[0].lower() + first[1:]}; give a value of type {kind}"
         cause = cause.__cause__ or cause.__context__
     return f"{' '.join(f'{k}={v}' for k, v in given.items())}: {str(error).splitlines()[0]}; see --help"
+
+
+def _described(field: Field) -> str:
+    return f"  {field.name}  ({_kind(field)}, default {field.default})\n      {field.text}"
 
 
 def _kind(field: Field) -> str:

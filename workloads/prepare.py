@@ -20,6 +20,7 @@ from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.datasets.prepare import prepare as prepare_data
+from meltr_ray.video.settings import PrepareConfig
 from workloads import cli
 
 NAMES_SHOWN = 12
@@ -29,41 +30,41 @@ COMMON_NAMES = ("model", "pytorch_model")
 
 def prepare(request: cli.Request) -> int:
     """Write `data.folder`, or the folder of an imported checkpoint, or the file `export`. Returns the exit code."""
-    config = request.config
-    if config.extract:
-        return extract_features(config)
-    if config.export:
-        check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "export needs a folder; give one")
-        return export_checkpoint(Path(config.checkpoint), Path(config.export))
-    if config.checkpoint is not None:
+    config, own = request.config, request.own
+    if own.extract:
+        return extract_features(config, own)
+    if own.export:
+        check(isinstance(own.checkpoint, str), "checkpoint", own.checkpoint, "export needs a folder; give one")
+        return export_checkpoint(Path(own.checkpoint), Path(own.export))
+    if own.checkpoint is not None:
         return import_checkpoint(request)
     if "data" not in config.workload.groups:  # not video: whatever the workload itself makes
         config.workload.prepare(print)
         return 0
     data = config.workload.data
-    prepare_data(data.name, Path(config.source) if config.source else None, Path(data.folder), print, data.variant)
+    prepare_data(data.name, Path(own.source) if own.source else None, Path(data.folder), print, data.variant)
     return 0
 
 
-def extract_features(config: Config) -> int:
+def extract_features(config: Config, own: PrepareConfig) -> int:
     """Write the features of every video in `extract` to `export`, on the Ray cluster that `cluster` names."""
     from meltr_ray.cluster.tune import connected
     from meltr_ray.video.datasets.extract import Frames, Video, check_extractor, check_videos, extract
     from meltr_ray.video.datasets.feature_files import VIDEO_ENDINGS
 
-    check(config.extractor is not None, "extractor", None, "extract needs the folder of a vision model; give it")
-    check(config.export is not None, "export", None, "extract needs a folder to write features to; give it")
-    check(Path(config.extract).is_dir(), "extract", config.extract, "no such folder; correct the path")
+    check(own.extractor is not None, "extractor", None, "extract needs the folder of a vision model; give it")
+    check(own.export is not None, "export", None, "extract needs a folder to write features to; give it")
+    check(Path(own.extract).is_dir(), "extract", own.extract, "no such folder; correct the path")
     cli.check_machine(config)
-    paths = sorted(path for path in Path(config.extract).absolute().rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
-    check(len(paths) > 0, "extract", config.extract, "holds no video; give the folder that does")
+    paths = sorted(path for path in Path(own.extract).absolute().rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
+    check(len(paths) > 0, "extract", own.extract, "holds no video; give the folder that does")
     videos = [Video(path.stem, str(path)) for path in paths]
     check_videos(videos)
-    check_extractor(config.extractor)
-    frames = Frames(per_second=config.frames_per_second)
-    with cli.chatter_to(Path(config.export).absolute() / "log.txt") as terminal, connected(config):
-        counts = extract(videos, config.extractor, config.export, frames, config.train.use_gpu, report=lambda line: print(line, file=terminal))
-    print(", ".join(f"{name}: {count}" for name, count in counts.items()), "->", config.export)
+    check_extractor(own.extractor)
+    frames = Frames(per_second=own.frames_per_second)
+    with cli.chatter_to(Path(own.export).absolute() / "log.txt") as terminal, connected(config):
+        counts = extract(videos, own.extractor, own.export, frames, config.train.use_gpu, report=lambda line: print(line, file=terminal))
+    print(", ".join(f"{name}: {count}" for name, count in counts.items()), "->", own.export)
     return 0
 
 
@@ -74,8 +75,8 @@ def import_checkpoint(request: cli.Request) -> int:
 
     config, given = request.config, request.given
     backbone, data = config.workload.backbone, config.workload.data
-    files = config.checkpoint if isinstance(config.checkpoint, list) else [config.checkpoint]
-    check(len(files) > 0, "checkpoint", config.checkpoint, "names no file; give one or several")
+    files = request.own.checkpoint if isinstance(request.own.checkpoint, list) else [request.own.checkpoint]
+    check(len(files) > 0, "checkpoint", request.own.checkpoint, "names no file; give one or several")
     paths = [Path(str(file)) for file in files]
     if "name" not in given:
         title = paths[0].parent.name if paths[0].stem in COMMON_NAMES else paths[0].stem
@@ -117,4 +118,4 @@ def listing(names: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    cli.main(prepare, __doc__)
+    cli.main(prepare, __doc__, own=PrepareConfig)

@@ -29,10 +29,10 @@ class Fixed(Way):
 
     @classmethod
     def of(cls, config: Any, workload: Workload) -> Fixed:
-        return cls(weights_of(config.combiner.weights, config.losses.set, config.losses.primary))
+        return cls(weights_of(config.combiner.weights, config.losses.set, config.losses.primary), workload.per_example)
 
-    def __init__(self, weights: Sequence[float]):
-        self.combiner = FixedWeights(weights)
+    def __init__(self, weights: Sequence[float], per_example: bool = False):
+        self.combiner, self.per_example = FixedWeights(weights), per_example
 
     def to(self, device: torch.device) -> Fixed:
         self.combiner.to(device)
@@ -40,7 +40,7 @@ class Fixed(Way):
 
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         weights = self.combiner.weights.to(losses.dtype)
-        a = weights if len(weights) == len(losses) else weights.expand_as(losses)  # per example: alike for all
+        a = weights.expand_as(losses) / len(losses) if self.per_example else weights  # per example: the mean of all
         return a @ losses, a
 
     def state(self) -> dict[str, Tensor]:

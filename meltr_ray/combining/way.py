@@ -26,7 +26,7 @@ class Step(Protocol):
         """c = J b, (M, T): how much a small step along -d_w of each loss lowers the primary loss of the meta batch, b its gradient."""
 
     def gramian(self) -> Tensor:
-        """J J', (M T, M T), of this rank's micro-batches and losses."""
+        """J J', (N, N) float64: all losses of all micro-batches of all ranks, in the order rank, micro-batch, loss. N backward passes."""
 
     def losses_again(self) -> Tensor:
         """l at the w that the step has led to, (M, T), same batches and masks: one more forward each; in `after` alone."""

@@ -42,6 +42,11 @@ def fields(cls: type[Workload]) -> Iterator[Field]:
                 yield from (found._replace(choice=name) for found in _of(each, f"{group}."))
 
 
+def own_fields(cls: type) -> list[Field]:
+    """Those of a dataclass of settings by itself, such as a command's own."""
+    return list(_of(cls, ""))
+
+
 def _of(cls: type, prefix: str) -> Iterator[Field]:
     texts, hints = _texts(cls), typing.get_type_hints(cls)
     for item in dataclasses.fields(cls):

@@ -21,6 +21,9 @@ from meltr_ray.errors import ConfigError, check_choice
 from meltr_ray.storage import put
 from meltr_ray.workload import Workload
 
+OF_PREPARE = ("source", "export", "extract", "extractor", "frames_per_second")
+"""Settings of prepare.py, which files had before it declared its own."""
+
 
 def schema(cls: type[Workload], chosen: dict[str, Any]) -> DictConfig:
     """All settings with their types and defaults, as they are written.
@@ -45,6 +48,7 @@ def load(path: Path) -> DictConfig:
     """Settings saved as YAML, typed; not resolved and not checked."""
     found = OmegaConf.load(path)
     cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
+    found = OmegaConf.masked_copy(found, [key for key in found if key not in OF_PREPARE])
     chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
     settings = OmegaConf.merge(schema(cls, chosen), found)
     settings.workload.source = settings.workload.source or "video"

@@ -26,18 +26,8 @@ class Config:
     """Folder under which runs and sweeps are written, relative to the working folder."""
     resume: Optional[str] = None
     """Folder of an interrupted run or sweep to go on with, with the settings that it was started with."""
-    source: Optional[str] = None
-    """Folder of the original distribution of a data set; used by prepare.py alone."""
-    checkpoint: Any = None
-    """evaluate.py: folder of a finished run or trial. prepare.py: checkpoint file to import, or a list, `[bert.bin,swin.pth]`, of files that each cover a part of the backbone; with `export`, folder of a run or of an imported checkpoint."""
-    export: Optional[str] = None
-    """File that prepare.py writes the weights of `checkpoint` to, under the names and in the form of the backbone's authors; with `extract`, the folder of the features."""
-    extract: Optional[str] = None
-    """prepare.py: folder of videos, and those below it, whose frame features are taken by the model in `extractor` and written to the folder `export`, where an importer finds them."""
-    extractor: Optional[str] = None
-    """prepare.py: folder of a Hugging Face vision model and its image processor, as `save_pretrained` writes them."""
-    frames_per_second: float = 1.0
-    """prepare.py: frames of a video that `extract` takes features of, a second."""
+    checkpoint: Optional[str] = None
+    """Folder of a finished run or trial that evaluate.py scores."""
     split: str = "validation"
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
     cluster: str = "local"
@@ -77,13 +67,14 @@ class Config:
               "combines losses, and this workload has a number for each example; use combiner.name=own or fixed")
         check(not one or len(self.losses.set) == 1, "losses.set", self.losses.set,
               "a workload with a number for each example trains one loss; use losses.set=primary")
+        check(not (one and self.combiner.name == "own" and self.aid.gamma > 0), "aid.gamma", self.aid.gamma,
+              "holds the training loss near the sum of the losses, which weights of examples have no use for; set it to 0")
         check(not (one and self.combiner.average_losses), "combiner.average_losses", True,
               "each worker has examples of its own, so their losses have no mean over workers; set it to false")
         called(self.workload, "check", lambda: self.workload.check(self))
 
 
-ABOUT_THE_COMMAND = ("name", "output", "resume", "source", "checkpoint", "export", "extract", "extractor",
-                     "frames_per_second", "split", "cluster")
+ABOUT_THE_COMMAND = ("name", "output", "resume", "checkpoint", "split", "cluster")
 """Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 

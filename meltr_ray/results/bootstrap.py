@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-
 RESAMPLES = 500
 """Of a measure that is a function of rows, which may take its time; sums take more in no time (`interval`)."""
 

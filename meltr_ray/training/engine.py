@@ -107,7 +107,7 @@ class Engine:
         problem = LossesProblem(
             self.w,
             [lambda batch=batch: forward(batch) for batch in batches],
-            [lambda batch=batch: forward(batch, (primary,)).sum() for batch in meta_batches],
+            [lambda batch=batch: forward(batch, (primary,)).mean() for batch in meta_batches],
             product=self.choices[0] or aid.product, hessian_product=self.choices[1] or aid.hessian_product,
             radius=aid.radius, accuracy=aid.accuracy,
             fixed_point=self.fixed_point(aid), inner=lambda: self.losses(batches[0]),

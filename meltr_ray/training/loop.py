@@ -80,7 +80,7 @@ def before(way: Way, step: EngineStep, config: Config) -> dict[str, Any]:
 
 
 def statistics(config: Config, losses: Tensor, a: Tensor, value: Tensor, step: int) -> dict[str, Any]:
-    """What the results table keeps of one inner step. Losses by example: their sum, and no slopes.
+    """What the results table keeps of one inner step. Losses by example: their mean, and no slopes.
 
     Raises:
         Diverged: a loss or the training loss is not finite.
@@ -88,7 +88,7 @@ def statistics(config: Config, losses: Tensor, a: Tensor, value: Tensor, step: i
     names = config.losses.set
     negative, count = (a < 0).sum().reshape(1).float(), len(a)
     if config.workload.per_example:
-        losses, a = losses.detach().sum().reshape(1), a[:0]
+        losses, a = losses.detach().mean().reshape(1), a[:0]
     numbers = torch.cat([losses.detach().float(), a.float(), value.reshape(1).float(), negative]).tolist()  # one wait for the device
     loss_values, slope_values, train_loss = numbers[: len(names)], numbers[len(names) : -2], numbers[-2]
     for name, number in [*zip(names, loss_values), ("g_phi(l)", train_loss)]:

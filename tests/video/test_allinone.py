@@ -15,7 +15,7 @@ import torch
 from meltr_ray.config import ConfigError
 from meltr_ray.video.backbones.allinone import model as allinone
 from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
-from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, compute_losses, transport_plan
+from meltr_ray.video.backbones.allinone.losses import compute_losses, transport_plan
 from meltr_ray.video.backbones.allinone.model import AllInOne
 from meltr_ray.video.backbones.allinone.settings import ALLINONE_SIZES, AllInOneConfig
 from tests.reference import second_derivative_error
@@ -23,6 +23,10 @@ from tests.reference import second_derivative_error
 REFERENCE = Path(__file__).with_name("allinone_reference.npz")
 CLIPS, FRAMES, WORDS, LENGTH, CHOICES, ANSWERS = 5, 3, 31, 7, 4, 6
 """Five clips: an odd batch splits unevenly into matched and unmatched pairs."""
+PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
+                    "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
+                    "answer": "vqa_loss"}  # fmt: skip
+"""Losses and what the published code calls them; its `irtr_loss` is `rank` with choice 0 the right one."""
 LOSSES = tuple(PUBLISHED_LOSSES)
 VARIANTS = {
     "plain": {"distilled": False, "unaligned_tokens": 1},

@@ -163,6 +163,14 @@ def test_a_truncated_video_is_seen_wherever_it_ends(videos, tmp_path):
             assert probe(content[: int(share * len(content))]).unreadable, (path.name, share)
 
 
+def test_a_video_that_ends_within_its_first_frame_holds_none(tmp_path):
+    make_video(tmp_path / "whole.mkv", codec="libx264")
+    with av.open(str(tmp_path / "whole.mkv")) as container:
+        first = next(container.demux(video=0))
+    content = (tmp_path / "whole.mkv").read_bytes()[: first.pos + first.size // 2]
+    assert probe(content).unreadable == "holds no video frame"
+
+
 def write_sources(folder: Path) -> Path:
     """Small ones of ours with the names of the real ones: ten videos with captions, with questions, and features in three splits."""
     ids = [f"video{at}" for at in range(10)]
@@ -171,7 +179,8 @@ def write_sources(folder: Path) -> Path:
     for at, name in enumerate(ids):
         make_video(folder / "clips" / f"{name}.mp4", times=list(range(at + 2)))
         shutil.copy(folder / "clips" / f"{name}.mp4", folder / "msrvtt_clips")
-    write_table(folder / "clips", [dict(video=f"{name}.mp4", caption=f"noise number {at % 5} of ten") for at, name in enumerate(ids)])
+    rows = [dict(file=f"{name}.mp4", label=f"noise number {at % 5} of ten", caption=None) for at, name in enumerate(ids)]
+    (folder / "clips" / "captions.json").write_text(json.dumps(rows))
     rows = [dict(video_id=name, captions=[f"noise {at}", f"no {at}"], category=at,
                  qa=[dict(question="what is it?", answer=f"number {at}", qid=at)]) for at, name in enumerate(ids)]  # fmt: skip
     (folder / "msrvtt_clips" / "clips.json").write_text(json.dumps(rows))

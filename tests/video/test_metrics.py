@@ -124,6 +124,13 @@ def test_tokens_without_java():
 
 
 @needs_java
+def test_tokens_of_captions_of_ours_are_javas():
+    lines = ["A man is playing a guitar.", "The man's dog isn't here; it can't run, but (red) cars do!", "two girls' hats, 3.5 cups & a 10% cut",
+             "she said: \"stop\" -- and they'll stop", "a well-known chef cooks fish/chips", "", "..."]  # fmt: skip
+    assert list(map(tokenize, lines)) == captions.tokens_by_java(lines, 60)
+
+
+@needs_java
 @needs_data
 def test_tokens_of_nearly_all_real_captions_are_javas():
     lines = real_captions()

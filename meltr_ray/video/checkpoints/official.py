@@ -157,11 +157,6 @@ def shown(names: list[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def export(module: nn.Module, path: str | os.PathLike, wrapper: str | None = None) -> None:
-    """Write `module`'s entries under the authors' names; see `save`."""
-    save(OrderedDict((name, x.detach().cpu()) for name, x in module.state_dict().items()), path, wrapper)
-
-
 def save(state: dict[str, Tensor], path: str | os.PathLike, wrapper: str | None = None) -> None:
     """Write `state` as the authors' code saves it, whole or not at all.
 

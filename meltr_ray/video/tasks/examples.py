@@ -15,7 +15,7 @@ from meltr_ray.video.clips.store import ClipStore
 class Examples:
     """Those clips of a store that a task can use, each as often as it says.
 
-    `clips`: row of the clip of each example, told from the columns that it takes, since reading whole clips takes a hundred times
+    `clips`: row of the clip of each example, told from the columns that it takes, since reading whole clips takes some fifty times
     as long; `numbers`: which of its clip's examples each is, and `pick`: (clip, number) -> the example, a function of a module, so
     that worker processes find it.
     Raises ConfigError where there is none.

@@ -34,7 +34,7 @@ import torch
 
 from meltr_ray.video.backbones.allinone import model as allinone
 from meltr_ray.video.backbones.allinone.inputs import AllInOneBatch
-from meltr_ray.video.backbones.allinone.losses import PUBLISHED_LOSSES, compute_losses
+from meltr_ray.video.backbones.allinone.losses import compute_losses
 from meltr_ray.video.backbones.allinone.model import AllInOne
 from meltr_ray.video.backbones.allinone.settings import AllInOneConfig
 from meltr_ray.video.checkpoints import official
@@ -152,7 +152,7 @@ def their_loss(authors: Authors, model: torch.nn.Module, batch: AllInOneBatch, n
     num_false = num_choices - (name == "irtr_loss")
     with mock.patch.dict(settings, draw_false_text=num_false, draw_options_text=num_choices):
         found = getattr(authors.objectives, COMPUTE[name])(model, their_batch(batch))
-    return found[PUBLISHED_LOSSES.get(name, name)]
+    return found[ours.PUBLISHED_LOSSES.get(name, name)]
 
 
 def our_loss(model: AllInOne, batch: AllInOneBatch, name: str) -> torch.Tensor:
@@ -292,7 +292,7 @@ def exchange(title: str, theirs: torch.nn.Module, model: AllInOne) -> None:
         state = official.read(sent)
         official.match(state, model)
         model.load_state_dict(state)
-        official.export(model, returned, "state_dict")
+        official.save(model.state_dict(), returned, "state_dict")
         back = torch.load(returned, weights_only=True)["state_dict"]
         theirs.load_state_dict(back, strict=True)
         same = all(torch.equal(x, back[name]) for name, x in state.items())

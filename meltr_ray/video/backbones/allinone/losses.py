@@ -19,10 +19,6 @@ from meltr_ray.video.backbones.layers import used_length
 from meltr_ray.video.tasks.reranking import PAIRS_AT_ONCE
 from meltr_ray.video.tasks.settings import TaskConfig
 
-PUBLISHED_LOSSES = {"matching": "itm_loss", "alignment": "itm_wpa_loss", "masked_language": "mlm_loss",
-                    "contrastive": "ind_itc_loss", "rank": "multiple_choice_loss", "choice": "mc_vqa_loss",
-                    "answer": "vqa_loss"}  # fmt: skip
-"""Losses and what the published code calls them; its `irtr_loss` is `rank` with choice 0 the right one."""
 RETRIEVAL_TEMPERATURE = 0.05
 
 
