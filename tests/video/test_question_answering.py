@@ -175,7 +175,7 @@ def test_predictions_are_judged_by_all_answers_and_ties_are_lost(folder):
     won = question_answering.answer_row(choice, np.array([1.0, 0.0, -np.inf]), None)  # two options; the third is padding
     assert won["correct"] and won["options"] == ["red", "green"] and won["confidence"] == pytest.approx(1 / (1 + np.exp(-1)))
     metrics = question_answering.metrics([row, lost, won])
-    assert metrics["score"] == metrics["accuracy"] == pytest.approx(200 / 3) and metrics["accuracy_known"] == 100
+    assert metrics["accuracy"] == pytest.approx(200 / 3) and metrics["accuracy_known"] == 100
     assert metrics["accuracy_what"] == metrics["accuracy_which"] == 100 and metrics["accuracy_how"] == 0
     assert metrics["num_unknown"] == 1
 
@@ -195,7 +195,7 @@ def test_a_few_steps_answer_the_train_questions(name, task, folder):
     rows, again = (quietly(model, lambda: video.predict(model, examples, torch.device("cpu"))) for _ in range(2))
     found, intervals, notes = question_answering.report(rows)
     assert rows == again and [row["question_id"] for row in rows] == [clip.question.id for clip in examples]
-    assert found["score"] >= 75 and intervals["accuracy"][0] <= found["score"] <= intervals["accuracy"][1]
+    assert found["accuracy"] >= 75 and intervals["accuracy"][0] <= found["accuracy"] <= intervals["accuracy"][1]
     assert notes[0] == "8 questions about 8 clips."
 
 
