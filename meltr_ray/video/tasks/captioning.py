@@ -33,7 +33,7 @@ NO_JAVA = dict(java=False, timeout=0.0)
 
 
 class Inputs(Protocol):
-    """Clips as a backbone reads them (tasks/<backbone>.py)."""
+    """Clips as a backbone reads them (backbones/<name>/inputs.py)."""
 
     vocabulary: Vocabulary
 

@@ -38,7 +38,7 @@ AT_ONCE = 32
 
 
 class Inputs(Protocol):
-    """Clips with their question as a backbone reads them (tasks/<backbone>.py)."""
+    """Clips with their question as a backbone reads them (backbones/<name>/inputs.py)."""
 
     answers: Answers | None
 

@@ -37,7 +37,7 @@ SHOWN = 10
 
 
 class Inputs(Protocol):
-    """Clips and captions as a backbone reads them (tasks/<backbone>.py)."""
+    """Clips and captions as a backbone reads them (backbones/<name>/inputs.py)."""
 
     def texts(self, captions: list[str]) -> tuple[Tensor, ...]: ...
 

@@ -34,7 +34,7 @@ AT_ONCE = 128
 
 
 class Inputs(Protocol):
-    """Clips as a backbone reads them (tasks/<backbone>.py)."""
+    """Clips as a backbone reads them (backbones/<name>/inputs.py)."""
 
     def evaluation(self, clips: list[Clip]) -> Batch: ...
 
