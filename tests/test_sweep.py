@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from meltr_ray.results import table as results
 from tests.commands import QUICK, kill_all, run, start
 
 pytestmark = pytest.mark.timeout(1200)  # two clusters of Ray one after the other, beside another test process
@@ -84,7 +85,10 @@ def test_ctrl_c_saves_what_was_finished(digits_folder, tmp_path):
         kill_all(process)
     output = (tmp_path / "sweep.out").read_text()
     assert "Traceback" not in output and f"resume={folder}" in output
-    assert rows_of(folder) and (folder / "report.html").exists()
+    rows = rows_of(folder)
+    assert rows and (folder / "report.html").exists()
+    ends = {trial: results.status_of(row["status"] for row in rows if row["trial"] == trial) for trial in {row["trial"] for row in rows}}
+    assert "running" not in ends.values()  # what had a row and hadn't ended is stopped
 
 
 @pytest.mark.parametrize("stage", [3])

@@ -8,13 +8,15 @@ from typing import Any, TextIO
 
 from ray import tune
 
+from meltr_ray.workload import Metric
+
 
 class Progress(tune.Callback):
     """Counts trials over all phases of a sweep; one line, rewritten on a terminal, repeated every so often elsewhere."""
 
-    def __init__(self, terminal: TextIO, total: int, every_seconds: float):
+    def __init__(self, terminal: TextIO, total: int, every_seconds: float, metric: Metric):
         self.terminal = terminal.fileno()  # Tune pickles its callbacks, and files can't be
-        self.total, self.every = total, every_seconds
+        self.total, self.every, self.metric = total, every_seconds, metric
         self.done = self.skipped = self.running = self.failed = 0
         self.best: tuple[float, str] | None = None
         self.started = self.shown = time.monotonic()
@@ -49,7 +51,7 @@ class Progress(tune.Callback):
         left = (now - self.started) / self.done * (self.total - self.skipped - self.done) if self.done else None
         parts = [f"{self.done + self.skipped}/{self.total} trials done", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"best {self.best[0]:.4g} ({self.best[1]})"] if self.best else []
+        parts += [f"best {self.metric.score(self.best[0]):.4g} ({self.best[1]})"] if self.best else []
         parts += [f"about {left / 60:.0f} min {left % 60:02.0f} s left" if left is not None else "time left: not known yet"]
         line = "  ".join(parts)
         os.write(self.terminal, (f"\r\033[K{line}" if on_terminal else line + "\n").encode())

@@ -40,7 +40,8 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str) -> N
 def run(folder: Path, settings: DictConfig, config: Config, command: str, terminal: TextIO) -> bool:
     """All trials that are left, and what the analysis reads of them. Returns whether Ctrl-C ended it early."""
     search, trials = learning_rate_search(settings, config), comparison(settings, config, {})
-    progress = Progress(terminal, len(search) + len(trials), config.sweep.progress_every)
+    metric = next(iter(config.workload.metrics.values()))
+    progress = Progress(terminal, len(search) + len(trials), config.sweep.progress_every, metric)
     interrupted = False
     try:
         with connected(config):
