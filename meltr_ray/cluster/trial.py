@@ -22,6 +22,7 @@ from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
+from meltr_ray.storage import put
 from meltr_ray.training.loop import Diverged
 
 DRIVER_CPU = 0.01
@@ -104,7 +105,7 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
     """Write the last row of a trial that ended badly, and the whole traceback beside it."""
     folder = Path(trial["folder"])
     config = config_file.read(folder / "config.yaml")
-    (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+    put(folder / "error.txt", "".join(traceback.format_exception(error)))
     rows = results.read_trial(folder)
     cause = error
     while cause.__cause__ is not None:
