@@ -74,8 +74,13 @@ class Loader:
         if self.workers:
             options = dict(prefetch_factor=self.prefetch, worker_init_fn=_start_worker, multiprocessing_context=_context(self.preloaded))
         # A generator of its own: else torch draws a seed for its workers from the one that dropout draws from.
-        return DataLoader(self.maker, batch_size=None, sampler=self.makes, num_workers=self.workers, generator=torch.Generator(),
-                          **options)  # fmt: skip
+        return DataLoader(self.maker, batch_size=None, sampler=self.makes, collate_fn=_as_they_are, num_workers=self.workers,
+                          generator=torch.Generator(), **options)  # fmt: skip
+
+
+def _as_they_are(batches: Any) -> Any:
+    """In place of torch's own, which makes lists of tuples and tensors of arrays."""
+    return batches
 
 
 class _Maker(Dataset):
