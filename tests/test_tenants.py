@@ -117,3 +117,35 @@ def test_the_library_is_imported_without_the_video_package(tmp_path):
     assert code == 0 and "workload.width" in output and "Hidden units." in output, output
     code, output = ended(root, "sweep")
     assert code == 2 and output == "error: workload=video: doesn't import: ModuleNotFoundError: video was taken out; mend it\n"
+
+
+SCRIPT = """
+from pathlib import Path
+
+import meltr_ray
+from workloads.examples.primes import Primes
+
+TINY = {tiny}
+
+
+class Mine(Primes):
+    pass
+
+
+if __name__ == "__main__":
+    folder = meltr_ray.sweep(Mine, TINY)
+    assert folder == Path("outputs/sweeps/mine").absolute(), folder
+"""
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_script_sweeps_a_class_of_its_own(tmp_path):
+    """Workers import the script by its file, without starting another sweep."""
+    tiny = dict(setting.split("=") for setting in [*TINY, *ONE_EACH]) | {"losses.set": ["prime", "digit"], "sweep.learning_rates": []}
+    (tmp_path / "script.py").write_text(SCRIPT.format(tiny=tiny))
+    found = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                           capture_output=True, text=True, timeout=500)  # fmt: skip
+    assert found.returncode == 0, found.stdout + found.stderr
+    sweep = tmp_path / "outputs/sweeps/mine"
+    assert (sweep / "report.html").exists() and (sweep / "workload/script.py").exists()
+    assert {row["arm"] for row in results.gather(sweep).to_pylist() if row["status"] == "finished"} == {"meltr", "uniform", "primary_only"}

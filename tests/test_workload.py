@@ -7,14 +7,18 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import meltr_ray
 from meltr_ray.config.workload_file import find, keep_text, source_of
 from meltr_ray.errors import ConfigError
 from meltr_ray.training import checkpoint, splits
-from meltr_ray.training.loss_vector import LossVector
+from meltr_ray.training.batches import Batches, MetaBatches
+from meltr_ray.training.loader import Loader
+from meltr_ray.training.loss_vector import LossVector, WithControl
 from meltr_ray.training.rehearsal import check_all
 from tests.commands import run
 from workloads import cli
@@ -277,6 +281,34 @@ def test_worker_processes_make_the_same_batches(tmp_path):
     code, output = run("train", "resume=outputs/runs/w0", cwd=tmp_path)
     assert code == 2 and output.splitlines()[-1].startswith("error: workload=") and "the file has changed since" in output
     assert (tmp_path / "outputs/runs/w0/workload/mine.py").read_text() == MINE
+
+
+def test_batches_and_their_controls_reach_the_module_as_they_were_made(tmp_path):
+    """A tuple with an array, and the same with targets of other examples: torch's loader would make lists and tensors of them."""
+    batch = "x = np.stack(examples)\n        return (x, {'x': torch.tensor(x)})\n\n    def unused(self, x, generator):"
+    text = MINE.replace(DOC, DOC + "    def control(self, batch, generator): return batch[0][::-1], batch[1]\n")
+    text = text.replace("x = np.stack(examples)", batch).replace('batch["x"]', 'batch[1]["x"]')
+    (tmp_path / "mine.py").write_text(text)
+    config = attempt(f"{tmp_path}/mine.py:Mine", "losses.set=controlled")
+    train = Batches(config.workload, "train", 8, 0)
+    ((micro, _),) = Loader(train, MetaBatches("next", train, None), lambda step: False, 0, 1)
+    (batch, control), (same, _) = micro[0], train[0]
+    assert isinstance(micro[0], WithControl) and isinstance(batch, tuple) and isinstance(batch[0], np.ndarray)
+    assert np.array_equal(batch[0], same[0]) and np.array_equal(control[0], batch[0][::-1])
+
+
+def test_python_meets_the_same_lines(tmp_path):
+    cls = find(written(tmp_path))
+    with pytest.raises(ConfigError, match="did you mean workload.width"):
+        meltr_ray.sweep(cls, {"workload.widht": 8})
+    with pytest.raises(ConfigError, match="losses.set=sise: unknown"):
+        meltr_ray.sweep(cls, {"losses.set": ["total", "sise"]})
+
+    class Inner(cls):
+        pass
+
+    with pytest.raises(ConfigError, match="is defined inside another class or a function, where workers can't find it; move it out"):
+        meltr_ray.sweep(Inner)
 
 
 @pytest.mark.parametrize("text, words", [

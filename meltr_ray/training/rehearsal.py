@@ -166,6 +166,11 @@ def used_by_their_owners(model: nn.Module) -> Iterator[None]:
         for own, p in owner.named_parameters(recurse=False):
             owners.setdefault(id(p), (f"{name}.{own}".removeprefix(PREFIX), []))[1].append(owner)
     active: list[nn.Module] = []
+
+    def within_torch(whose: list[nn.Module]) -> bool:
+        """Whether a layer of torch's own that holds the owner runs: its attention takes weights of its projection, and DeepSpeed sees it."""
+        return any(type(at).__module__.startswith("torch.nn.") and any(owner in set(at.modules()) for owner in whose) for at in active)
+
     handles = [m.register_forward_pre_hook(lambda m, _: active.append(m)) for m in model.modules()]
     handles += [m.register_forward_hook(lambda m, _, __: active.pop() and None) for m in model.modules()]
 
@@ -173,7 +178,7 @@ def used_by_their_owners(model: nn.Module) -> Iterator[None]:
         def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
             for p in _tensors([args, kwargs or {}]):
                 name, whose = owners.get(id(p), ("", []))
-                if whose and not any(owner is at for owner in whose for at in active):
+                if whose and not any(owner is at for owner in whose for at in active) and not within_torch(whose):
                     raise ConfigError(f"engine.zero_stage=3: {name} is used outside the forward of the module that owns it, "
                                       f"{type(whose[0]).__name__}; use it there, or take engine.zero_stage=2")  # fmt: skip
             return function(*args, **(kwargs or {}))
