@@ -29,12 +29,15 @@ def run(script: Path, arguments: list[str], folder: Path, output: Path, timeout:
     server = forking_server()
     server.stdin.write(json.dumps([str(script), arguments, str(folder), str(output)]).encode() + b"\n")
     number = int(server.stdout.readline())
+    ended = False
     try:
-        if not select.select([server.stdout], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired([script, *arguments], timeout)
+        ended = bool(select.select([server.stdout], [], [], timeout)[0])
     finally:
-        kill(number)
+        if not ended:  # else its number may be another's by now
+            kill(number)
         code = int(server.stdout.readline())
+    if not ended:
+        raise subprocess.TimeoutExpired([script, *arguments], timeout)
     return code
 
 

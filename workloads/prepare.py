@@ -19,7 +19,6 @@ from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.video.backbones.settings import BackboneConfig
-from meltr_ray.video.datasets.prepare import prepare as prepare_data
 from meltr_ray.video.settings import PrepareConfig
 from workloads import cli
 
@@ -41,6 +40,8 @@ def prepare(request: cli.Request) -> int:
     if "data" not in config.workload.groups:  # not video: whatever the workload itself makes
         config.workload.prepare(print)
         return 0
+    from meltr_ray.video.datasets.prepare import prepare as prepare_data  # scikit-learn, which --help does without
+
     data = config.workload.data
     prepare_data(data.name, Path(own.source) if own.source else None, Path(data.folder), print, data.variant)
     return 0

@@ -17,7 +17,7 @@ from meltr_ray.errors import ConfigError
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.training.bert_adam import BertAdam
-from meltr_ray.training.loss_vector import LossVector
+from meltr_ray.training.loss_vector import LossVector, named_weights
 from meltr_ray.training.schedules import rate_factor
 from meltr_ray.training.tuning import check_tuning, layer_factors, merge, own_name, parameter_groups, prepare_for_tuning
 from meltr_ray.video.backbones.allinone.model import AllInOne
@@ -485,7 +485,7 @@ def univl_on_a_rank(folder: str, recompute: bool = False, stage: int = 0, precis
     engine.backward(engine.losses(batch).sum())
     engine.step(0)
     after = engine.weights()
-    frozen = [name for name, p in engine.module.named_parameters() if not p.requires_grad]
+    frozen = [name for name, p in named_weights(engine.module) if not p.requires_grad]
     assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
     moments = engine.optimizer_state()
     return found | {"gradient": flat([value for name, value in sorted(moments.items()) if name.startswith("exp_avg/")])}
