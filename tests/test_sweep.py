@@ -69,7 +69,7 @@ def test_a_diverging_trial_is_recorded_and_the_sweep_goes_on(digits_folder, tmp_
     code, output = run("sweep", *SMALL, f"data.folder={digits_folder}", "name=hot", "sweep.learning_rates=[1e-3,1e30]", cwd=tmp_path)
     assert code == 0, output
     rows = rows_of(tmp_path / "outputs/sweeps/hot")
-    hot = [row for row in rows if row["optimizer.learning_rate"] == 1e30]
+    hot = [row for row in rows if row["setting.optimizer.learning_rate"] == 1e30]
     assert {row["status"] for row in hot} == {"diverged"} and all("is nan at step" in row["error"] or "is inf" in row["error"] for row in hot)
     assert {row["status"] for row in rows if row["phase"] == "comparison" and row["split"] == "test"} == {"finished"}
 
@@ -100,4 +100,4 @@ def test_trials_on_two_ray_train_workers(stage, digits_folder, tmp_path):
     rows = rows_of(tmp_path / "outputs/sweeps/nested")
     ended = {row["arm"] for row in rows if row["status"] == "finished"}
     assert ended == {"primary_only", "uniform", "meltr"}, output
-    assert {row["engine.zero_stage"] for row in rows} == {stage}
+    assert {row["setting.engine.zero_stage"] for row in rows} == {stage}
