@@ -98,7 +98,7 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
 
 def columns_of(config: Config) -> Columns:
     """Of the results table of a run."""
-    return Columns.of(config.workload.metrics, config.losses.set, recorded(config))
+    return Columns.of(config.workload.metrics, config.losses.set, recorded(config), with_slopes=not config.workload.per_example)
 
 
 def record_failure(trial: dict[str, Any], error: Exception) -> None:

@@ -61,13 +61,16 @@ class Columns:
     """Cells that are the same in every row: the settings."""
 
     @classmethod
-    def of(cls, metrics: Mapping[str, Metric], losses: Sequence[str], settings: Mapping[str, Any]) -> Columns:
-        """`settings`: dotted name -> value. A number or a truth value is kept as it is; lists and dictionaries as JSON."""
+    def of(cls, metrics: Mapping[str, Metric], losses: Sequence[str], settings: Mapping[str, Any], with_slopes: bool = True) -> Columns:
+        """`settings`: dotted name -> value. A number or a truth value is kept as it is; lists and dictionaries as JSON.
+
+        `with_slopes`: whether each loss has one slope; a loss by example has as many as a batch.
+        """
         cells = {SETTING + name: value if isinstance(value, (bool, int, float, str, type(None))) else json.dumps(value)
                  for name, value in settings.items()}  # fmt: skip
         measured = [metric_field(name, metric) for name, metric in metrics.items()]
         means = [field(f"{LOSS}{loss}", pa.float64(), f"loss {loss}, mean since the last row") for loss in losses]
-        slopes = [field(f"{SLOPE}{loss}", pa.float64(), f"slope d g_phi / d l of {loss}, mean since the last row") for loss in losses]
+        slopes = [field(f"{SLOPE}{loss}", pa.float64(), f"slope d g_phi / d l of {loss}, mean since the last row") for loss in losses if with_slopes]
         chosen = [setting_field(name, pa.scalar(value).type) for name, value in cells.items()]
         return cls(make_schema([*fixed_fields(), *measured, *means, *slopes, *chosen]), cells)
 
