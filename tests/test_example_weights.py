@@ -13,7 +13,7 @@ from meltr_ray.training.batches import Batches
 from meltr_ray.training.loss_vector import LossVector
 from tests.commands import ROOT
 from tests.ranks import on_ranks
-from tests.reference import DenseBilevel, as_function, flat, relative_error, trained
+from tests.reference import DenseBilevel, as_function, relative_error, trained
 from workloads import cli
 
 SOURCE = f"{ROOT}/workloads/examples/noisy_labels.py:NoisyLabels"
