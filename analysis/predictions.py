@@ -33,7 +33,8 @@ def _read_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise ConfigError(f"predictions={path}: is not there; write the predictions first")
     try:
-        return pq.read_table(path)
+        with open(path, "rb") as file:  # once, whatever is written meanwhile
+            return pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise ConfigError(f"predictions={path}: can't be read as Parquet; write the predictions anew") from error
 

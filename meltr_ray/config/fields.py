@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import textwrap
 import typing
@@ -59,6 +60,7 @@ def _of(cls: type, prefix: str) -> Iterator[Field]:
         yield Field(prefix + item.name, plain.replace("typing.", ""), default, texts.get(item.name, ""))
 
 
+@functools.cache
 def _texts(cls: type) -> dict[str, str]:
     """Field -> the text under it, also of the classes above."""
     found: dict[str, str] = {}

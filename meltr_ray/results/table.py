@@ -78,7 +78,8 @@ def load(path: Path) -> pa.Table:
         ConfigError: it is damaged, or of a version to come.
     """
     try:
-        table = pq.read_table(path)
+        with open(path, "rb") as file:  # by its path, pyarrow opens it twice, and a row may have been added in between
+            table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise ConfigError(f"table={path}: can't be read as Parquet ({str(error).splitlines()[0]}); restore it, or delete it to run its trial again") from error
     version = (table.schema.metadata or {}).get(b"version", b"1").decode()

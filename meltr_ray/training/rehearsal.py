@@ -27,6 +27,7 @@ from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.evaluation import measured
 from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl
 from meltr_ray.training.splits import SPLITS, Part, examples
+from meltr_ray.training.shapes import shapes_alone
 from meltr_ray.training.tuning import check_tuning, prepare_for_tuning
 from meltr_ray.workload import Workload
 
@@ -60,7 +61,7 @@ def check_all(configs: Iterable[Config]) -> None:
         if config.workload.rehearsed:
             rehearse(config)
         else:
-            with torch.device("meta"):  # names and shapes alone
+            with shapes_alone():
                 check_tuning(config, config.workload.structure())
 
 

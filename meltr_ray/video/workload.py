@@ -203,6 +203,6 @@ class Video(Workload):
 
     @property
     def _task(self) -> ModuleType:
-        from meltr_ray.video.tasks.named import MODULES
+        from meltr_ray.video.tasks.named import module_of
 
-        return MODULES[self.task.name]
+        return module_of(self.task.name)

@@ -9,7 +9,7 @@ from analysis.predictions import _named
 from meltr_ray.results.predictions import as_table
 from meltr_ray.video.clips.clip import Clip, Question
 from meltr_ray.video.tasks import captioning, question_answering, sentiment
-from meltr_ray.video.tasks.named import MODULES
+from meltr_ray.video.tasks.named import module_of
 from meltr_ray.video.tasks.views import COLUMNS, VIEWS
 from meltr_ray.workload import Workload
 
@@ -30,7 +30,7 @@ class Only(Workload):
 
 @pytest.mark.parametrize("task", ROWS)
 def test_a_task_measures_what_it_declares(task):
-    module, rows = MODULES[task], ROWS[task]
+    module, rows = module_of(task), ROWS[task]
     found = module.metrics(rows)
     assert set(module.METRICS) <= set(found) and "score" not in found
     assert all(metric.meaning for metric in module.METRICS.values())

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put
 from meltr_ray.training.checkpoint import save_tensors
+from meltr_ray.training.shapes import shapes_alone
 from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.checkpoints import naming, official
@@ -104,7 +105,7 @@ def describe(config: BackboneConfig, state: dict[str, Tensor]) -> tuple[Backbone
     The module is on the `meta` device: names and shapes, no numbers. What `state` doesn't tell is small.
     """
     own = config.naming()
-    with torch.device("meta"):
+    with shapes_alone():
         return own.empty(config, state, len(state.get(own.words, (0,))))
 
 

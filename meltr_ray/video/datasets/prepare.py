@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 from meltr_ray.errors import check, check_choice
-from meltr_ray.video.baselines import baselines
 from meltr_ray.video.clips import shards, store
 from meltr_ray.video.datasets import digits
 from meltr_ray.video.datasets.importers import (
@@ -132,6 +131,8 @@ def _baselines_added(folder: Path, manifest: dict[str, Any], report: Callable[[s
     """The manifest with the closed-form baselines, which a folder of annotations alone doesn't get."""
     if manifest["baselines"] or not any(manifest.get("media", {"features": 1}).values()):
         return manifest
+    from meltr_ray.video.baselines import baselines  # scikit-learn takes seconds, and a data set gets them once
+
     try:
         found = baselines(folder, lambda line: report(f"{manifest['name']}: {line}"))
     except ValueError as error:  # too few clips: no word is left, or no principal component

@@ -12,9 +12,6 @@ import re
 from collections.abc import Collection
 
 import numpy as np
-from nltk.stem.porter import PorterStemmer
-from nltk.tokenize import TreebankWordTokenizer
-from nltk.translate.meteor_score import single_meteor_score
 
 ALPHA, BETA, GAMMA = 0.85, 0.20, 0.60
 """METEOR 1.5's English parameters (Denkowski and Lavie, WMT 2014)."""
@@ -33,6 +30,8 @@ class NoSynonyms:
 
 def tokenize(line: str, punctuation: Collection[str]) -> str:
     """Tokens of a caption in lower case, without `punctuation`, joined by blanks."""
+    from nltk.tokenize import TreebankWordTokenizer  # takes seconds
+
     # NLTK takes a full stop for the end of a sentence at the end of the text alone
     text = re.sub(r"(?<=\w{2})\.(?=\s)", " .", line.lower())
     words = TreebankWordTokenizer().tokenize(text, convert_parentheses=True)
@@ -41,6 +40,9 @@ def tokenize(line: str, punctuation: Collection[str]) -> str:
 
 def meteor_scores(predictions: list[str], references: list[list[str]]) -> np.ndarray:
     """(N,): the best of each prediction's scores against its references, tokens joined by blanks; 0 where it has no word."""
+    from nltk.stem.porter import PorterStemmer
+    from nltk.translate.meteor_score import single_meteor_score
+
     stemmer = PorterStemmer()
     given = dict(stemmer=stemmer, wordnet=NoSynonyms, alpha=ALPHA, beta=BETA, gamma=GAMMA)
     return np.array([

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
 
 from meltr_ray.video.clips.clip import Clip
 
@@ -25,15 +24,22 @@ class AudioScale:
     @classmethod
     def of(cls, clips: Iterable[Clip]) -> Self | None:
         """Over the rows of all clips, one held at a time, which should be those of train; None where there is no audio."""
-        scaler = StandardScaler()
+        scaler = None
         for clip in clips:
             if clip.audio is not None and len(clip.audio):
+                scaler = scaler or _scaler()
                 scaler.partial_fit(clip.audio.astype(np.float64))
-        return cls(scaler.mean_, scaler.scale_) if hasattr(scaler, "mean_") else None
+        return None if scaler is None else cls(scaler.mean_, scaler.scale_)
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """(rows, A) -> the same, standardised and cut to `AUDIO_REACH`, float32."""
         return ((audio - self.mean) / self.deviation).clip(-AUDIO_REACH, AUDIO_REACH).astype(np.float32)
+
+
+def _scaler() -> Any:
+    from sklearn.preprocessing import StandardScaler  # takes seconds, and few data sets have audio
+
+    return StandardScaler()
 
 
 def pad_rows(

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
 from meltr_ray.errors import check
@@ -48,6 +47,8 @@ class VisualTokens:
     @staticmethod
     def fit(frames: Iterable[np.ndarray], patch_pixels: int, num_tokens: int, seed: int = 0) -> VisualTokens:
         """k-means (mini-batches, one thread) over the patches of train frames, arrays (..., 3, size, size) uint8."""
+        from sklearn.cluster import MiniBatchKMeans  # takes seconds, and a data set is fitted once
+
         patches = np.concatenate([shrunk_patches(part, patch_pixels).reshape(-1, _length(patch_pixels)) for part in frames])
         if len(patches) > MAX_PATCHES:
             patches = np.random.default_rng(seed).choice(patches, MAX_PATCHES, replace=False)

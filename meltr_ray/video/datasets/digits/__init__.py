@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from meltr_ray.errors import check
 from meltr_ray.video.clips import shards, store
@@ -98,6 +97,8 @@ def _write_words(folder: Path, train: list[Clip]) -> None:
 
 def _share_handwriting(clips: dict[str, int], seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Split -> handwriting (N, 8, 8) in 0 to 1 and values (N,): disjoint shares, each at least a tenth."""
+    from sklearn.datasets import load_digits  # takes seconds, and every command that checks a folder imports this file
+
     bunch = load_digits()
     order = np.random.default_rng([seed, 99]).permutation(len(bunch.images))
     shares = np.array([max(clips[split], 0.1 * sum(clips.values())) for split in clips])
