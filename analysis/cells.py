@@ -65,10 +65,10 @@ def comparison_table(sweep: Sweep, how: str) -> Table | None:
     ] for baseline, r in table.iterrows()]  # fmt: skip
     lost = [f"against {baseline}, {text}" for baseline, r in table.iterrows() for text in r.lost]
     methods = " / ".join(sorted(set(table.interval[table.n > 0])))
-    side = "" if sweep.metric.higher else f"Lower is better: a negative difference is in favour of {sweep.plan.ours}. "
+    side = "" if sweep.metric.higher else f"Lower is better: a negative difference is in favour of {sweep.ours}. "
     return Table(
         f"{tables.HOW[how].capitalize()}",
-        ["baseline", "pairs", sweep.plan.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p, in order",
+        ["baseline", "pairs", sweep.ours, "baseline's", "difference", "95 % interval", "Student's", "p", "p, in order",
          "least p", "verdict"],
         rows, side + (f"Interval: {methods}. " if methods else "") + (f"Without a pair: {'; '.join(lost)}." if lost else ""),
     )  # fmt: skip
@@ -126,7 +126,7 @@ def configurations_table(sweep: Sweep) -> Table:
 
 def settings_table(sweep: Sweep) -> Table | None:
     rows = [[arm, text] for arm, text in tables.settings_apart(sweep).items() if text]
-    return Table(f"Settings that differ from those of {sweep.plan.ours}", ["arm", "settings"], rows) if rows else None
+    return Table(f"Settings that differ from those of {sweep.ours}", ["arm", "settings"], rows) if rows else None
 
 
 def learning_rate_table(sweep: Sweep) -> Table | None:

@@ -17,7 +17,7 @@ def methods(sweep: Sweep) -> list[str]:
 
 def _lower(sweep: Sweep) -> str:
     return (
-        f"Signs: {sweep.label} is shown as it is, and lower is better. A difference is that of the metric, {sweep.plan.ours} minus the "
+        f"Signs: {sweep.label} is shown as it is, and lower is better. A difference is that of the metric, {sweep.ours} minus the "
         "other, so a negative one is in favour of the first; figures of differences have their axis reversed, so that better is on "
         "the right. The best of several evaluations or learning rates is the lowest."
     )
@@ -25,7 +25,7 @@ def _lower(sweep: Sweep) -> str:
 
 def _pairs(sweep: Sweep) -> str:
     return (
-        f"Pairs: {sweep.plan.ours} minus baseline, over the seeds that both finished; weights, data order, masks and dropout are "
+        f"Pairs: {sweep.ours} minus baseline, over the seeds that both finished; weights, data order, masks and dropout are "
         "drawn from the seed. A seed on which either diverged or failed gives no pair. If one arm diverges more often, leaving "
         "its failures out flatters it, so compare the counts too."
     )
@@ -76,7 +76,7 @@ def _verdict() -> str:
 
 def _contribution(sweep: Sweep) -> str:
     return (
-        f"Contribution of a loss: validation score of {sweep.plan.ours} minus that without the loss, at equal steps, over common "
+        f"Contribution of a loss: validation score of {sweep.ours} minus that without the loss, at equal steps, over common "
         f"seeds. {'Positive' if sweep.metric.higher else 'Negative'}: leaving it out hurts, so the loss helps. The word "
         "helps or hurts needs what a verdict needs, with p "
         f"not corrected for the number of losses: read it as exploration. "

@@ -86,15 +86,15 @@ def paired_differences(sweep: Sweep) -> Figure | None:
     for axis, baseline in zip(axes, baselines):
         for row, (how, name) in enumerate(tables.HOW.items()):
             if how in found and found[how].n[baseline]:
-                values = tables.differences(tables.pairs(sweep, sweep.plan.ours, baseline, how))
+                values = tables.differences(tables.pairs(sweep, sweep.ours, baseline, how))
                 _interval(axis, row, found[how].loc[baseline], values, OKABE_ITO[row])
             else:
                 axis.text(0.5, row, "no pairs", color=FAINT, ha="center", transform=axis.get_yaxis_transform())
         _rows(axis, [text.replace(", ", ",\n") for text in tables.HOW.values()])
-        _title(axis, f"{sweep.plan.ours} − {baseline}")
+        _title(axis, f"{sweep.ours} − {baseline}")
     for axis in axes:
         _zero(axis, sweep)
-    figure.supxlabel(f"Difference in {_difference_label(sweep)}; right of 0: {sweep.plan.ours} is better", fontsize=10)
+    figure.supxlabel(f"Difference in {_difference_label(sweep)}; right of 0: {sweep.ours} is better", fontsize=10)
     return figure
 
 
@@ -151,7 +151,7 @@ def slopes(sweep: Sweep) -> Figure | None:
     figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside right center", frameon=False,
                   title="highest at the end first", title_fontsize=9)  # fmt: skip
     axis.set(xlabel="Optimiser steps", ylabel="Slope d g(l) / d l")
-    _title(axis, f"{sweep.plan.ours}, n = {table.seed.nunique()} seeds")
+    _title(axis, f"{sweep.ours}, n = {table.seed.nunique()} seeds")
     return figure
 
 
@@ -163,7 +163,7 @@ def leave_one_out(sweep: Sweep) -> Figure | None:
         return None
     figure, (axis,) = _figure(9, 1.1 + 0.62 * len(table))
     for row, (loss, result) in enumerate(table.iterrows()):
-        values = tables.differences(tables.pairs(sweep, sweep.plan.ours, f"{sweep.plan.ours}_without_{loss}", "steps"))
+        values = tables.differences(tables.pairs(sweep, sweep.ours, f"{sweep.ours}_without_{loss}", "steps"))
         _interval(axis, row, result, values, OKABE_ITO[1] if result.control else OKABE_ITO[0])
     _rows(axis, [f"{loss}{' (control)' * bool(one.control)}, n = {one.n}" for loss, one in table.iterrows()])
     _zero(axis, sweep)

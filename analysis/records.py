@@ -18,7 +18,10 @@ from meltr_ray.results import table as results
 from meltr_ray.results.columns import SETTING
 from meltr_ray.results.migration import migrate_about
 from meltr_ray.workload import Metric
+from tune_spaces.screening import BEST
 
+LED = ("comparison", "confirmation")
+"""Phases whose trials the report leads with; their test split is scored."""
 UNKNOWN = {"score": Metric(digits=3)}
 """The metrics of a sweep that doesn't say what it measures: its score."""
 
@@ -65,9 +68,18 @@ class Sweep:
         return list(self.losses.get("controls") or [])
 
     @property
+    def ours(self) -> str:
+        """The arm that the report is about: of a screening, the set that it chose."""
+        return BEST if self.screened else self.plan.ours
+
+    @property
+    def screened(self) -> bool:
+        return self.plan.design != "none"
+
+    @property
     def compared(self) -> list[str]:
         """`ours`, then the baselines."""
-        return list(dict.fromkeys([self.plan.ours, *self.plan.baselines]))
+        return list(dict.fromkeys([self.ours, *(self.plan.confirm if self.screened else self.plan.baselines)]))
 
     @cached_property
     def trials(self) -> pd.DataFrame:
@@ -134,12 +146,12 @@ def _trials(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 def arm_trials(sweep: Sweep, arm: str) -> pd.DataFrame:
     """Trials of one arm outside the learning-rate search, indexed by seed; of two with one seed, the newer.
 
-    An arm that has trials of the comparison is judged by those alone.
+    An arm that has trials of the comparison, or of a screening's confirmation, is judged by those alone.
     """
     found = sweep.trials
     found = found[(found.arm == arm) & (found.phase != "learning_rate_search")]
-    if (found.phase == "comparison").any():
-        found = found[found.phase == "comparison"]
+    if found.phase.isin(LED).any():
+        found = found[found.phase.isin(LED)]
     return found.sort_values("time").reset_index().drop_duplicates("seed", keep="last").set_index("seed").sort_index()
 
 
@@ -151,13 +163,13 @@ def arms(sweep: Sweep) -> list[str]:
 
 def losses_of(sweep: Sweep, arm: str | None = None) -> tuple[str | None, list[str], list[str]]:
     """Primary loss, genuine auxiliary losses and planted controls of an arm (default: `ours`); empty where nothing is known of it."""
-    arm = arm or sweep.plan.ours
+    arm = arm or sweep.ours
     rows = sweep.rows[sweep.rows.arm == arm]
     primary, loss_set = None, []
     if len(rows):
         primary, text = (column(rows, f"{SETTING}losses.{name}").iloc[-1] for name in ("primary", "set"))
         loss_set = json.loads(text) if isinstance(text, str) else []
-    elif arm == sweep.plan.ours:
+    elif arm == sweep.ours:
         primary, loss_set = sweep.losses.get("primary"), sweep.losses.get("set") or []
     others = [name for name in loss_set if name != primary]
     return primary, [n for n in others if n not in sweep.controls], [n for n in others if n in sweep.controls]

@@ -26,7 +26,7 @@ from meltr_ray.storage import put
 def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
     """One comparison in one sentence."""
     result, where = table.loc[baseline], "" if how == "test" else f" ({tables.HOW[how]})"
-    who = f"{cells.plain_name(sweep.plan.ours)} against {cells.plain_name(baseline)}{where}"
+    who = f"{cells.plain_name(sweep.ours)} against {cells.plain_name(baseline)}{where}"
     if not result.n:
         return f"{who}: no pair of finished trials with the same seed yet, so no finding."
     difference = f"{cells.score(sweep, result.difference, True)} {sweep.points}".strip()
@@ -42,7 +42,7 @@ def answer(sweep: Sweep) -> list[str]:
     """The findings in plain words, the headline first."""
     how, table = tables.headline_comparison(sweep)
     if table.empty:
-        return [f"{cells.plain_name(sweep.plan.ours)}: the sweep names no baseline to compare with, so no finding."]
+        return [f"{cells.plain_name(sweep.ours)}: the sweep names no baseline to compare with, so no finding."]
     lines = [_finding(sweep, how, table, baseline) for baseline in table.index]
     seconds = tables.comparisons(sweep, "seconds")
     if seconds.n.iloc[0]:
@@ -77,7 +77,7 @@ class Section:
 def _controls_words(sweep: Sweep) -> list[str]:
     found = tables.controls(sweep)
     if found.empty:
-        return [f"The loss set of {sweep.plan.ours} has no planted control."]
+        return [f"The loss set of {sweep.ours} has no planted control."]
     return [
         f"{control}: {r.verdict} (its slope is {cells.number(r.ratio, 2)} of the mean genuine one"
         + (": negative, so training raises this loss where it can)." if r.ratio < 0 else ").")
@@ -88,7 +88,7 @@ def _controls_words(sweep: Sweep) -> list[str]:
 def _floors(sweep: Sweep) -> dict[str, bool]:
     """Sentence -> whether `ours` clears chance or ridge, judged by its interval, not its mean."""
     split, table = tables.sceptic(sweep)
-    mine, found = table.loc[sweep.plan.ours], {}
+    mine, found = table.loc[sweep.ours], {}
     for name in sweep.baselines.get(split, {}):
         floor = table.score[name]
         if np.isfinite([mine.score, floor]).all():
@@ -98,7 +98,7 @@ def _floors(sweep: Sweep) -> dict[str, bool]:
             ends = f"lies wholly {side if clears else side.upper()}" if clears or fails else "DOES NOT CLEAR"
             what = "interval" if "bootstrap" in mine.interval else "range"
             means = f"{cells.score(sweep, mine.score)} against {cells.score(sweep, floor)}"
-            found[f"On {split}, the {what} of {cells.plain_name(sweep.plan.ours)}'s mean {ends} {name}: {means}{sweep.better}."] = clears
+            found[f"On {split}, the {what} of {cells.plain_name(sweep.ours)}'s mean {ends} {name}: {means}{sweep.better}."] = clears
     return found
 
 
@@ -110,13 +110,13 @@ def sections(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     bars = "Dots: seeds. Diamond: mean. Thick bar: 95 % bootstrap interval. Thin bar: Student's."
     return [
         Section("Against the baselines", figure=pictures.get("paired_differences"), tables=tests,
-                caption=f"Paired differences, {plan.ours} minus baseline; each panel has its own scale. {bars}"),
+                caption=f"Paired differences, {sweep.ours} minus baseline; each panel has its own scale. {bars}"),
         Section("Learning curves", figure=pictures.get("learning_curves"),
                 caption="Validation score over steps and over training time. Thin: each seed. Thick: mean over finished trials."),
         Section("For the sceptic", list(_floors(sweep)) or ["Chance and ridge are not known for this split."],
                 tables=[cells.sceptic_table(sweep)]),
         Section("Which losses help", figure=pictures.get("leave_one_out"), tables=[cells.leave_one_out_table(sweep)],
-                caption=f"{plan.ours} minus {plan.ours} without it, paired by seed. "
+                caption=f"{sweep.ours} minus {sweep.ours} without it, paired by seed. "
                         f"{'Positive' if sweep.metric.higher else 'Negative'}: leaving it out hurts. {bars}"),
         Section("What the combiner does with them", _controls_words(sweep), pictures.get("slopes"),
                 "Slope of each loss over training: mean, and band from the least to the greatest seed. Dashed: planted controls.",

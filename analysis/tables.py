@@ -83,7 +83,7 @@ def _result_row(table: pd.DataFrame) -> dict[str, Any]:
 def comparisons(sweep: Sweep, how: str) -> pd.DataFrame:
     """`ours` against each baseline, a row each: paired difference, intervals, exact p, p adjusted for the order, verdict."""
     baselines = sweep.compared[1:]
-    table = pd.DataFrame([{"baseline": arm, **_result_row(pairs(sweep, sweep.plan.ours, arm, how))} for arm in baselines])
+    table = pd.DataFrame([{"baseline": arm, **_result_row(pairs(sweep, sweep.ours, arm, how))} for arm in baselines])
     if table.empty:
         return table
     table["p_adjusted"] = statistics.fixed_sequence(table.p)
@@ -110,11 +110,11 @@ def leave_one_out(sweep: Sweep) -> pd.DataFrame:
     Positive, or negative where lower is better: leaving the loss out hurts. The most helpful comes first. p-values aren't
     corrected for the number of losses: this part explores.
     """
-    prefix, records = f"{sweep.plan.ours}_without_", []
+    prefix, records = f"{sweep.ours}_without_", []
     for arm in arms(sweep):
         if arm.startswith(prefix):
             loss = arm.removeprefix(prefix)
-            row = _result_row(pairs(sweep, sweep.plan.ours, arm, "steps"))
+            row = _result_row(pairs(sweep, sweep.ours, arm, "steps"))
             word = statistics.verdict(row["difference"], row["result"].interval, row["p"], sweep.metric.higher)
             word = {"better": "helps", "worse": "hurts"}.get(word, "unclear") if row["n"] else "no pairs"
             records.append({"loss": loss, "control": loss in sweep.controls, **row, "verdict": word})
@@ -124,7 +124,7 @@ def leave_one_out(sweep: Sweep) -> pd.DataFrame:
 
 def slopes(sweep: Sweep) -> pd.DataFrame:
     """Slopes of `ours` at each evaluation of its finished trials: columns seed, step and one for each loss."""
-    mine = arm_trials(sweep, sweep.plan.ours)
+    mine = arm_trials(sweep, sweep.ours)
     names = mine.trial[mine.status == "finished"]
     rows = sweep.rows.assign(seed=column(sweep.rows, f"{SETTING}seed"))
     rows = rows[rows.trial.isin(names) & (rows.split == "validation")].sort_values(["seed", "step"])
@@ -185,14 +185,14 @@ def settings_apart(sweep: Sweep) -> dict[str, str]:
     names = [name for name in names if "." in name and name != "optimizer.learning_rate" and RENAMED.get(name) not in names]
     first = sweep.rows[sweep.rows.phase != "learning_rate_search"].drop_duplicates("arm").set_index("arm")
     first = first[[SETTING + name for name in names]].set_axis(names, axis=1).astype(object)
-    if sweep.plan.ours not in first.index:
+    if sweep.ours not in first.index:
         return {}
-    ours, derived = first.loc[sweep.plan.ours], tuple(f"{sweep.plan.ours}_{how}_" for how in ("without", "only"))
+    ours, derived = first.loc[sweep.ours], tuple(f"{sweep.ours}_{how}_" for how in ("without", "only"))
     differ = (first != ours) & ~(first.isna() & ours.isna())
     return {
         arm: ", ".join(f"{name}={row[name]}" for name in names if differ.loc[arm, name])
         for arm, row in first.iterrows()
-        if arm != sweep.plan.ours and not arm.startswith(derived)
+        if arm != sweep.ours and not arm.startswith(derived)
     }
 
 
@@ -241,7 +241,7 @@ def missing(sweep: Sweep) -> list[str]:
     """What a reader must know is not there: files, trials, pairs, test rows; one sentence each."""
     notes, found = list(sweep.absent), sweep.trials
     _, genuine, planted = losses_of(sweep)
-    without = [f"{sweep.plan.ours}_without_{loss}" for loss in [*genuine, *planted] if sweep.plan.leave_one_out]
+    without = [f"{sweep.ours}_without_{loss}" for loss in [*genuine, *planted] if sweep.plan.leave_one_out]
     for arm in list(dict.fromkeys([*arms(sweep), *without])):
         mine = arm_trials(sweep, arm)
         planned = sweep.plan.seeds if arm in sweep.compared else sweep.plan.other_seeds

@@ -48,6 +48,13 @@ class Metric:
     """Name shown; default: the metric's own, underscores as blanks."""
     meaning: str = ""
     """One line for the results table."""
+    margin: float | None = None
+    """Difference that counts as one, in the unit; default: 1.5 of %, 0.05 of anything else."""
+
+    @property
+    def material(self) -> float:
+        """The margin, or its default."""
+        return self.margin if self.margin is not None else 1.5 if self.unit == "%" else 0.05
 
     def score(self, value: float) -> float:
         """Higher is better, whatever the metric's direction: the value or its negative. Its own inverse."""

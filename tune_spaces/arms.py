@@ -30,13 +30,18 @@ class Trial:
 
 def learning_rate_search(settings: DictConfig, config: Config) -> list[Trial]:
     """The same learning rates for `ours` and each baseline, on seeds that the comparison does not use."""
+    return search_trials(settings, config, {arm: config.sweep.arms[arm] for arm in [config.sweep.ours, *config.sweep.baselines]})
+
+
+def search_trials(settings: DictConfig, config: Config, arms: dict[str, dict[str, Any]]) -> list[Trial]:
+    """The learning rates of the sweep for each arm, whose settings are given."""
     sweep = config.sweep
     return [
         Trial(f"{arm}-lr{rate:g}-seed{seed}", arm, "learning_rate_search",
-              make(settings, sweep.arms[arm] | {"optimizer.learning_rate": rate, "seed": seed}))
+              make(settings, changes | {"optimizer.learning_rate": rate, "seed": seed}))
         for seed in range(SEARCH_SEED_OFFSET, SEARCH_SEED_OFFSET + sweep.learning_rate_seeds)
         for rate in sweep.learning_rates
-        for arm in [sweep.ours, *sweep.baselines]
+        for arm, changes in arms.items()
     ]  # fmt: skip
 
 

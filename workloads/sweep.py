@@ -8,24 +8,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import source_of
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.workload import Workload
-from tune_spaces.arms import comparison, learning_rate_search
+from tune_spaces import plan
 from workloads import cli
 
 
+MAY_CHANGE = ("sweep.max_concurrent", "sweep.progress_every")
+"""Settings that a resumed sweep may have otherwise."""
+
+
+@dataclass
+class Own:
+    """Settings of this command alone."""
+
+    plan_only: bool = False
+    """Print the plan and end: nothing is trained or written."""
+
+
 def sweep(request: cli.Request) -> int:
-    """Search the learning rates, run the comparison, gather, report. Returns the exit code."""
+    """Run the plan's phases, gather, report. Returns the exit code."""
     settings, config, folder = resumed(request) if request.config.resume else planned(request)
-    trials = [*learning_rate_search(settings, config), *comparison(settings, config, {})]
+    trials = plan.all_trials(settings, config)
     for trial in trials:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
     cli.prepare(config)
@@ -33,12 +46,15 @@ def sweep(request: cli.Request) -> int:
 
     check_all(trial.config for trial in trials)
     from analysis.report import headline, write_report
+    from analysis.screening import best_set_of
     from meltr_ray.cluster import sweep as phases
 
+    print("\n".join([*plan.in_words(settings, config), f"{len(trials)} trials in all -> {folder}"]), flush=True)
+    if request.own and request.own.plan_only:
+        return 0
     phases.start(folder, settings, config, request.command)
-    print(f"{len(trials)} trials of {len({t.arm for t in trials})} configurations -> {folder}", flush=True)
     with cli.chatter_to(folder / "log.txt") as terminal:
-        interrupted = phases.run(folder, settings, config, request.command, terminal)
+        interrupted = phases.run(folder, settings, config, request.command, terminal, best_set_of)
         report = write_report(folder)
     print(headline(folder))
     print(f"report: {report}")
@@ -51,7 +67,6 @@ def sweep(request: cli.Request) -> int:
 def planned(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     """A new sweep: its settings with absolute folders, and where it will be written."""
     settings, config = request.settings, request.config
-    check(bool(config.sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms")
     cli.make_paths_absolute(config, settings)
     return settings, config, cli.new_folder(config, "sweeps", chosen="name" in request.given)
 
@@ -65,11 +80,11 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     folder = Path(request.config.resume).absolute()
     if not (folder / "settings.yaml").exists():
         raise ConfigError(f"resume={request.config.resume}: no sweep was started there; give a folder under outputs/sweeps")
+    old = config_file.load(folder / "settings.yaml")
     for key, value in request.given.items():
-        check(key in ("resume", "sweep.max_concurrent", "sweep.progress_every"), key, value,
-              "a resumed sweep keeps its settings; leave it out or start a new sweep")
-    old, new = config_file.load(folder / "settings.yaml"), request.config.sweep
-    old.sweep.max_concurrent, old.sweep.progress_every = new.max_concurrent, new.progress_every
+        check(key in ("resume", *MAY_CHANGE), key, value, "a resumed sweep keeps its settings; leave it out or start a new sweep")
+        if key in MAY_CHANGE:
+            OmegaConf.update(old, key, OmegaConf.select(request.settings, key))
     return old, config_file.make(old), folder
 
 
@@ -100,4 +115,4 @@ def _as_text(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli.main(sweep, __doc__)
+    cli.main(sweep, __doc__, own=Own)

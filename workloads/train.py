@@ -45,8 +45,11 @@ def train(request: cli.Request) -> int:
         from meltr_ray.cluster.trial import record_failure, run_trial
         from meltr_ray.cluster.tune import connected
 
+        name, metric = next(iter(config.workload.metrics.items()))
+
         def show(row: dict) -> None:
-            print(f"step {row['step']}/{config.train.steps}  score {row['score']:.4g}", file=terminal)
+            shown = metric.score(row["score"])  # the metric itself, whose negative is the score where lower is better
+            print(f"step {row['step']}/{config.train.steps}  {name} {shown:.4g} {metric.unit}".rstrip(), file=terminal)
 
         try:
             if config.train.num_workers == 0:

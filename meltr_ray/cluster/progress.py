@@ -18,6 +18,8 @@ class Progress(tune.Callback):
         self.terminal = terminal.fileno()  # Tune pickles its callbacks, and files can't be
         self.total, self.every, self.metric = total, every_seconds, metric
         self.done = self.skipped = self.running = self.failed = 0
+        self.under_way: dict[str, float] = {}
+        """Running trial -> share of its steps that are done."""
         self.best: tuple[float, str] | None = None
         self.started = self.shown = time.monotonic()
 
@@ -30,13 +32,15 @@ class Progress(tune.Callback):
         if score is not None and score == score and (self.best is None or score > self.best[0]):
             self.best = (score, name)
         self.failed += result.get("step") == -1  # how train.py reports a trial that ended badly
+        self.under_way[name] = max(0, result.get("step", 0)) / trial.config["trial"]["steps"]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.done += 1
+        self.under_way.pop(trial.config["trial"]["name"], None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.done += 1
         self.failed += 1
+        self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.running = sum(trial.status == "RUNNING" for trial in trials)
@@ -48,7 +52,8 @@ class Progress(tune.Callback):
         if now - self.shown < (0.5 if on_terminal else self.every):
             return
         self.shown = now
-        left = (now - self.started) / self.done * (self.total - self.skipped - self.done) if self.done else None
+        made = self.done + sum(self.under_way.values())
+        left = (now - self.started) / made * (self.total - self.skipped - made) if made else None
         parts = [f"{self.done + self.skipped}/{self.total} trials done", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"best {self.metric.score(self.best[0]):.4g} ({self.best[1]})"] if self.best else []

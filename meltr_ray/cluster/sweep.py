@@ -1,4 +1,4 @@
-"""The phases of a sweep: search the learning rates, run the comparison, gather, keep the best."""
+"""Run the phases of a sweep, gather what its trials wrote, keep the best."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import statistics
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Callable, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,7 +21,8 @@ from meltr_ray.config.workload_file import keep_text
 from meltr_ray.results import table as results
 from meltr_ray.storage import put
 from meltr_ray.training import splits
-from tune_spaces.arms import comparison, learning_rate_search
+from tune_spaces import plan, screening
+from tune_spaces.plan import Known
 
 
 def start(folder: Path, settings: DictConfig, config: Config, command: str) -> None:
@@ -37,18 +38,20 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str) -> N
     describe(folder, config, best_learning_rates(folder), command, ended=None)
 
 
-def run(folder: Path, settings: DictConfig, config: Config, command: str, terminal: TextIO) -> bool:
-    """All trials that are left, and what the analysis reads of them. Returns whether Ctrl-C ended it early."""
-    search, trials = learning_rate_search(settings, config), comparison(settings, config, {})
+def run(folder: Path, settings: DictConfig, config: Config, command: str, terminal: TextIO, choose: Callable[[Path], tuple[str, ...]]) -> bool:
+    """All trials that are left, and what the analysis reads of them. Returns whether Ctrl-C ended it early.
+
+    `choose`: from the folder of a sweep whose screening is done to the auxiliary losses that help.
+    """
     metric = next(iter(config.workload.metrics.values()))
-    progress = Progress(terminal, len(search) + len(trials), config.sweep.progress_every, metric)
+    progress = Progress(terminal, len(plan.all_trials(settings, config)), config.sweep.progress_every, metric)
     interrupted = False
     try:
         with connected(config):
-            run_trials(search, folder, config, progress)
-            rates = best_learning_rates(folder)
-            describe(folder, config, rates, command, ended=None)
-            run_trials(comparison(settings, config, rates), folder, config, progress)
+            for phase in plan.phases(settings, config):
+                known = Known(best_learning_rates(folder), choose(folder) if phase.needs_best else None)
+                describe(folder, config, known.rates, command, ended=None, best=known.best)
+                run_trials(phase.trials(known), folder, config, progress)
     except KeyboardInterrupt:
         interrupted = True
         results.mark_stopped(folder)
@@ -69,21 +72,28 @@ def best_learning_rates(folder: Path) -> dict[str, float]:
     return {arm: max(found, key=lambda rate: statistics.mean(found[rate])) for arm, found in scores.items()}
 
 
-def describe(folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None) -> None:
+def describe(folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None,
+             best: tuple[str, ...] | None = None) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table."""
     path, workload = folder / "sweep.json", config.workload
+    before = json.loads(path.read_text()) if path.exists() else {}
     known: dict[str, Any] = dataclasses.asdict(config.sweep) | {
         "metrics": {name: dataclasses.asdict(metric) for name, metric in workload.metrics.items()},
         "losses": {"primary": config.losses.primary, "set": list(config.losses.set), "controls": list(workload.planted())},
         "workload": workload.source,
-        "started": json.loads(path.read_text())["started"] if path.exists() else now(),
+        "started": before.get("started") or now(),
         "ended": ended,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
         "command": command,
         "data": workload.describe(),
         "caveats": [*workload.caveats(), *splits.said(workload)],
         "learning_rate_chosen": rates,
+        "best": list(best) if best is not None else before.get("best"),
     }
+    if config.sweep.design != "none":
+        design = screening.design_of(config)
+        known["screening"] = {"kind": design.kind, "losses": list(design.losses), "rows": screening.rows(config),
+                              "controls": screening.factors(config)[1]}  # fmt: skip
     put(path, json.dumps(known, indent=1))
     put(folder / "baselines.json", json.dumps(workload.baselines(), indent=1))
 

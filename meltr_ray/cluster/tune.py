@@ -52,7 +52,8 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
         return
     for trial in waiting:
         config_file.write(folder / "trials" / trial.name / "config.yaml", trial.config)
-    specifications = [{"name": t.name, "folder": str(folder / "trials" / t.name), "arm": t.arm, "phase": t.phase, "test": t.test}
+    specifications = [{"name": t.name, "folder": str(folder / "trials" / t.name), "arm": t.arm, "phase": t.phase, "test": t.test,
+                       "steps": t.config.train.steps}
                       for t in waiting]  # fmt: skip
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(config)),

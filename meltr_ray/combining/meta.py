@@ -17,6 +17,7 @@ from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.vectors import Vector
+from meltr_ray.workload import Workload
 
 
 class Meta(Way):
@@ -30,6 +31,16 @@ class Meta(Way):
     """
 
     learns: ClassVar[bool] = True
+
+    @staticmethod
+    def made(config: Any, workload: Workload) -> nn.Module:
+        """The combiner of a run's settings."""
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, config: Any, workload: Workload) -> Meta:
+        combiner = cls.made(config, workload)
+        return cls(NonNegativeSlopes(combiner) if config.combiner.slopes == "non_negative" else combiner, config.aid)
 
     def __init__(self, combiner: nn.Module, aid: Any):
         self.combiner, self.aid = combiner, aid

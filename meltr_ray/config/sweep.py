@@ -1,17 +1,28 @@
-"""Settings of a sweep."""
+"""Settings of a sweep: a screening of the losses by a design, or a comparison of arms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 from meltr_ray.errors import check, check_at_least, check_choice
+
+
+DESIGNS = ("none", "full", "half", "leave_one_out", "add_one_in")
 
 
 @dataclass(kw_only=True)
 class SweepConfig:
     """Which configurations are compared, and how often each is repeated."""
 
+    design: str = "none"
+    """Screening of the auxiliary losses: `full` (every loss in or out, in a balanced design), `half` (of four losses: half of its rows), `leave_one_out`, `add_one_in`, or `none`: the arms are compared."""
+    margin: Optional[float] = None
+    """Difference that counts as one, in the metric's unit; default: the metric's own, else 1.5 of % and 0.05 of other units."""
+    confirm: list[str] = field(default_factory=lambda: ["primary_only"])
+    """Arms that the best set of a screening is compared with, in this order, on fresh seeds; empty: no confirmation."""
+    confirmation_seeds: int = 6
+    """Fresh seeds of the confirmation."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Configurations: name -> dotted settings that differ from the rest of this configuration."""
     ours: str = "meltr"
@@ -42,8 +53,10 @@ class SweepConfig:
     """Seconds between two progress lines where the output is not a terminal."""
 
     def __post_init__(self):
-        for name, low in dict(seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
+        for name, low in dict(seeds=1, confirmation_seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
             check_at_least(f"sweep.{name}", getattr(self, name), low)
+        check_choice("sweep.design", self.design, DESIGNS)
+        check(self.margin is None or self.margin > 0, "sweep.margin", self.margin, "no difference is within it; give a number above 0")
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms else []:
             check(arm in self.arms, "sweep.ours" if arm == self.ours else "sweep.baselines", arm,

@@ -24,7 +24,7 @@ METRIC, LOSS, SLOPE, SETTING = FAMILIES = ("metric.", "loss.", "slope.", "settin
 FIXED: dict[str, tuple[pa.DataType, str, str]] = {
     "trial": (pa.string(), "name of the trial: arm, learning rate where it is searched, and seed", ""),
     "arm": (pa.string(), "name of the configuration that the trial repeats", ""),
-    "phase": (pa.string(), "learning_rate_search, comparison, ablation, search or single", ""),
+    "phase": (pa.string(), "learning_rate_search, screening, confirmation, comparison, ablation, search or single", ""),
     "split": (pa.string(), "split that was evaluated: validation, or test (once, after training)", ""),
     "status": (pa.string(), "running, stopped (by Ctrl-C; goes on when resumed), finished, diverged (a loss was not finite) or failed (see error)", ""),
     "error": (pa.string(), "one line on why a trial diverged or failed", ""),
@@ -33,6 +33,7 @@ FIXED: dict[str, tuple[pa.DataType, str, str]] = {
     "time": (pa.timestamp("us", tz="UTC"), "when the row was written", "UTC"),
     "seconds": (pa.float64(), "training time so far, meta steps included, evaluation and checkpoints left out", "s"),
     "meta_seconds": (pa.float64(), "part of `seconds` spent in meta steps", "s"),
+    "elapsed": (pa.float64(), "time of the run so far on each of its workers, start, evaluation and checkpoints included", "s"),
     "peak_memory_bytes": (pa.int64(), "largest resident memory of worker 0 so far, GPU memory if it has one", "bytes"),
     "score": (pa.float64(), "the workload's first metric, its negative where lower is better: higher is always better", ""),
     "train_loss": (pa.float64(), "g_phi(l), mean over the steps since the last row", ""),

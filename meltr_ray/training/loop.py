@@ -29,6 +29,7 @@ class Progress:
     step: int = 0  # optimiser steps done
     seconds: float = 0.0
     meta_seconds: float = 0.0
+    elapsed: float = 0.0  # seconds with all that isn't training too: start, evaluation, checkpoints
     best_score: float = float("-inf")
     best_step: int = 0
     means: RunningMeans = field(default_factory=RunningMeans)  # since the last row of the results table

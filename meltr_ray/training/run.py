@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable
@@ -37,6 +38,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     Raises:
         Diverged: a loss was not finite.
     """
+    began = time.perf_counter()
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.seed)
     device = torch.device("cuda", torch.cuda.current_device()) if config.train.use_gpu else torch.device("cpu")
@@ -57,6 +59,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     if found:
         state.restore(found)
     progress = state.progress
+    began -= progress.elapsed
 
     place = dict(batch_size=config.train.batch_size, seed=config.seed, rank=engine.rank, world_size=engine.world_size)
     batches = Batches(workload, "train", **place)
@@ -71,11 +74,12 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
             weights = engine.weights()
             if engine.rank == 0:
                 checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | metrics)
-        last = progress.step == config.train.steps and not test
+        last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
         report(_row(config, facts, engine, way, progress, "validation", "finished" if last else "running", metrics))
         progress.means = RunningMeans()
 
     def save() -> None:
+        progress.elapsed = time.perf_counter() - began
         state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint})
 
     meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
@@ -84,6 +88,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     train(config, engine, way, loader, progress, evaluate, save)
     if test:
         metrics = measured_saved(config, folder / "best.safetensors", "test", device)
+        progress.elapsed = time.perf_counter() - began
         report(_row(config, facts, engine, way, progress, "test", "finished", metrics))
 
 
@@ -94,6 +99,7 @@ def _row(config: Config, facts: dict[str, str], engine: Engine, way: Way, progre
         facts
         | {"split": split, "status": status, "step": progress.step, "best_step": progress.best_step}
         | {"time": datetime.now(timezone.utc), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
+        | {"elapsed": progress.elapsed}
         | {"peak_memory_bytes": memory.peak_bytes(engine.device), "meta_steps": way.num_steps}
         | {"learning_rate": engine.learning_rate(progress.step - 1)}
         | progress.means.values()

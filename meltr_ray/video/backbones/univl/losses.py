@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meltr_ray.video import losses as loss_functions
-from meltr_ray.video.backbones.univl.inputs import UniVLBatch, UniVLInputs
+from meltr_ray.video.backbones.univl.inputs import UniVLBatch
 from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.passes import (
     ALIGN,
@@ -31,8 +31,6 @@ from meltr_ray.video.backbones.univl.passes import (
 from meltr_ray.video.backbones.univl.tasks import NO_ANSWER
 from meltr_ray.video.tasks.beam_search import beam_search
 from meltr_ray.video.tasks.settings import TaskConfig
-
-__all__ = ["UniVLInputs", "UniVLLosses"]
 
 JOINT_LOSSES = {"contrastive": loss_functions.contrastive, "margin": loss_functions.max_margin}
 
