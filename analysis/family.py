@@ -1,0 +1,99 @@
+"""Contrasts of each seed, and from their spread the intervals of a family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import t
+
+from analysis.simultaneous import LEVEL, half_widths
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An effect over n seeds; low and high are NaN where it has no interval in the table, and infinite with too few trials."""
+
+    mean: float
+    per_seed: np.ndarray
+    """(n,); NaN where a control's trial is missing."""
+    low: float = np.nan
+    high: float = np.nan
+
+    @property
+    def half(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Cells:
+    filled: np.ndarray
+    """(n, R): missing ones have the value of `contrasts.fill`."""
+    absent: np.ndarray
+
+
+@dataclass
+class Contrast:
+    """A contrast of each seed, on its way to an estimate."""
+
+    per_seed: np.ndarray
+    size: float
+    """Sum of squares of its weights."""
+    seeds: float
+    """On which it rests: a missing trial takes away the part of a seed that its squared weight has in `size`."""
+    imputed: int
+    low: float = np.nan
+    high: float = np.nan
+    to_tell: tuple[float, float, float, float] | None = None
+    """Half-width, seeds, critical value and its limit, for `seeds_to_tell`."""
+
+    @property
+    def mean(self) -> float:
+        return float(np.nanmean(self.per_seed))
+
+    @property
+    def variance(self) -> float:
+        return float(np.nansum((self.per_seed - self.mean) ** 2) / (self.seeds - 1))
+
+    def estimate(self) -> Estimate:
+        return Estimate(self.mean, self.per_seed, self.low, self.high)
+
+
+def contrast(weights: np.ndarray | None, cells: Cells) -> Contrast | None:
+    """None where the design has no such contrast, or a row that it weighs has no score at all."""
+    if weights is None or np.isnan(cells.filled[:, weights != 0]).any() or not len(cells.filled):
+        return None
+    used, size = cells.absent & (weights != 0), weights @ weights
+    seeds = len(cells.filled) - float((cells.absent @ weights**2).sum() / size)
+    return Contrast(cells.filled[:, weights != 0] @ weights[weights != 0], float(size), seeds, int(used.sum()))
+
+
+def together(families: Sequence[Sequence[Contrast]], level: float) -> None:
+    """Gives the members of all families their intervals; each family has a share of `level` by how many it has."""
+    total = sum(map(len, families))
+    for family in families:
+        for member in family:
+            member.low, member.high = -np.inf, np.inf
+        enough = [member for member in family if member.seeds > 1]
+        if not enough:
+            continue
+        alpha = level * len(family) / total
+        seeds = np.array([member.seeds for member in enough])
+        halves, values = half_widths(np.array([m.variance for m in enough]), np.array([m.size for m in enough]), seeds, alpha)
+        limit = float(-ndtri((1 - (1 - alpha) ** (1 / len(enough))) / 2))  # of any number of seeds: normal, Sidak
+        for member, half, value in zip(enough, halves.tolist(), values.tolist()):
+            if np.isfinite(value):
+                member.low, member.high = member.mean - half, member.mean + half
+                member.to_tell = (half, member.seeds, value, limit)
+
+
+def plain(found: Contrast) -> Estimate:
+    """With Student's interval of its own spread, outside any family."""
+    if found.seeds <= 1:
+        return replace(found.estimate(), low=-np.inf, high=np.inf)
+    half = t.ppf(1 - LEVEL / 2, found.seeds - 1) * np.sqrt(found.variance / found.seeds)
+    return replace(found.estimate(), low=found.mean - half, high=found.mean + half)
+
+
