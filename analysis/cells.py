@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from analysis import tables
+from analysis.ledger import ledger
 from analysis.tables import Sweep
 
 PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone"}
@@ -48,6 +49,8 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     note: str = ""
+    kinds: list[str] = field(default_factory=list)
+    """A kind of each row, for its colour; empty: none."""
 
     def numeric(self, column: int) -> bool:
         cells = [row[column] for row in self.rows if row[column] != DASH]
@@ -124,6 +127,14 @@ def configurations_table(sweep: Sweep) -> Table:
                  "the best step of each. Meta: share of the training time. Solver outcomes: counted over evaluations.")  # fmt: skip
 
 
+def ledger_table(sweep: Sweep) -> Table | None:
+    table = ledger(sweep)
+    rows = [[phase.replace("_", " "), str(r.trials), str(r.bad), number(r.device_seconds / 60), number(r.device_seconds / r.trials), number(r.lost / 60)]
+            for phase, r in table.iterrows()]  # fmt: skip
+    header = ["phase", "trials", "diverged or failed", "device-minutes", "device-seconds a trial", "minutes of those that ended badly"]
+    return Table("By phase", header, rows, "A trial's whole time, start and evaluation included, times its workers; up to its last row.") if rows else None
+
+
 def settings_table(sweep: Sweep) -> Table | None:
     rows = [[arm, text] for arm, text in tables.settings_apart(sweep).items() if text]
     return Table(f"Settings that differ from those of {sweep.ours}", ["arm", "settings"], rows) if rows else None
@@ -146,7 +157,7 @@ def sceptic_table(sweep: Sweep) -> Table:
     rows = []
     for what, r in table.iterrows():
         is_arm = r.n is not None and np.isfinite(r.n)
-        bracket = f"[{score(sweep, r.low)}, {score(sweep, r.high)}]" if is_arm and r.n else DASH
+        bracket = f"[{score(sweep, r.low)}, {score(sweep, r.high)}]" if is_arm and "bootstrap" in r.interval else DASH
         others = (number(r[name], metric.digits) for name, metric in metrics.items())
         rows.append([what, f"{r.n:.0f}" if is_arm else DASH, score(sweep, r.score), bracket, *others])
     header = ["what", "seeds", sweep.label, "95 % interval", *(metric.shown(name) for name, metric in metrics.items())]

@@ -10,6 +10,8 @@ LEVEL = f"{100 * statistics.CONFIDENCE:.0f} %"
 
 def methods(sweep: Sweep) -> list[str]:
     """One paragraph each."""
+    if sweep.screened:
+        return [*([] if sweep.metric.higher else [_lower(sweep)]), *_screening(sweep), _pairs(sweep), _test(sweep), _interval(), _p_value(), _search(sweep)]
     compared = [_pairs(sweep), _test(sweep), _budgets(sweep)]
     side = [] if sweep.metric.higher else [_lower(sweep)]
     return [*side, *compared, _interval(), _p_value(), _verdict(), _contribution(sweep), _controls(), _search(sweep)]
@@ -21,6 +23,23 @@ def _lower(sweep: Sweep) -> str:
         "other, so a negative one is in favour of the first; figures of differences have their axis reversed, so that better is on "
         "the right. The best of several evaluations or learning rates is the lowest."
     )
+
+
+def _screening(sweep: Sweep) -> list[str]:
+    margin = sweep.plan.margin or sweep.metric.material
+    known = sweep.about.get("screening") or {}
+    return [
+        f"Design: {known.get('kind', sweep.plan.design)} of {', '.join(known.get('losses', []))}, every loss at weight 1, the primary loss in every row, "
+        "all rows with the same seeds, so that initial weights, data order and masks are paired. A score is the best on validation of a run.",
+        "Effect of a loss: in each seed the mean of the rows with it minus that of the rows without it; then the mean over seeds. Its error is the "
+        "spread of these over seeds, never the scatter of all runs together: losses help by more with one seed than with another.",
+        "Intervals: one family that holds together at 95 %, of every loss's average effect, of its change from beside the primary to the full set, "
+        "and of both effects of each control; see docs/screening.md for how, and for what a simulation says of its errors.",
+        f"Verdict, from the interval that is shown: above 0 helps, below 0 harms, within {margin:g} of 0 makes no difference of that size, else "
+        "undecided. A loss depends on another where its effect beside the primary and that in the full set differ for sure and by more than the margin.",
+        "Best set: the losses that help. It was chosen on the screening's seeds and is judged on fresh ones alone, against each arm in the order "
+        "given; Student's interval. A seed's uncertainty is in these intervals, that of the clips of a split is not.",
+    ]
 
 
 def _pairs(sweep: Sweep) -> str:

@@ -77,6 +77,11 @@ class Sweep:
         return self.plan.design != "none"
 
     @property
+    def screened_controls(self) -> list[str]:
+        """Controls that joined the corners of a screening's design."""
+        return list((self.about.get("screening") or {}).get("controls", []))
+
+    @property
     def compared(self) -> list[str]:
         """`ours`, then the baselines."""
         return list(dict.fromkeys([self.ours, *(self.plan.confirm if self.screened else self.plan.baselines)]))

@@ -10,13 +10,15 @@ from __future__ import annotations
 import base64
 import io
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis import cells, pages, plots, statistics, tables
+from analysis import cells, effect_plots, pages, plots, screening, statistics, tables
 from analysis.methods import methods
 from analysis.tables import Sweep
 from meltr_ray.errors import ConfigError
@@ -40,6 +42,9 @@ def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
 
 def answer(sweep: Sweep) -> list[str]:
     """The findings in plain words, the headline first."""
+    if sweep.screened:
+        one = screening.screened(sweep)
+        return [screening.best_sentence(one) if one else "No seed of the screening is done yet, so no finding."]
     how, table = tables.headline_comparison(sweep)
     if table.empty:
         return [f"{cells.plain_name(sweep.ours)}: the sweep names no baseline to compare with, so no finding."]
@@ -57,8 +62,10 @@ def answer(sweep: Sweep) -> list[str]:
 
 
 def headline(folder: str | Path) -> str:
-    """The finding in one line, for the terminal."""
-    return answer(tables.load(folder))[0]
+    """The finding for the terminal: one line, or the table of a screening and its sentence."""
+    sweep = tables.load(folder)
+    one = screening.screened(sweep) if sweep.screened else None
+    return screening.text(one) if one else answer(sweep)[0]
 
 
 @dataclass
@@ -72,6 +79,12 @@ class Section:
     caption: str = ""
     tables: list[cells.Table | None] = field(default_factory=list)
     items: list[str] = field(default_factory=list)
+
+
+EFFECTS = (
+    "What each loss does to the metric. Dots: seeds. Diamond: the mean that is judged. Bar: its 95 % interval, which holds together with those of "
+    "the whole table. Triangles: the same beside the primary alone and in the full set. Shaded: differences that count as none."
+)
 
 
 def _controls_words(sweep: Sweep) -> list[str]:
@@ -104,23 +117,49 @@ def _floors(sweep: Sweep) -> dict[str, bool]:
 
 def sections(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     """The page after the answer; a part without data says so or is left out."""
-    plan = sweep.plan
+    if sweep.screened:
+        return [*_of_screening(sweep, pictures), *_of_any(sweep, pictures)]
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
-    searched = plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
     bars = "Dots: seeds. Diamond: mean. Thick bar: 95 % bootstrap interval. Thin bar: Student's."
     return [
         Section("Against the baselines", figure=pictures.get("paired_differences"), tables=tests,
                 caption=f"Paired differences, {sweep.ours} minus baseline; each panel has its own scale. {bars}"),
-        Section("Learning curves", figure=pictures.get("learning_curves"),
-                caption="Validation score over steps and over training time. Thin: each seed. Thick: mean over finished trials."),
-        Section("For the sceptic", list(_floors(sweep)) or ["Chance and ridge are not known for this split."],
-                tables=[cells.sceptic_table(sweep)]),
+        *_curves_and_floors(sweep, pictures),
         Section("Which losses help", figure=pictures.get("leave_one_out"), tables=[cells.leave_one_out_table(sweep)],
                 caption=f"{sweep.ours} minus {sweep.ours} without it, paired by seed. "
                         f"{'Positive' if sweep.metric.higher else 'Negative'}: leaving it out hurts. {bars}"),
         Section("What the combiner does with them", _controls_words(sweep), pictures.get("slopes"),
                 "Slope of each loss over training: mean, and band from the least to the greatest seed. Dashed: planted controls.",
                 [cells.controls_table(sweep)]),
+        *_of_any(sweep, pictures),
+    ]  # fmt: skip
+
+
+def _of_screening(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+    found = [Section("Pairs of losses", figure=pictures["interactions"], caption="What either loss of a pair gives with the other in, minus what "
+                     "it gives with the other out, on average over the rest. Bars: plain 95 % intervals, each by itself.")] if "interactions" in pictures else []  # fmt: skip
+    if "confirmation" not in set(sweep.trials.phase):
+        return found
+    tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
+    return [*found, Section("Confirmation on fresh seeds", figure=pictures.get("paired_differences"), tables=tests,
+                            caption="Paired differences, the best set minus each of the others; each panel has its own scale."),
+            *_curves_and_floors(sweep, pictures)]  # fmt: skip
+
+
+def _curves_and_floors(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+    split, _ = tables.sceptic(sweep)
+    unknown = f"{cells.plain_name(sweep.ours)} has no score yet." if sweep.baselines.get(split) else f"Chance and closed forms are not known for {split}."
+    return [
+        Section("Learning curves", figure=pictures.get("learning_curves"),
+                caption="Validation score over steps and over training time. Thin: each seed. Thick: mean over finished trials."),
+        Section("For the sceptic", list(_floors(sweep)) or [unknown], tables=[cells.sceptic_table(sweep)]),
+    ]  # fmt: skip
+
+
+def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+    searched = sweep.plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
+    return [
+        Section("What it cost", tables=[cells.ledger_table(sweep)]),
         Section("Configurations and their cost", figure=pictures.get("cost"),
                 tables=[cells.configurations_table(sweep), cells.settings_table(sweep)],
                 caption="Time a step, means over finished trials, and the largest peak memory among them."),
@@ -154,13 +193,21 @@ def _facts(sweep: Sweep) -> str:
     return " · ".join(part for part in parts if part)
 
 
+def _figures(sweep: Sweep, one: screening.Screened | None) -> Iterator[tuple[str, Figure | None]]:
+    for name, draw in effect_plots.FIGURES.items():
+        yield name, draw(one) if one else None
+    for name, draw in plots.FIGURES.items():
+        yield name, draw(sweep)
+
+
 def write_report(folder: str | Path) -> Path:
     """Write `report.html` and `plots/*.png` into a sweep folder; returns the path of the page."""
     folder = Path(folder)
     sweep, pictures = tables.load(folder), {}
-    for name, draw in plots.FIGURES.items():
+    one = screening.screened(sweep) if sweep.screened else None
+    for name, figure in _figures(sweep, one):
         path = folder / "plots" / f"{name}.png"
-        if (figure := draw(sweep)) is None:
+        if figure is None:
             path.unlink(missing_ok=True)  # of an earlier report on other data
             continue
         buffer = io.BytesIO()
@@ -170,6 +217,7 @@ def write_report(folder: str | Path) -> Path:
     below = [text for text, clears in _floors(sweep).items() if not clears]
     page = pages.render(
         "report.html.j2", title=f"Sweep {folder.resolve().name}", css=pages.text("report.css"), facts=_facts(sweep), answer=answer(sweep),
+        lead=Section("", figure=pictures["effects"], caption=EFFECTS, tables=[screening.table(one)]) if one else None,
         care=[*below, *sweep.about.get("caveats", []), *tables.missing(sweep)], sections=sections(sweep, pictures),
     )  # fmt: skip
     put(folder / "report.html", page)

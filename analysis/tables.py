@@ -6,13 +6,14 @@ Only finished trials are compared. What is absent (failed trials, missing pairs,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.records import Sweep, arm_trials, arms, column, load, losses_of
+from analysis.records import LED, Sweep, arm_trials, arms, column, load, losses_of
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import METRIC, SETTING
 from meltr_ray.results.migration import RENAMED
@@ -237,9 +238,8 @@ def sceptic(sweep: Sweep) -> tuple[str, pd.DataFrame]:
     return split, pd.DataFrame(records).set_index("what")
 
 
-def missing(sweep: Sweep) -> list[str]:
-    """What a reader must know is not there: files, trials, pairs, test rows; one sentence each."""
-    notes, found = list(sweep.absent), sweep.trials
+def _planned(sweep: Sweep) -> Iterator[tuple[str, pd.DataFrame, int]]:
+    """(arm, its trials, how many were planned)."""
     _, genuine, planted = losses_of(sweep)
     without = [f"{sweep.ours}_without_{loss}" for loss in [*genuine, *planted] if sweep.plan.leave_one_out]
     for arm in list(dict.fromkeys([*arms(sweep), *without])):
@@ -247,17 +247,34 @@ def missing(sweep: Sweep) -> list[str]:
         planned = sweep.plan.seeds if arm in sweep.compared else sweep.plan.other_seeds
         if arm not in {*sweep.compared, *sweep.plan.arms, *without}:  # made while the sweep ran: what is there was planned
             planned = len(mine)
+        yield arm, mine, planned
+
+
+def _planned_of_screening(sweep: Sweep) -> Iterator[tuple[str, pd.DataFrame, int]]:
+    """The same of a screening and of its confirmation, which there is only where a loss helps."""
+    for arm in (sweep.about.get("screening") or {}).get("rows", {}):
+        yield arm, sweep.trials[(sweep.trials.phase == "screening") & (sweep.trials.arm == arm)], sweep.plan.seeds
+    for arm in sweep.compared if sweep.about.get("best") and sweep.plan.confirm else []:
+        mine = sweep.trials[(sweep.trials.phase == "confirmation") & (sweep.trials.arm == arm)]
+        yield f"{arm} (confirmation)", mine, sweep.plan.confirmation_seeds
+
+
+def missing(sweep: Sweep) -> list[str]:
+    """What a reader must know is not there: files, trials, pairs, test rows; one sentence each."""
+    notes, found = list(sweep.absent), sweep.trials
+    for arm, mine, planned in _planned_of_screening(sweep) if sweep.screened else _planned(sweep):
         bad = mine.status[mine.status != "finished"].value_counts()
         done, seen = len(mine) - bad.sum(), len(mine)
         if done < planned or len(bad):
             parts = [f"{n} {status}" for status, n in bad.items()] + ([f"{planned - seen} not started"] if planned > seen else [])
             notes.append(f"{arm}: {done} of {max(planned, seen)} planned trials finished ({', '.join(parts)}).")
-        if arm in sweep.compared and done and (short := int(mine[mine.status == "finished"].test_score.isna().sum())):
+        if (mine.phase.isin(LED).any() if sweep.screened else arm in sweep.compared) and done and (short := int(mine[mine.status == "finished"].test_score.isna().sum())):
             notes.append(f"{arm}: {short} of {done} finished trials have no test score.")
-    double = found[found.phase != "learning_rate_search"].groupby(["arm", "seed"]).size()
-    notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (arm, seed), n in double[double > 1].items()]
+    double = found[found.phase != "learning_rate_search"].groupby(["phase", "arm", "seed"] if sweep.screened else ["arm", "seed"]).size()
+    notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (*_, arm, seed), n in double[double > 1].items()]
     chosen = sweep.about.get("learning_rate_chosen") or {}
-    if sweep.plan.learning_rates and (unset := [arm for arm in sweep.compared if arm not in chosen]):
+    compared = [] if sweep.screened and not sweep.about.get("best") else sweep.compared
+    if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen]):
         notes.append(f"No learning rate has been chosen for: {', '.join(unset)}.")
     search = learning_rate_search(sweep)
     if len(search) and len(edge := search.arm[search.edge]):

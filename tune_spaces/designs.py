@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meltr_ray.config.sweep import DESIGNS
 from meltr_ray.errors import check, check_choice
 
 Pair = tuple[str, str]
-DESIGNS = ("full", "half", "leave_one_out", "add_one_in")
-"""Values of `sweep.design`."""
 MOST = 23
 """Losses that a folded Plackett-Burman design is made for: 24 rows and their mirror images."""
 

@@ -8,7 +8,8 @@ from typing import Any, Optional
 from meltr_ray.errors import check, check_at_least, check_choice
 
 
-DESIGNS = ("none", "full", "half", "leave_one_out", "add_one_in")
+DESIGNS = ("full", "half", "leave_one_out", "add_one_in")
+"""Of a screening; tune_spaces/designs.py makes them."""
 
 
 @dataclass(kw_only=True)
@@ -55,7 +56,7 @@ class SweepConfig:
     def __post_init__(self):
         for name, low in dict(seeds=1, confirmation_seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
             check_at_least(f"sweep.{name}", getattr(self, name), low)
-        check_choice("sweep.design", self.design, DESIGNS)
+        check_choice("sweep.design", self.design, ("none", *DESIGNS))
         check(self.margin is None or self.margin > 0, "sweep.margin", self.margin, "no difference is within it; give a number above 0")
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms else []:

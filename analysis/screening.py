@@ -1,0 +1,157 @@
+"""What a sweep's screening says: its scores put in the form of a design, the table of effects, the best set and its confirmation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis import cells, statistics, tables
+from analysis.effects import Effect, Scores, Screening, best_set, effects
+from analysis.family import Estimate
+from analysis.ledger import device_seconds
+from analysis.records import Sweep, load
+from tune_spaces import designs
+from tune_spaces.screening import ALL, BEST, NONE, arm_of
+
+LEAST_OF_A_BLOCK = 0.75
+"""Share of a seed's trials that have to have ended for it to count: of fewer, too much would be filled in."""
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A sweep's screening, in the direction of its metric."""
+
+    sweep: Sweep
+    found: Screening
+    diverged: pd.Series
+    """Arm -> trials that diverged; those with any."""
+    stated: float
+    """The score that a diverged trial is given: the worst of those that finished."""
+
+    @property
+    def margin(self) -> float:
+        return self.found.margin
+
+    def own(self, value: float) -> float:
+        """An effect on the score as one on the metric: its negative where lower is better."""
+        return self.sweep.metric.score(value)
+
+
+def screened(sweep: Sweep) -> Screened | None:
+    """None while no seed has enough of its trials."""
+    design = designs.of(sweep.plan.design, (sweep.about.get("screening") or {}).get("losses") or tables.losses_of(sweep)[1])
+    trials = sweep.trials[sweep.trials.phase == "screening"]
+    ended = trials[trials.status.isin(["finished", "diverged"])]
+    scores = sweep.metric.score(ended.score.where(ended.status == "finished"))
+    stated = scores.min()
+    table = ended.assign(value=scores.fillna(stated)).pivot_table(index="seed", columns="arm", values="value")
+    arms = [arm_of(row, design.losses) for row in design.rows]
+    table = table.reindex(columns=[*arms, *(f"{corner}_with_{c}" for c in sweep.screened_controls for corner in (NONE, ALL))])
+    table = table[table[arms].notna().mean(axis=1) >= LEAST_OF_A_BLOCK]
+    if table.empty or table[arms].isna().all().any():
+        return None
+    controls = {c: table[[f"{NONE}_with_{c}", f"{ALL}_with_{c}"]].to_numpy() for c in sweep.screened_controls}
+    given = Scores(design, tuple(int(seed) for seed in table.index), table[arms].to_numpy(), controls)
+    margin = sweep.plan.margin or sweep.metric.material
+    return Screened(sweep, effects(given, margin), ended[ended.status == "diverged"].arm.value_counts(), sweep.metric.score(stated))
+
+
+def best_set_of(folder: Path) -> tuple[str, ...]:
+    """The auxiliary losses that the screening of a sweep folder chose; empty: none helps, or it has no result."""
+    found = screened(load(folder))
+    return best_set(found.found) if found else ()
+
+
+def title(one: Screened) -> str:
+    """What was measured, how often and at what cost."""
+    sweep, found = one.sweep, one.found
+    trials = sweep.trials[sweep.trials.phase == "screening"]
+    rates = sorted(trials.learning_rate.dropna().unique())
+    minutes = device_seconds(sweep).reindex(trials.index).sum() / 60
+    parts = [f"{sweep.label}, validation", "weight 1", *([f"rate {rates[0]:.3g}"] if len(rates) == 1 else []),
+             f"{len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}", f"{len(trials)} trials",
+             *([f"{minutes:.0f} device-minutes" if minutes >= 2 else f"{60 * minutes:.0f} device-seconds"] if minutes else [])]  # fmt: skip
+    return ", ".join(parts) + sweep.better
+
+
+def table(one: Screened) -> cells.Table:
+    """A loss a row."""
+    rows = [[_name(effect), *(_mean(one, e) for e in (effect.beside, effect.average, effect.in_full)), _bracket(one, effect.shown), effect.verdict]
+            for effect in one.found.effects]  # fmt: skip
+    judged = {effect.judged for effect in one.found.effects if not effect.control} or {"average"}
+    header = ["loss", "beside the primary", "on average", "in the full set", f"95 % ({_judged(judged)})", "verdict"]
+    return cells.Table(title(one), header, rows, " ".join(notes(one)), [effect.kind for effect in one.found.effects])
+
+
+def _judged(judged: set[str]) -> str:
+    return {"average": "average", "in_full": "full set", "beside": "beside"}[judged.pop()] if len(judged) == 1 else "as judged"
+
+
+def _name(effect: Effect) -> str:
+    return effect.loss + " (control)" * effect.control
+
+
+def _mean(one: Screened, estimate: Estimate | None) -> str:
+    return cells.score(one.sweep, one.own(estimate.mean), True) if estimate else ""
+
+
+def _bracket(one: Screened, estimate: Estimate | None) -> str:
+    if estimate is None or not np.isfinite([estimate.low, estimate.high]).all():
+        return cells.DASH
+    return cells.bracket(one.sweep, *sorted((one.own(estimate.low), one.own(estimate.high))))
+
+
+def notes(one: Screened) -> list[str]:
+    """What a reader of the table has to know."""
+    found, sweep = one.found, one.sweep
+    said = [f"Each number is a difference in {sweep.label}{f' ({sweep.points})' if sweep.points else ''}; differences below {found.margin:g} count as none. "
+            "The intervals hold together: with 95 % confidence none of them is wrong. A control's is that beside the primary."]  # fmt: skip
+    if not sweep.metric.higher:
+        said.append("Lower is better: a loss that helps has a negative number.")
+    if found.few_seeds:
+        said.append(f"With {len(found.seeds)} seeds the spread of each effect leans on that of the others.")
+    if found.missing:
+        said.append(f"{found.missing} missing trials were filled in from their rows and seeds.")
+    if found.design.aliased:
+        said.append(f"Not told apart by this design: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}.")
+    if len(one.diverged):
+        said.append(f"{int(one.diverged.sum())} trials diverged and count as {cells.score(sweep, one.stated)}, the worst that finished: "
+                    f"{', '.join(f'{arm} {count}' for arm, count in one.diverged.items())}.")  # fmt: skip
+    return said
+
+
+def best_sentence(one: Screened) -> str:
+    """The set that the screening chose, and what the fresh seeds say of it."""
+    sweep = one.sweep
+    known = sweep.about.get("best")
+    chosen = best_set(one.found) if known is None else tuple(known)
+    if not chosen:
+        return "Best set: train the primary alone; no loss is sure to help."
+    name = f"Best set: primary + {' + '.join(chosen)}"
+    if not sweep.plan.confirm:
+        return f"{name}; not confirmed on fresh seeds."
+    pairs = {arm: tables.pairs(sweep, BEST, arm, "test") for arm in sweep.plan.confirm}
+    said, going = [], True
+    for arm, table in pairs.items():
+        differences = tables.differences(table)
+        if len(differences) < statistics.LEAST_FOR_INTERVAL:
+            return f"{name}; {len(differences)} of {sweep.plan.confirmation_seeds} fresh seeds are done."
+        low, high = statistics.student_interval(differences)
+        decided = low > 0 or high < 0
+        against = f"{cells.score(sweep, differences.mean(), True)} {cells.bracket(sweep, low, high)} over {cells.plain_name(arm)}"
+        said.append(against if going else f"{against} (not tested, as an earlier comparison is open)")
+        going = going and decided
+    return f"{name}: {'; '.join(said)} on test, {len(differences)} fresh seeds."
+
+
+def text(one: Screened) -> str:
+    """The table and the sentence, for a terminal."""
+    shown = table(one)
+    rows = [shown.header, *shown.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(shown.header))]
+    left = (0, len(widths) - 1)
+    lines = ["   ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return "\n".join([shown.caption, *lines, best_sentence(one)])
