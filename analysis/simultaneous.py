@@ -40,7 +40,7 @@ def critical_value(count: int, freedom: float, alpha: float) -> float:
     coverage (Sidak, JASA 62, 1967). `tests/test_effects.py` simulates what comes out.
 
     Args:
-        freedom: degrees of freedom of each variance, fractions included.
+        freedom: degrees of freedom of each variance.
     """
     grid = chi2.ppf((np.arange(DRAWS) + 0.5) / DRAWS, freedom) / freedom
     generator = np.random.default_rng(0)  # stratified draws: the same for every call, and far closer than random ones
@@ -66,10 +66,13 @@ def half_widths(variances: np.ndarray, sizes: np.ndarray, seeds: np.ndarray, alp
         seeds: (..., K) on which each rests; less than a number of trials where some are missing.
     """
     spreads = np.sqrt(steadied(variances / sizes) * sizes)
-    freedom = np.floor(10 * (np.broadcast_to(seeds, variances.shape) - 1) + 1e-6) / 10  # tenths, downwards: few values to solve for
+    freedom = np.broadcast_to(seeds - 1.0, variances.shape)
+    there = freedom >= LEAST_FREEDOM
     values = np.full(variances.shape, np.inf)
-    for value in np.unique(freedom[freedom >= LEAST_FREEDOM]):
-        values[freedom == value] = critical_value(variances.shape[-1], float(value), alpha)
+    if there.any():
+        whole = np.arange(np.ceil(freedom.max()), np.floor(freedom[there].min()) - 1, -1)
+        solved = [critical_value(variances.shape[-1], float(number), alpha) for number in whole]
+        values[there] = np.interp(1 / freedom[there], 1 / whole, solved)  # convex in 1 / freedom: never less than its own value
     return values * spreads / np.sqrt(seeds), values
 
 
