@@ -92,18 +92,20 @@ def analyse(truth: Truth, values: np.ndarray, control: np.ndarray, looks: Sequen
     level, total = LEVEL * spent(looks, seeds), len(table) + 2
     low, high = [], []
     for per_seed, rest, size in ((filled @ table.T, resting, sizes), (of_control, of_control_seeds, np.full(2, 2.0))):
-        mean = np.nanmean(per_seed, axis=1)
-        variance = np.nansum((per_seed - mean[:, None]) ** 2, axis=1) / (rest - 1)
+        there = np.isfinite(per_seed).sum(1)
+        mean = np.nansum(per_seed, axis=1) / np.maximum(there, 1)
+        variance = np.nansum((per_seed - mean[:, None]) ** 2, axis=1) / np.where(rest > 1, rest - 1, np.inf)
         half, _ = half_widths(variance, size, rest, level * len(size) / total)
         low, high = [*low, mean - half], [*high, mean + half]
     return Found(np.hstack(low), np.hstack(high), np.r_[table @ truth.means(), truth.control], len(design.losses))
 
 
-def fill(values: np.ndarray, rounds: int = 60) -> np.ndarray:
+def fill(values: np.ndarray) -> np.ndarray:
     """Missing values of (..., n, R) by Healy and Westmacott (1956): fit, replace, and again, until they stay."""
     absent = np.isnan(values)
-    filled = np.where(absent, np.nanmean(values, axis=(-2, -1), keepdims=True), values)
-    for _ in range(rounds if absent.any() else 0):
+    filled, moved = np.where(absent, np.nanmean(values, axis=(-2, -1), keepdims=True), values), absent.any()
+    while moved:
         fitted = filled.mean(-2, keepdims=True) + filled.mean(-1, keepdims=True) - filled.mean((-2, -1), keepdims=True)
+        moved = np.abs(fitted - filled)[absent].max() > 1e-8
         filled = np.where(absent, fitted, values)
     return filled
