@@ -27,6 +27,19 @@ def in_full(design: Design, loss: str) -> np.ndarray | None:
     return _difference(design, design.losses, tuple(other for other in design.losses if other != loss))
 
 
+def change(design: Design, loss: str) -> np.ndarray | None:
+    """(R,) weights: `beside` minus `in_full`, where a design has both and there is another loss."""
+    alone, full = beside(design, loss), in_full(design, loss)
+    return None if alone is None or full is None or len(design.losses) == 1 else alone - full
+
+
+def judged(design: Design, loss: str) -> str:
+    """The effect that a verdict is read from: `average` where the design has it, else `in_full` or `beside`."""
+    if average(design, loss) is not None:
+        return "average"
+    return "in_full" if in_full(design, loss) is not None else "beside"
+
+
 def interaction(design: Design, pair: Pair) -> np.ndarray | None:
     """(R,) weights: what either loss gives with the other in, minus what it gives with the other out.
 

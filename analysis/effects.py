@@ -100,10 +100,10 @@ class Screening:
 def effects(scores: Scores, margin: float, looks: Sequence[int] = ()) -> Screening:
     """The table of a screening.
 
-    A loss "depends on" another where its change's own interval excludes 0, the change is larger than the margin, and the loss
-    doesn't plainly help or harm throughout: its verdict by the average is open or "no difference", or beside the primary or in the
-    full set it points the other way. The one named has the interaction that does most for the change. Designs in which pairs are
-    aliased have no change, so no verdict of this kind: the table says so.
+    A loss "depends on" another where its change's own interval excludes 0 and the change is larger than the margin; unless, by its
+    average, it helps (or harms), and by the margin or more both beside the primary and in the full set. The one named has the
+    interaction that does most for the change. Designs in which pairs are aliased have no change, so no verdict of this kind:
+    the table says so.
 
     Args:
         margin: a difference that matters, in the unit of the scores.
@@ -116,7 +116,7 @@ def effects(scores: Scores, margin: float, looks: Sequence[int] = ()) -> Screeni
     losses = {loss: _of_loss(design, loss, cells) for loss in design.losses}
     controls = {name: _of_control(scores.controls[name][seen], cells) for name in names}
     share = spent(looks, len(seeds)) if seeds else 1.0
-    of_losses = [found[name] for found in losses.values() for name in (_judged(found, False), "change")]
+    of_losses = [found[name] for loss, found in losses.items() for name in (contrasts.judged(design, loss), "change")]
     of_controls = [found[name] for found in controls.values() for name in ("beside", "in_full")]
     together([[member for member in group if member] for group in (of_losses, of_controls)], share * LEVEL)
     pairs = _interactions(design, cells)
@@ -142,10 +142,8 @@ def best_set(screening: Screening) -> tuple[str, ...]:
 
 
 def _of_loss(design: Design, loss: str, cells: Cells) -> dict[str, Contrast | None]:
-    alone, full = contrasts.beside(design, loss), contrasts.in_full(design, loss)
-    change = alone - full if alone is not None and full is not None and len(design.losses) > 1 else None
-    weights = {"beside": alone, "average": contrasts.average(design, loss), "in_full": full, "change": change}
-    return {name: contrast(weight, cells) for name, weight in weights.items()}
+    kinds = {"beside": contrasts.beside, "average": contrasts.average, "in_full": contrasts.in_full, "change": contrasts.change}
+    return {name: contrast(weights(design, loss), cells) for name, weights in kinds.items()}
 
 
 def _of_control(values: np.ndarray, cells: Cells) -> dict[str, Contrast | None]:
@@ -159,12 +157,6 @@ def _of_control(values: np.ndarray, cells: Cells) -> dict[str, Contrast | None]:
     return found
 
 
-def _judged(found: dict[str, Contrast | None], control: bool) -> str:
-    if control:
-        return "beside"
-    return next((name for name in ("average", "in_full", "beside") if found[name] is not None), "average")
-
-
 def _interactions(design: Design, cells: Cells) -> list[Interaction]:
     groups = [*design.aliased, *((pair,) for pair in design.pairs() if not any(pair in group for group in design.aliased))]
     founds = [(group, contrast(contrasts.interaction(design, group[0]), cells)) for group in sorted(groups, key=lambda group: design.pairs().index(group[0]))]
@@ -172,7 +164,7 @@ def _interactions(design: Design, cells: Cells) -> list[Interaction]:
 
 
 def _row(loss: str, control: bool, found: dict[str, Contrast | None], margin: float, design: Design, pairs: list[Interaction]) -> Effect:
-    judged = _judged(found, control)
+    judged = "beside" if control else contrasts.judged(design, loss)
     shown, change = found[judged], found.get("change")
     imputed = max((member.imputed for member in found.values() if member is not None), default=0)
     estimates = {name: member.estimate() if member else None for name, member in found.items()}
@@ -196,7 +188,7 @@ def _depends(kind: str, found: dict[str, Contrast | None], margin: float) -> boo
     change, ends = found["change"], (found["beside"].mean, found["in_full"].mean)
     if not (change.low > 0 or change.high < 0) or abs(change.mean) <= margin:
         return False
-    throughout = {"helps": min(ends) > 0, "harms": max(ends) < 0}.get(kind, False)
+    throughout = {"helps": min(ends) >= margin, "harms": max(ends) <= -margin}.get(kind, False)
     return not throughout
 
 

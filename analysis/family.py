@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import ndtri
 from scipy.stats import t
 
-from analysis.simultaneous import LEVEL, half_widths
+from analysis.simultaneous import LEVEL, MANY, critical_value, half_widths
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def together(families: Sequence[Sequence[Contrast]], level: float) -> None:
         alpha = level * len(family) / total
         seeds = np.array([member.seeds for member in enough])
         halves, values = half_widths(np.array([m.variance for m in enough]), np.array([m.size for m in enough]), seeds, alpha)
-        limit = float(-ndtri((1 - (1 - alpha) ** (1 / len(enough))) / 2))  # of any number of seeds: normal, Sidak
+        limit = critical_value(len(enough), MANY, alpha)
         for member, half, value in zip(enough, halves.tolist(), values.tolist()):
             if np.isfinite(value):
                 member.low, member.high = member.mean - half, member.mean + half

@@ -14,13 +14,15 @@ from functools import cache
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr
-from scipy.stats import chi2, norm
+from scipy.stats import chi2, norm, t
 
 LEVEL = 0.05
 """Of all intervals of a table together."""
 SHARED = 0.5
 """Weight of the family's average variance beside an effect's own. Near the best for 4 to 14 effects and 3 to 12 seeds."""
 DRAWS = 4096
+MANY = 1e6
+"""Degrees of freedom at which spreads are as good as known."""
 LEAST_FREEDOM = 1.0
 """Degrees of freedom below which there is no interval."""
 
@@ -40,7 +42,7 @@ def critical_value(count: int, freedom: float, alpha: float) -> float:
     coverage (Sidak, JASA 62, 1967). `tests/test_effects.py` simulates what comes out.
 
     Args:
-        freedom: degrees of freedom of each variance, fractions included.
+        freedom: degrees of freedom of each variance.
     """
     grid = chi2.ppf((np.arange(DRAWS) + 0.5) / DRAWS, freedom) / freedom
     generator = np.random.default_rng(0)  # stratified draws: the same for every call, and far closer than random ones
@@ -49,12 +51,14 @@ def critical_value(count: int, freedom: float, alpha: float) -> float:
     def error(value: float, spreads: np.ndarray) -> float:
         return 1 - np.prod(2 * ndtr(value * spreads) - 1, axis=1).mean() - alpha
 
-    values = []
+    largest = 0.5
     for some in sorted({count, *(number for number in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if number < count)}):
         own = variances[:, :some]
         spreads = np.sqrt((own + SHARED * own.sum(1, keepdims=True) / count) / (1 + SHARED))
-        values.append(brentq(error, 0.5, 1e4, (spreads,), xtol=1e-3))
-    return float(max(values))
+        if error(largest, spreads) > 0:
+            own_alone = t.isf(alpha / some / 2, freedom) * np.sqrt(1 + SHARED)  # Bonferroni's, were nothing lent by the others
+            largest = brentq(error, largest, own_alone + 1, (spreads,), xtol=1e-3)
+    return float(largest)
 
 
 def half_widths(variances: np.ndarray, sizes: np.ndarray, seeds: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
@@ -66,11 +70,15 @@ def half_widths(variances: np.ndarray, sizes: np.ndarray, seeds: np.ndarray, alp
         seeds: (..., K) on which each rests; less than a number of trials where some are missing.
     """
     spreads = np.sqrt(steadied(variances / sizes) * sizes)
-    freedom = np.floor(10 * (np.broadcast_to(seeds, variances.shape) - 1) + 1e-6) / 10  # tenths, downwards: few values to solve for
-    values = np.full(variances.shape, np.inf)
-    for value in np.unique(freedom[freedom >= LEAST_FREEDOM]):
-        values[freedom == value] = critical_value(variances.shape[-1], float(value), alpha)
-    return values * spreads / np.sqrt(seeds), values
+    freedom = np.broadcast_to(seeds - 1.0, variances.shape)
+    there = freedom >= LEAST_FREEDOM
+    values, halves = np.full(variances.shape, np.inf), np.full(variances.shape, np.inf)
+    if there.any():
+        whole = np.arange(np.ceil(freedom.max()), np.floor(freedom[there].min()) - 1, -1)
+        solved = [critical_value(variances.shape[-1], float(number), alpha) for number in whole]
+        values[there] = np.interp(1 / freedom[there], 1 / whole, solved)  # convex in 1 / freedom: never less than its own value
+        halves[there] = values[there] * (spreads / np.sqrt(np.maximum(seeds, 1)))[there]
+    return halves, values
 
 
 def spent(looks: Sequence[int], at: int) -> float:
