@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import cells, statistics, tables
-from analysis.effects import Effect, Scores, Screening, best_set, effects
-from analysis.family import Estimate
+from analysis import cells, screening_text, statistics, tables
+from analysis.effects import Scores, Screening, best_set, effects
 from analysis.ledger import device_seconds
 from analysis.records import Sweep, load
 from tune_spaces import designs
@@ -79,47 +78,43 @@ def title(one: Screened) -> str:
 
 def table(one: Screened) -> cells.Table:
     """A loss a row."""
-    rows = [[_name(effect), *(_mean(one, e) for e in (effect.beside, effect.average, effect.in_full)), _bracket(one, effect.shown), effect.verdict]
+    higher, digits = one.sweep.metric.higher, one.sweep.metric.digits
+    rows = [[effect.loss + " (control)" * effect.control,
+             *(screening_text.number(estimate, higher, digits) for estimate in (effect.beside, effect.average, effect.in_full)),
+             screening_text.interval(effect.shown, higher, digits) or cells.DASH, effect.verdict]
             for effect in one.found.effects]  # fmt: skip
-    judged = {effect.judged for effect in one.found.effects if not effect.control} or {"average"}
-    header = ["loss", "beside the primary", "on average", "in the full set", f"95 % ({_judged(judged)})", "verdict"]
-    return cells.Table(title(one), header, rows, " ".join(notes(one)), [effect.kind for effect in one.found.effects])
-
-
-def _judged(judged: set[str]) -> str:
-    return {"average": "average", "in_full": "full set", "beside": "beside"}[judged.pop()] if len(judged) == 1 else "as judged"
-
-
-def _name(effect: Effect) -> str:
-    return effect.loss + " (control)" * effect.control
-
-
-def _mean(one: Screened, estimate: Estimate | None) -> str:
-    return cells.score(one.sweep, one.own(estimate.mean), True) if estimate else ""
-
-
-def _bracket(one: Screened, estimate: Estimate | None) -> str:
-    if estimate is None or not np.isfinite([estimate.low, estimate.high]).all():
-        return cells.DASH
-    return cells.bracket(one.sweep, *sorted((one.own(estimate.low), one.own(estimate.high))))
+    return cells.Table(title(one), screening_text.header(one.found), rows, " ".join(notes(one)), [effect.kind for effect in one.found.effects])
 
 
 def notes(one: Screened) -> list[str]:
-    """What a reader of the table has to know."""
+    """What a reader of the page's table has to know."""
     found, sweep = one.found, one.sweep
     said = [f"Each number is a difference in {sweep.label}{f' ({sweep.points})' if sweep.points else ''}; differences below {found.margin:g} count as none. "
-            "The intervals hold together: with 95 % confidence none of them is wrong. A control's is that beside the primary."]  # fmt: skip
+            "The intervals hold together: with 95 % confidence none of them is wrong."]  # fmt: skip
     if not sweep.metric.higher:
         said.append("Lower is better: a loss that helps has a negative number.")
-    if found.few_seeds:
-        said.append(f"With {len(found.seeds)} seeds the spread of each effect leans on that of the others.")
-    if found.missing:
-        said.append(f"{found.missing} missing trials were filled in from their rows and seeds.")
+    said += [f"{words}." for effect in found.effects if (words := screening_text.depends(effect, sweep.metric.higher, sweep.metric.digits))]
     if found.design.aliased:
         said.append(f"Not told apart by this design: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}.")
-    if len(one.diverged):
-        said.append(f"{int(one.diverged.sum())} trials diverged and count as {cells.score(sweep, one.stated)}, the worst that finished: "
-                    f"{', '.join(f'{arm} {count}' for arm, count in one.diverged.items())}.")  # fmt: skip
+    return [*said, *screening_text.notes(found), *_of_diverged(one)]
+
+
+def _of_diverged(one: Screened) -> list[str]:
+    if one.diverged.empty:
+        return []
+    arms = ", ".join(f"{arm} {count}" for arm, count in one.diverged.items())
+    stated = cells.score(one.sweep, one.stated)
+    return [f"{int(one.diverged.sum())} trials diverged and count as {stated}, the worst that finished: {arms}.", *_losses_that_diverge(one)]
+
+
+def _losses_that_diverge(one: Screened) -> list[str]:
+    """Losses with which at least three trials diverged, and without which none did."""
+    rows, said = one.found.design.rows, []
+    losses = {arm_of(row, one.found.design.losses): row for row in rows}
+    for loss in one.found.design.losses:
+        count = {inside: sum(n for arm, n in one.diverged.items() if (loss in losses.get(arm, ())) is inside) for inside in (True, False)}
+        if count[True] >= 3 and not count[False]:
+            said.append(f"Every one of them trained with {loss}: it makes training diverge.")
     return said
 
 
@@ -149,9 +144,6 @@ def best_sentence(one: Screened) -> str:
 
 def text(one: Screened) -> str:
     """The table and the sentence, for a terminal."""
-    shown = table(one)
-    rows = [shown.header, *shown.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(shown.header))]
-    left = (0, len(widths) - 1)
-    lines = ["   ".join(cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
-    return "\n".join([shown.caption, *lines, best_sentence(one)])
+    metric = one.sweep.metric
+    lines = [screening_text.text(one.found, one.sweep.label, metric.higher, metric.digits, title(one)), *_of_diverged(one), best_sentence(one)]
+    return "\n".join(lines)

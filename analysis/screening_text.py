@@ -19,8 +19,7 @@ def text(screening: Screening, label: str, higher: bool = True, digits: int = 1,
         higher: whether higher is better. Where lower is, effects have the metric's sign: a loss that helps has a minus.
         heading: the first line; else metric and seeds.
     """
-    judged = next(effect.judged for effect in screening.effects)
-    lines = [("loss", "beside the primary", "on average", "in the full set", f"95 % ({PLACES[judged]})", "verdict")]
+    lines = [tuple(header(screening))]
     for effect in screening.effects:
         means = [number(estimate, higher, digits) for estimate in (effect.beside, effect.average, effect.in_full)]
         name = effect.loss + (" (control)" if effect.control else "")
@@ -29,6 +28,11 @@ def text(screening: Screening, label: str, higher: bool = True, digits: int = 1,
     first = heading or f"{label}{'' if higher else ' (lower is better)'}, {count(len(screening.seeds), 'seed')}"
     table = ["   ".join([line[0].ljust(widths[0]), *(line[i].rjust(widths[i]) for i in range(1, 5)), line[5]]) for line in lines]
     return "\n".join([first, *table, *notes(screening)])
+
+
+def header(screening: Screening) -> list[str]:
+    judged = next(effect.judged for effect in screening.effects)
+    return ["loss", "beside the primary", "on average", "in the full set", f"95 % ({PLACES[judged]})", "verdict"]
 
 
 def number(estimate: Estimate | None, higher: bool = True, digits: int = 1) -> str:

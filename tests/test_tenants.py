@@ -22,7 +22,8 @@ NOISY = "workload=workloads/examples/noisy_labels.py:NoisyLabels"
 TINY = ["workload.width=4", "train.batch_size=8", "train.steps=6", "train.evaluate_every=3", "train.checkpoint_every=1",
         "combiner.embedding_size=16", "combiner.loss_encoder_size=8", "combiner.feed_forward_size=16"]  # fmt: skip
 TWO_WORKERS = ["train.num_workers=2", "engine.zero_stage=3"]
-ONE_EACH = ["sweep.seeds=1", "sweep.other_seeds=1", "sweep.learning_rates=[]", "sweep.leave_one_out=false", "sweep.max_concurrent=1"]
+SCREENED = ["experiment=screening", "losses.set=[prime,digit]", "sweep.seeds=1", "sweep.confirm=[]", "sweep.max_concurrent=1"]
+ONE_EACH = ["experiment=compare", "sweep.seeds=1", "sweep.other_seeds=1", "sweep.learning_rates=[]", "sweep.leave_one_out=false", "sweep.max_concurrent=1"]
 
 
 def without_video(root: Path) -> Path:
@@ -53,9 +54,9 @@ def ended(root: Path, command: str, *settings: str) -> tuple[int, str]:
 
 @pytest.mark.xdist_group("ray")
 def test_primes_swept_on_two_workers_without_the_video_package_and_resumed(tmp_path):
-    """Killed after its first trial; a report, the best weights scored, the text of the class kept."""
+    """A screening of one loss, killed after its first trial; a report, the best weights scored, the text of the class kept."""
     root = without_video(tmp_path / "tree")
-    process = begin(root, "sweep", PRIMES, *TINY, *TWO_WORKERS, *ONE_EACH, "name=primes")
+    process = begin(root, "sweep", PRIMES, *TINY, *TWO_WORKERS, *SCREENED, "name=primes")
     sweep = root / "outputs/sweeps/primes"
     while not (done := [path for path in sweep.glob("trials/*/results.parquet") if results.is_final(path.parent)]):
         assert process.poll() is None, (root / "sweep.out").read_text()
@@ -67,13 +68,12 @@ def test_primes_swept_on_two_workers_without_the_video_package_and_resumed(tmp_p
     assert code == 0 and "report: " in output, output
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())  # no finished trial is repeated
     rows = results.gather(sweep).to_pylist()
-    assert {row["arm"] for row in rows if row["status"] == "finished"} == {"meltr", "uniform", "primary_only"}
+    assert {row["arm"] for row in rows if row["status"] == "finished"} == {"uniform", "primary_only"}
     assert {row["setting.engine.zero_stage"] for row in rows} == {3} and all(0 <= row["metric.accuracy"] <= 100 for row in rows)
-    assert {row["split"] for row in rows} == {"validation", "test"}
-    ours = [row for row in rows if row["arm"] == "meltr" and row["split"] == "validation"]
-    assert all(row[f"{kind}.permuted"] is not None for row in ours for kind in ("loss", "slope"))
+    assert {row["split"] for row in rows} == {"validation"} and all(row["elapsed"] > row["seconds"] for row in rows)
+    assert "digit" in output and "undecided: too few trials" in output and "not confirmed" not in output
     report = (sweep / "report.html").read_text()
-    assert "accuracy" in report and "permuted" in report and "always no" in report
+    assert "accuracy" in report and "digit" in report and "always no" in report
     assert (sweep / "workload/primes.py").read_text() == (ROOT / "workloads/examples/primes.py").read_text()
 
     code, output = ended(root, "evaluate", f"checkpoint={sweep}/best")
@@ -141,11 +141,15 @@ if __name__ == "__main__":
 @pytest.mark.xdist_group("ray")
 def test_a_script_sweeps_a_class_of_its_own(tmp_path):
     """Workers import the script by its file, without starting another sweep."""
-    tiny = dict(setting.split("=") for setting in [*TINY, *ONE_EACH]) | {"losses.set": ["prime", "digit"], "sweep.learning_rates": []}
+    tiny = dict(setting.split("=") for setting in [*TINY, *ONE_EACH]) | {"losses.set": ["prime", "permuted"], "sweep.learning_rates": []}
     (tmp_path / "script.py").write_text(SCRIPT.format(tiny=tiny))
     found = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
                            capture_output=True, text=True, timeout=500)  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     sweep = tmp_path / "outputs/sweeps/mine"
     assert (sweep / "report.html").exists() and (sweep / "workload/script.py").exists()
-    assert {row["arm"] for row in results.gather(sweep).to_pylist() if row["status"] == "finished"} == {"meltr", "uniform", "primary_only"}
+    rows = results.gather(sweep).to_pylist()
+    assert {row["arm"] for row in rows if row["status"] == "finished"} == {"meltr", "uniform", "primary_only"}
+    ours = [row for row in rows if row["arm"] == "meltr" and row["split"] == "validation"]
+    assert all(row[f"{kind}.permuted"] is not None for row in ours for kind in ("loss", "slope"))
+    assert {row["split"] for row in rows} == {"validation", "test"} and "permuted" in (sweep / "report.html").read_text()
