@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def test_the_type_of_two(a, b, both):
 
 def test_an_empty_sweep_has_an_empty_table(tmp_path):
     assert results.gather(tmp_path).column_names == list(FIXED) and results.load(tmp_path / results.FILE).num_rows == 0
+
+
+def test_a_table_is_read_whole_while_its_trial_writes(tmp_path):
+    results.append(tmp_path, row(0), columns())
+    with ThreadPoolExecutor(1) as trial:
+        writing = trial.submit(lambda: [results.append(tmp_path, row(step), columns()) for step in range(1, 60)])
+        counts = []
+        while not writing.done():
+            counts.append(len(results.read_trial(tmp_path)))
+        writing.result()
+    assert len(counts) > 5 and counts == sorted(counts)
 
 
 def test_a_row_replaces_what_it_makes_void(tmp_path):
