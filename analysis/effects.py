@@ -159,7 +159,8 @@ def _of_control(values: np.ndarray, cells: Cells) -> dict[str, Contrast | None]:
 
 def _interactions(design: Design, cells: Cells) -> list[Interaction]:
     groups = [*design.aliased, *((pair,) for pair in design.pairs() if not any(pair in group for group in design.aliased))]
-    founds = [(group, contrast(contrasts.interaction(design, group[0]), cells)) for group in sorted(groups, key=lambda group: design.pairs().index(group[0]))]
+    groups = sorted(groups, key=lambda group: design.pairs().index(group[0]))
+    founds = [(group, contrast(contrasts.interaction(design, group[0]), cells)) for group in groups]
     return [Interaction(group, plain(found)) for group, found in founds if found is not None]
 
 
@@ -179,8 +180,7 @@ def _row(loss: str, control: bool, found: dict[str, Contrast | None], margin: fl
         link = next(pair.estimate.per_seed for pair in pairs if set(pair.pairs[0]) == {loss, partner})
         out, into = (plain(replace(found["average"], per_seed=shown.per_seed + sign * link / 2)) for sign in (-1, 1))
         effect, kind = replace(effect, partner=partner, without_partner=out, with_partner=into), "depends"
-    half, seeds, value, limit = shown.to_tell or (np.inf, 0, 1, 1)
-    more = seeds_to_tell(shown.mean, half, seeds, value, limit, margin)
+    more = seeds_to_tell(shown.mean, (shown.high - shown.low) / 2, shown.seeds, shown.value, shown.limit, margin)
     return replace(effect, kind=kind, verdict=words(kind, shown.low, shown.high, margin, more, partner))
 
 

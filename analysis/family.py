@@ -28,9 +28,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Cells:
+    """Scores of n seeds and R rows."""
+
     filled: np.ndarray
     """(n, R): missing ones have the value of `contrasts.fill`."""
     absent: np.ndarray
+    """Where they are missing."""
 
 
 @dataclass
@@ -43,10 +46,13 @@ class Contrast:
     seeds: float
     """On which it rests: a missing trial takes away the part of a seed that its squared weight has in `size`."""
     imputed: int
+    """Missing trials that it weighs."""
     low: float = np.nan
     high: float = np.nan
-    to_tell: tuple[float, float, float, float] | None = None
-    """Half-width, seeds, critical value and its limit, for `seeds_to_tell`."""
+    value: float = np.inf
+    """Critical value of its interval."""
+    limit: float = np.inf
+    """What that would be with any number of seeds."""
 
     @property
     def mean(self) -> float:
@@ -83,9 +89,8 @@ def together(families: Sequence[Sequence[Contrast]], level: float) -> None:
         halves, values = half_widths(np.array([m.variance for m in enough]), np.array([m.size for m in enough]), seeds, alpha)
         limit = critical_value(len(enough), MANY, alpha)
         for member, half, value in zip(enough, halves.tolist(), values.tolist()):
-            if np.isfinite(value):
-                member.low, member.high = member.mean - half, member.mean + half
-                member.to_tell = (half, member.seeds, value, limit)
+            member.low, member.high = member.mean - half, member.mean + half
+            member.value, member.limit = value, limit
 
 
 def plain(found: Contrast) -> Estimate:

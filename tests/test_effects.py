@@ -11,6 +11,7 @@ from statsmodels.regression.linear_model import OLS
 
 from analysis import contrasts
 from analysis.effects import Scores, best_set, effects
+from analysis.family import Cells, contrast
 from analysis.screening_text import depends, text
 from analysis.simultaneous import LEVEL, MANY, critical_value, spent, steadied
 from analysis.verdicts import kind_of, seeds_to_tell, words
@@ -98,8 +99,11 @@ def test_what_missing_trials_cost():
     values = np.random.default_rng(0).normal(size=(6, 16))
     whole = screening(values, design)
     values[2, 0] = np.nan
-    found = screening(values, design, controls=None)
+    found = screening(values, design)
     assert found.missing == 1 and all(effect.imputed == 1 for effect in found.effects) and whole.effects[0].imputed == 0
+    cells = Cells(contrasts.fill(values), np.isnan(values))
+    assert contrast(contrasts.average(design, "loss1"), cells).seeds == pytest.approx(6 - 1 / 16)
+    assert contrast(contrasts.beside(design, "loss1"), cells).seeds == 5.5 and contrast(contrasts.in_full(design, "loss1"), cells).seeds == 6
     values[:, 0] = np.nan  # no score of a row at all: what weighs it is not estimated
     found = screening(values, design)
     assert all(effect.average is effect.beside is effect.change is None and effect.in_full for effect in found.effects)
