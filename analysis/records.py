@@ -18,7 +18,7 @@ from meltr_ray.results import table as results
 from meltr_ray.results.columns import SETTING
 from meltr_ray.results.migration import migrate_about
 from meltr_ray.workload import Metric
-from tune_spaces.screening import BEST
+from tune_spaces.screening import ALL, BEST, NONE
 
 LED = ("comparison", "confirmation")
 """Phases whose trials the report leads with; their test split is scored."""
@@ -69,12 +69,17 @@ class Sweep:
 
     @property
     def ours(self) -> str:
-        """The arm that the report is about: of a screening, the set that it chose."""
-        return BEST if self.screened else self.plan.ours
+        """The arm that the report is about: of a screening, the set that it chose, if that is confirmed."""
+        return self.compared[0]
 
     @property
     def screened(self) -> bool:
         return self.plan.design != "none"
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the set that a screening chose is compared with others on fresh seeds."""
+        return bool(self.about.get("best") and self.plan.confirm)
 
     @property
     def screened_controls(self) -> list[str]:
@@ -83,8 +88,10 @@ class Sweep:
 
     @property
     def compared(self) -> list[str]:
-        """`ours`, then the baselines."""
-        return list(dict.fromkeys([self.ours, *(self.plan.confirm if self.screened else self.plan.baselines)]))
+        """`ours`, then the baselines; of a screening that has nothing to confirm, its corners."""
+        if self.screened:
+            return [BEST, *self.plan.confirm] if self.confirmed else [NONE, ALL]
+        return list(dict.fromkeys([self.plan.ours, *self.plan.baselines]))
 
     @cached_property
     def trials(self) -> pd.DataFrame:

@@ -138,8 +138,8 @@ def sections(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
 def _of_screening(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     found = [Section("Pairs of losses", figure=pictures["interactions"], caption="What either loss of a pair gives with the other in, minus what "
                      "it gives with the other out, on average over the rest. Bars: plain 95 % intervals, each by itself.")] if "interactions" in pictures else []  # fmt: skip
-    if "confirmation" not in set(sweep.trials.phase):
-        return found
+    if not sweep.confirmed:
+        return [*found, *_curves_and_floors(sweep, pictures)]
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
     return [*found, Section("Confirmation on fresh seeds", figure=pictures.get("paired_differences"), tables=tests,
                             caption="Paired differences, the best set minus each of the others; each panel has its own scale."),

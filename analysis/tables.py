@@ -254,7 +254,7 @@ def _planned_of_screening(sweep: Sweep) -> Iterator[tuple[str, pd.DataFrame, int
     """The same of a screening and of its confirmation, which there is only where a loss helps."""
     for arm in (sweep.about.get("screening") or {}).get("rows", {}):
         yield arm, sweep.trials[(sweep.trials.phase == "screening") & (sweep.trials.arm == arm)], sweep.plan.seeds
-    for arm in sweep.compared if sweep.about.get("best") and sweep.plan.confirm else []:
+    for arm in sweep.compared if sweep.confirmed else []:
         mine = sweep.trials[(sweep.trials.phase == "confirmation") & (sweep.trials.arm == arm)]
         yield f"{arm} (confirmation)", mine, sweep.plan.confirmation_seeds
 
@@ -273,7 +273,7 @@ def missing(sweep: Sweep) -> list[str]:
     double = found[found.phase != "learning_rate_search"].groupby(["phase", "arm", "seed"] if sweep.screened else ["arm", "seed"]).size()
     notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (*_, arm, seed), n in double[double > 1].items()]
     chosen = sweep.about.get("learning_rate_chosen") or {}
-    compared = [] if sweep.screened and not sweep.about.get("best") else sweep.compared
+    compared = [] if sweep.screened and not sweep.confirmed else sweep.compared
     if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen]):
         notes.append(f"No learning rate has been chosen for: {', '.join(unset)}.")
     search = learning_rate_search(sweep)
