@@ -18,7 +18,7 @@ from meltr_ray.results import table as results
 from meltr_ray.results.columns import SETTING
 from meltr_ray.results.migration import migrate_about
 from meltr_ray.workload import Metric
-from tune_spaces.screening import ALL, BEST, NONE
+from tune_spaces.screening import ALL, NONE
 
 LED = ("comparison", "confirmation")
 """Phases whose trials the report leads with; their test split is scored."""
@@ -79,7 +79,7 @@ class Sweep:
     @property
     def confirmed(self) -> bool:
         """Whether the set that a screening chose is compared with others on fresh seeds."""
-        return bool(self.about.get("best") and self.plan.confirm)
+        return bool(self.about.get("confirmation"))
 
     @property
     def screened_controls(self) -> list[str]:
@@ -90,7 +90,7 @@ class Sweep:
     def compared(self) -> list[str]:
         """`ours`, then the baselines; of a screening that has nothing to confirm, its corners."""
         if self.screened:
-            return [BEST, *self.plan.confirm] if self.confirmed else [NONE, ALL]
+            return self.about["confirmation"] if self.confirmed else [NONE, ALL]
         return list(dict.fromkeys([self.plan.ours, *self.plan.baselines]))
 
     @cached_property

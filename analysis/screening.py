@@ -126,9 +126,9 @@ def best_sentence(one: Screened) -> str:
     if not chosen:
         return "Best set: train the primary alone; no loss is sure to help."
     name = f"Best set: primary + {' + '.join(chosen)}"
-    if not sweep.plan.confirm:
+    if not sweep.confirmed:
         return f"{name}; not confirmed on fresh seeds."
-    pairs = {arm: tables.pairs(sweep, BEST, arm, "test") for arm in sweep.plan.confirm}
+    pairs = {arm: tables.pairs(sweep, BEST, arm, "test") for arm in sweep.compared[1:]}
     said, going = [], True
     for arm, table in pairs.items():
         differences = tables.differences(table)

@@ -49,8 +49,8 @@ def phases(settings: DictConfig, config: Config) -> list[Phase]:
     return [
         Phase(lambda known: screening.search(settings, config, early, ())),
         Phase(lambda known: screening.screening(settings, config, known.rates)),
-        Phase(lambda known: screening.search(settings, config, [screening.BEST], known.best) if known.best and sweep.confirm else [], needs_best=True),
-        Phase(lambda known: screening.confirmation(settings, config, known.rates, known.best) if sweep.confirm else [], needs_best=True),
+        Phase(lambda known: screening.search_of_best(settings, config, known.best), needs_best=True),
+        Phase(lambda known: screening.confirmation(settings, config, known.rates, known.best), needs_best=True),
     ]
 
 
@@ -75,6 +75,7 @@ def in_words(settings: DictConfig, config: Config) -> list[str]:
 
 
 def all_trials(settings: DictConfig, config: Config) -> list[Trial]:
-    """Every trial that there can be, as it would be if all losses helped and no learning rate was searched."""
-    supposed = Known({}, tuple(screening.factors(config)[0]))
+    """Every trial that there can be, with the learning rates as they are given; of a screening, as if all losses but the last helped."""
+    losses = tuple(screening.factors(config)[0])
+    supposed = Known({}, losses[:-1] or losses)
     return [trial for phase in phases(settings, config) for trial in phase.trials(supposed)]

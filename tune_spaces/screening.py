@@ -76,13 +76,27 @@ def search(settings: DictConfig, config: Config, arms: list[str], best: tuple[st
     return search_trials(settings, config, {arm: settings_of(config, arm, best) for arm in arms})
 
 
-def confirmation(settings: DictConfig, config: Config, rates: dict[str, float], best: tuple[str, ...] | None) -> list[Trial]:
-    """`best` and the arms that it is compared with, on fresh seeds; none where no loss helps. The test split is scored once."""
-    if not best:
+def confirmed(config: Config, best: tuple[str, ...] | None) -> list[str]:
+    """Arms of the confirmation, `best` first; none where no loss helps. The full set isn't compared with itself."""
+    if not best or not config.sweep.confirm:
         return []
+    all_help = set(best) == set(factors(config)[0])
+    return [BEST, *(arm for arm in config.sweep.confirm if not (arm == ALL and all_help))]
+
+
+def search_of_best(settings: DictConfig, config: Config, best: tuple[str, ...] | None) -> list[Trial]:
+    """The learning rates for the chosen set, unless it is the full one, whose are known."""
+    needed = confirmed(config, best) and set(best) != set(factors(config)[0])
+    return search(settings, config, [BEST], best) if needed else []
+
+
+def confirmation(settings: DictConfig, config: Config, rates: dict[str, float], best: tuple[str, ...] | None) -> list[Trial]:
+    """`best` and the arms that it is compared with, on fresh seeds. The test split is scored once."""
+    if best and set(best) == set(factors(config)[0]):
+        rates = rates | ({BEST: rates[ALL]} if ALL in rates else {})
     trials = []
     for seed in range(CONFIRMATION_SEED_OFFSET, CONFIRMATION_SEED_OFFSET + config.sweep.confirmation_seeds):
-        for arm in [BEST, *config.sweep.confirm]:
+        for arm in confirmed(config, best):
             changes = settings_of(config, arm, best) | ({"optimizer.learning_rate": rates[arm]} if arm in rates else {})
             trials.append(Trial(f"{arm}-seed{seed}", arm, "confirmation", make(settings, changes | {"seed": seed}), test=True))
     return trials

@@ -92,6 +92,7 @@ def describe(folder: Path, config: Config, rates: dict[str, float], command: str
     }
     if config.sweep.design != "none":
         design = screening.design_of(config)
+        known["confirmation"] = screening.confirmed(config, known["best"])
         known["screening"] = {"kind": design.kind, "losses": list(design.losses), "rows": screening.rows(config),
                               "controls": screening.factors(config)[1]}  # fmt: skip
     put(path, json.dumps(known, indent=1))

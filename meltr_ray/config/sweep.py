@@ -59,6 +59,6 @@ class SweepConfig:
         check_choice("sweep.design", self.design, ("none", *DESIGNS))
         check(self.margin is None or self.margin > 0, "sweep.margin", self.margin, "no difference is within it; give a number above 0")
         check_choice("sweep.search", self.search, ("grid", "random"))
-        for arm in [self.ours, *self.baselines] if self.arms else []:
+        for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
             check(arm in self.arms, "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
                   f"no such arm; use one of {', '.join(self.arms)}")

@@ -1,0 +1,146 @@
+"""A sweep's screening: its plan, what is refused, and what the report says of trials whose effects are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from analysis import report, screening, tables
+from meltr_ray.config import SweepConfig, to_flat
+from meltr_ray.errors import ConfigError
+from meltr_ray.results import table as results
+from meltr_ray.results.columns import Columns
+from meltr_ray.workload import Metric
+from tune_spaces import designs, plan
+from tune_spaces import screening as trials_of
+from workloads import cli
+
+PRIMES = "workload=workloads/examples/primes.py:Primes"
+
+
+def planned(*settings):
+    request = cli.configure([*settings])
+    return request.settings, request.config
+
+
+@pytest.mark.parametrize("best", [("masked_joint",), ("masked_joint", "caption"), ()])
+def test_no_trial_is_trained_twice(best):
+    """Whatever was chosen; the corners are the baselines, and controls stand beside them alone."""
+    settings, config = planned("experiment=screening", "losses.set=[joint,masked_joint,caption,constant,shuffled]",
+                               "sweep.learning_rates=[1e-3,2e-3]", "sweep.confirm=[primary_only,uniform]")  # fmt: skip
+    trials = [trial for phase in plan.phases(settings, config) for trial in phase.trials(plan.Known({"uniform": 1e-3}, best))]
+    same = Counter(json.dumps(to_flat(trial.config), default=str, sort_keys=True) for trial in trials)
+    assert set(same.values()) == {1} and len({trial.name for trial in trials}) == len(trials)
+    screened = {trial.arm: trial.config.losses.set for trial in trials if trial.phase == "screening"}
+    assert screened == {
+        "primary_only": ["joint"], "with_masked_joint": ["joint", "masked_joint"], "with_caption": ["joint", "caption"],
+        "uniform": ["joint", "masked_joint", "caption"], "primary_only_with_shuffled": ["joint", "shuffled"],
+        "uniform_with_shuffled": ["joint", "masked_joint", "caption", "shuffled"],
+    }  # fmt: skip
+    assert {trial.config.optimizer.learning_rate for trial in trials if trial.phase == "screening"} == {1e-3}
+    confirmed = {trial.arm for trial in trials if trial.phase == "confirmation"}
+    assert confirmed == ({"best", "primary_only", "uniform"} if len(best) == 1 else {"best", "primary_only"} if best else set())
+    seeds = {phase: {trial.config.seed for trial in trials if trial.phase == phase} for phase in ("screening", "confirmation")}
+    assert not seeds["screening"] & seeds["confirmation"]
+    assert [trial for trial in trials if trial.test] == [trial for trial in trials if trial.phase == "confirmation"]
+
+
+@pytest.mark.parametrize("settings, rule", [
+    ("losses.set=primary", "losses.set=[]: no auxiliary loss to screen"),
+    ("losses.set=[prime,permuted,constant]", "losses.set=[]: no auxiliary loss to screen"),
+    ("losses.set=[prime,digit] sweep.design=half", "sweep.design=half: is made for four auxiliary losses"),
+    ("sweep.design=quarter", "sweep.design=quarter: unknown; use one of none, full, half"),
+    ("sweep.margin=0", "sweep.margin=0.0: no difference is within it"),
+    ("sweep.confirm=[meltr]", "sweep.confirm=meltr: no such arm"),
+    ("experiment=primes sweep.design=full", "changes the loss set, which the design does"),
+    ("seed=998", "seed=998: seeds from 1000 on are those of searches"),
+])  # fmt: skip
+def test_a_screening_that_cannot_be_is_refused(settings, rule):
+    with pytest.raises(ConfigError) as caught:
+        plan.phases(*planned(PRIMES, *settings.split()))
+    assert rule in str(caught.value) and "\n" not in str(caught.value)
+
+
+METRICS = {"accuracy": Metric("%")}
+EFFECTS = {"a": 4.0, "b": 0.0, "c": -3.0}
+
+
+def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, noise=0.3, diverges=(), drop=()):
+    """Trials of three losses and a control with the effects above, times the metric's direction; the best set is 4 better on test."""
+    random, losses = np.random.default_rng(1), tuple(EFFECTS)
+    design, sign, rows = designs.of("full", losses), 1 if metric.higher else -1, {}
+    for row in design.rows:
+        rows[trials_of.arm_of(row, losses)] = list(row)
+    rows |= {"primary_only_with_shuffled": ["shuffled"], "uniform_with_shuffled": [*losses, "shuffled"]}
+
+    def write(arm, seed, phase, chosen, level, test=None):
+        status = "diverged" if (arm, seed) in diverges else "finished"
+        columns = Columns.of({"accuracy": metric}, ["main", *chosen], {"seed": seed, "losses.set": ["main", *chosen], "losses.primary": "main",
+                                                                       "optimizer.learning_rate": 1e-2, "train.num_workers": 0})  # fmt: skip
+        base = {"trial": f"{phase}-{arm}-{seed}", "arm": arm, "phase": phase, "seconds": 1.0, "elapsed": 6.0, "step": 10, "best_step": 10}
+        score = None if status == "diverged" else sign * level
+        results.append(folder / "trials" / base["trial"], base | {"split": "validation", "status": status, "score": score, "metric.accuracy": level}, columns)
+        if test is not None:
+            results.append(folder / "trials" / base["trial"], base | {"split": "test", "status": status, "score": sign * test, "metric.accuracy": test}, columns)
+
+    for seed in range(seeds):
+        luck = random.normal(0, 2)
+        for arm, chosen in rows.items():
+            if (arm, seed) not in drop:
+                effect = sum({**EFFECTS, "shuffled": -8.0}[loss] for loss in chosen)
+                write(arm, seed, "screening", chosen, 50 + sign * effect + luck + random.normal(0, noise))
+    for seed in range(2000, 2000 + confirmed):
+        for arm, level in {"best": 4.0, "primary_only": 0.0}.items():
+            write(arm, seed, "confirmation", ["a"] if level else [], 50.0, 50 + sign * level + random.normal(0, noise))
+    about = {
+        "metrics": {"accuracy": dataclasses.asdict(metric)}, "losses": {"primary": "main", "set": ["main", *losses, "shuffled"], "controls": ["shuffled"]},
+        "best": ["a"] if confirmed else None, "confirmation": ["best", "primary_only"] if confirmed else [],
+        "screening": {"kind": design.kind, "losses": list(losses), "rows": rows, "controls": ["shuffled"]},
+    }  # fmt: skip
+    (folder / "sweep.json").write_text(json.dumps(dataclasses.asdict(SweepConfig(design="full", seeds=seeds)) | about))
+    (folder / "baselines.json").write_text("{}")
+    results.gather(folder)
+    return folder
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_report_says_what_is_so(higher, tmp_path):
+    folder = write_screening(tmp_path, Metric("%", higher=higher))
+    assert screening.best_set_of(folder) == ("a",)
+    said = report.headline(folder)
+    lines = {line.split()[0]: line for line in said.splitlines()}
+    assert lines["a"].endswith("   helps") and lines["c"].endswith("   harms") and lines["b"].endswith("makes no difference of 1.5 or more")
+    assert lines["shuffled"].startswith("shuffled (control)") and lines["shuffled"].endswith("   harms")
+    found = screening.screened(tables.load(folder)).found.effects
+    assert [effect.average.mean for effect in found[:3]] == pytest.approx(list(EFFECTS.values()), abs=0.4)
+    assert f"   {'+' if higher else '-'}4." in lines["a"] or f"   {'+' if higher else '-'}3." in lines["a"]  # the metric's own sign
+    assert said.splitlines()[0].startswith("accuracy, validation, weight 1, rate 0.01, 6 seeds, 60 trials, 6 device-minutes")
+    assert f"Best set: primary + a: {'+' if higher else '−'}4." in said or f"Best set: primary + a: {'+' if higher else '−'}3." in said
+    page = report.write_report(folder).read_text()
+    assert "Confirmation on fresh seeds" in page and '<tr class="helps">' in page and "What it cost" in page
+    assert (folder / "plots/effects.png").exists() and (folder / "plots/interactions.png").exists()
+
+
+def test_what_is_missing_or_diverged_is_said(tmp_path):
+    diverges = [("with_c", 0), ("with_a_and_c", 1), ("uniform", 2)]
+    folder = write_screening(tmp_path, diverges=diverges, drop=[("with_b", 3)], confirmed=0)
+    said = report.headline(folder)
+    assert "3 trials diverged and count as" in said and "Every one of them trained with c: it makes training diverge." in said
+    assert "Trials without a score: 1" in said and "not confirmed on fresh seeds" in said
+    page = report.write_report(folder).read_text()
+    assert "with_b: 5 of 6 planned trials finished (1 not started)." in page and "uniform: 5 of 6 planned trials finished (1 diverged)." in page
+
+
+def test_a_sweep_under_way_has_a_report(tmp_path):
+    folder = write_screening(tmp_path, seeds=1, confirmed=0)
+    assert "undecided: too few trials" in report.headline(folder) and screening.best_set_of(folder) == ()
+    report.write_report(folder)
+    for path in (tmp_path / "trials").glob("*with*"):
+        (path / "results.parquet").unlink()
+    results.gather(folder)
+    assert report.headline(folder) == "No seed of the screening is done yet, so no finding."
+    report.write_report(folder)
