@@ -141,7 +141,7 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     ("return np.random.default_rng(len(split))", "return np.random.default_rng()", "", "examples that differ from call to call"),
     ("sizes = {", "sizes = self.sizes or {", "", "examples failed (line 24): AttributeError"),
     ("", "", "train.batch_size=100 train.num_workers=2", "all workers together take 200 examples at once and the train split has"),
-    ("", "", "train.batch_size=20 train.num_workers=2", "and the meta split has 20; lower it"),
+    ("", "", "train.batch_size=20 train.num_workers=2 aid.meta_batch=held_out", "and the meta split has 20; lower it"),
     # batch
     ("x = np.stack(examples)", "x = np.stack(self.stored)", "", "batch failed (line 30): AttributeError"),
     ("generator.standard_normal(x.shape)", "np.random.standard_normal(x.shape)", "", "differ in ['x']; draw all that is random from `generator`"),
