@@ -55,7 +55,7 @@ def screened(sweep: Sweep) -> Screened | None:
     controls = {c: table[[f"{NONE}_with_{c}", f"{ALL}_with_{c}"]].to_numpy() for c in sweep.screened_controls}
     given = Scores(design, tuple(int(seed) for seed in table.index), table[arms].to_numpy(), controls)
     margin = sweep.plan.margin or sweep.metric.material
-    return Screened(sweep, effects(given, margin), ended[ended.status == "diverged"].arm.value_counts(), sweep.metric.score(stated))
+    return Screened(sweep, effects(given, margin, sweep.plan.looks), ended[ended.status == "diverged"].arm.value_counts(), sweep.metric.score(stated))
 
 
 def best_set_of(folder: Path) -> tuple[str, ...]:

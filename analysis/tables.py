@@ -273,7 +273,7 @@ def missing(sweep: Sweep) -> list[str]:
     double = found[found.phase != "learning_rate_search"].groupby(["phase", "arm", "seed"] if sweep.screened else ["arm", "seed"]).size()
     notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (*_, arm, seed), n in double[double > 1].items()]
     chosen = sweep.about.get("learning_rate_chosen") or {}
-    compared = [] if sweep.screened and not sweep.confirmed else sweep.compared
+    compared = sweep.compared[sweep.confirmed:] if sweep.screened else sweep.compared  # the chosen set may be the full one, whose rate is known
     if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen]):
         notes.append(f"No learning rate has been chosen for: {', '.join(unset)}.")
     search = learning_rate_search(sweep)

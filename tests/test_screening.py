@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis import report, screening, tables
 from meltr_ray.config import SweepConfig, to_flat
+from meltr_ray.config.file import make
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.workload import Metric
 from tune_spaces import designs, plan
 from tune_spaces import screening as trials_of
-from workloads import cli
+from workloads import cli, sweep
 
 PRIMES = "workload=workloads/examples/primes.py:Primes"
 
@@ -63,6 +67,30 @@ def test_a_screening_that_cannot_be_is_refused(settings, rule):
     with pytest.raises(ConfigError) as caught:
         plan.phases(*planned(PRIMES, *settings.split()))
     assert rule in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_further_seeds_are_read_at_planned_looks_alone():
+    settings, config = planned(PRIMES, "experiment=screening", "sweep.looks=[6,9]")
+    before = {trial.name for trial in plan.phases(settings, config)[1].trials(plan.Known({}))}
+    sweep.look(settings, 9)
+    after = {trial.name for trial in plan.phases(settings, make(settings))[1].trials(plan.Known({}))}
+    assert before < after and len(after) == 1.5 * len(before)
+    for seeds, rule in ((10, "use one of 9"), (6, "use one of 9")):
+        with pytest.raises(ConfigError, match=rule):
+            sweep.look(settings, seeds)
+    with pytest.raises(ConfigError, match="planned no further look"):
+        sweep.look(planned(PRIMES, "experiment=screening")[0], 9)
+    with pytest.raises(ConfigError, match="sweep.seeds=6: is no planned look"):
+        planned(PRIMES, "experiment=screening", "sweep.looks=[3,9]")
+
+
+def test_another_look_may_choose_another_set():
+    """Whose confirmation then is one of its own; the fresh seeds are the same."""
+    settings, config = planned(PRIMES, "experiment=screening")
+    last = plan.phases(settings, config)[-1]
+    one, other = ([trial for trial in last.trials(plan.Known({"best_with_digit": 2e-3}, best)) if trial.arm == "best"] for best in (("digit",), ("norm",)))
+    assert not {trial.name for trial in one} & {trial.name for trial in other}
+    assert {trial.config.optimizer.learning_rate for trial in one} == {2e-3} != {trial.config.optimizer.learning_rate for trial in other}
 
 
 METRICS = {"accuracy": Metric("%")}
@@ -144,3 +172,15 @@ def test_a_sweep_under_way_has_a_report(tmp_path):
     results.gather(folder)
     assert report.headline(folder) == "No seed of the screening is done yet, so no finding."
     report.write_report(folder)
+
+
+def test_the_notebook_runs_on_a_screening(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    folder, path = write_screening(tmp_path), Path(report.__file__).with_name("which_losses_help.ipynb")
+    monkeypatch.setenv("MELTR_SWEEP", os.fspath(folder))
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert report.headline(folder) in printed
+    by_hand = re.search(r"by hand ([+-][\d.]+), in the table ([+-][\d.]+)", printed)
+    assert by_hand and by_hand[1] == by_hand[2]

@@ -86,19 +86,25 @@ def confirmed(config: Config, best: tuple[str, ...] | None) -> list[str]:
 
 def search_of_best(settings: DictConfig, config: Config, best: tuple[str, ...] | None) -> list[Trial]:
     """The learning rates for the chosen set, unless it is the full one, whose are known."""
-    needed = confirmed(config, best) and set(best) != set(factors(config)[0])
-    return search(settings, config, [BEST], best) if needed else []
+    if not confirmed(config, best) or set(best) == set(factors(config)[0]):
+        return []
+    return search_trials(settings, config, {label(config, best): settings_of(config, BEST, best)})
+
+
+def label(config: Config, best: tuple[str, ...]) -> str:
+    """The name of a chosen set in names of trials: another look may choose another."""
+    return f"{BEST}_{arm_of(best, tuple(factors(config)[0]))}"
 
 
 def confirmation(settings: DictConfig, config: Config, rates: dict[str, float], best: tuple[str, ...] | None) -> list[Trial]:
     """`best` and the arms that it is compared with, on fresh seeds. The test split is scored once."""
-    if best and set(best) == set(factors(config)[0]):
-        rates = rates | ({BEST: rates[ALL]} if ALL in rates else {})
-    trials = []
+    trials, names = [], {BEST: label(config, best or ())}
+    same_as = {BEST: ALL if set(best or ()) == set(factors(config)[0]) else names[BEST]}  # of which the rate was searched
     for seed in range(CONFIRMATION_SEED_OFFSET, CONFIRMATION_SEED_OFFSET + config.sweep.confirmation_seeds):
         for arm in confirmed(config, best):
-            changes = settings_of(config, arm, best) | ({"optimizer.learning_rate": rates[arm]} if arm in rates else {})
-            trials.append(Trial(f"{arm}-seed{seed}", arm, "confirmation", make(settings, changes | {"seed": seed}), test=True))
+            rate = rates.get(same_as.get(arm, arm))
+            changes = settings_of(config, arm, best) | ({"optimizer.learning_rate": rate} if rate else {})
+            trials.append(Trial(f"{names.get(arm, arm)}-seed{seed}", arm, "confirmation", make(settings, changes | {"seed": seed}), test=True))
     return trials
 
 

@@ -51,17 +51,21 @@ class Request:
         return "python " + shlex.join(sys.argv)
 
 
-def main(command: Callable[[Request], int], description: str, arguments: list[str] | None = None, own: type | None = None) -> typing.NoReturn:
+def main(command: Callable[[Request], int], description: str, arguments: list[str] | None = None, own: type | None = None,
+         experiment: str | None = None) -> typing.NoReturn:  # fmt: skip
     """Run a command line: overrides `key=value`, or `--help`; exit code 0, 2 for wrong input, 130 after Ctrl-C.
 
-    `own`: dataclass of settings that this command alone has; they go before others of the same name.
+    Args:
+        own: dataclass of settings that this command alone has; they go before others of the same name.
+        experiment: what the command does where nothing says what it is about (`is_open`).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if {"-h", "--help"} & set(arguments):
             print(help_text(description, [a for a in arguments if "=" in a], own))
             sys.exit(0)
-        sys.exit(command(configure(arguments, own)))
+        given = [f"experiment={experiment}"] if experiment and is_open(arguments) else []
+        sys.exit(command(configure([*given, *arguments], own)))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -97,6 +101,12 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         return Request(settings, config_file.make(settings), given, chosen)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(cls, error, given, [*mine.values(), *fields(cls)])) from None
+
+
+def is_open(arguments: list[str]) -> bool:
+    """Whether a command line names no experiment, workload or folder, and nothing that chooses a part of the default workload."""
+    chosen = {"experiment", "workload", "resume", "checkpoint", *find(DEFAULT_WORKLOAD).groups}
+    return not chosen & {_split(argument)[0] for argument in arguments}
 
 
 def workload_of(given: dict[str, str]) -> str:

@@ -1,9 +1,11 @@
-"""The main job: compare ways to combine losses, on a laptop or a Ray cluster, and write an honest report.
+"""The main job: which auxiliary losses help, by how much, how surely? On a laptop or a Ray cluster, with an honest report.
 
-    python workloads/sweep.py                                     the embedded data, two cores, about 10 minutes
+    python workloads/sweep.py                                     experiment=which_losses: the embedded data, two cores, about 9 minutes
+    python workloads/sweep.py plan_only=true                      how many trials that is
     python workloads/sweep.py workload=my_losses.py:Primes        a model, losses and data of your own (docs/workloads.md)
     python workloads/sweep.py experiment=msrvtt_retrieval         MSR-VTT, after workloads/prepare.py
-    python workloads/sweep.py resume=outputs/sweeps/digits        go on with an interrupted sweep
+    python workloads/sweep.py experiment=digits                   MELTR against fixed weights, on retrieval
+    python workloads/sweep.py resume=outputs/sweeps/which_losses  go on with an interrupted sweep
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import source_of
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.storage import put
 from meltr_ray.workload import Workload
 from tune_spaces import plan
 from workloads import cli
@@ -32,7 +35,7 @@ class Own:
     """Settings of this command alone."""
 
     plan_only: bool = False
-    """Print the plan and end: nothing is trained or written."""
+    """Print the plan and end: nothing is trained."""
 
 
 def sweep(request: cli.Request) -> int:
@@ -81,11 +84,26 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     if not (folder / "settings.yaml").exists():
         raise ConfigError(f"resume={request.config.resume}: no sweep was started there; give a folder under outputs/sweeps")
     old = config_file.load(folder / "settings.yaml")
+    if "sweep.seeds" in request.given:
+        look(old, request.config.sweep.seeds)
+        put(folder / "settings.yaml", OmegaConf.to_yaml(old))
     for key, value in request.given.items():
-        check(key in ("resume", *MAY_CHANGE), key, value, "a resumed sweep keeps its settings; leave it out or start a new sweep")
+        check(key in ("resume", "sweep.seeds", *MAY_CHANGE), key, value, "a resumed sweep keeps its settings; leave it out or start a new sweep")
         if key in MAY_CHANGE:
             OmegaConf.update(old, key, OmegaConf.select(request.settings, key))
     return old, config_file.make(old), folder
+
+
+def look(old: DictConfig, seeds: int) -> None:
+    """More seeds for a screening, in place, at a look that was planned before its first.
+
+    Raises:
+        ConfigError: it wasn't, or there are fewer than before.
+    """
+    planned = [look for look in old.sweep.looks if look >= old.sweep.seeds]
+    check(seeds in planned, "sweep.seeds", seeds, f"was no look that this sweep planned; use one of {', '.join(map(str, planned))}" if planned else
+          "this sweep planned no further look, so its intervals would not hold; start a new one with such as sweep.looks=[6,9,12]")  # fmt: skip
+    old.sweep.seeds = seeds
 
 
 def sweep_from_python(workload: type[Workload], settings: dict[str, Any] | None = None) -> Path:
@@ -115,4 +133,4 @@ def _as_text(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    cli.main(sweep, __doc__, own=Own)
+    cli.main(sweep, __doc__, own=Own, experiment="which_losses")

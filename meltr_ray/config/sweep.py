@@ -18,6 +18,8 @@ class SweepConfig:
 
     design: str = "none"
     """Screening of the auxiliary losses: `full` (every loss in or out, in a balanced design), `half` (of four losses: half of its rows), `leave_one_out`, `add_one_in`, or `none`: the arms are compared."""
+    looks: list[int] = field(default_factory=list)
+    """Numbers of seeds at which a screening may be read, planned beforehand, such as [6,9,12]; resume= with sweep.seeds=9 goes on. Empty: `seeds` alone, with intervals a tenth shorter."""
     margin: Optional[float] = None
     """Difference that counts as one, in the metric's unit; default: the metric's own, else 1.5 of % and 0.05 of other units."""
     confirm: list[str] = field(default_factory=lambda: ["primary_only"])
@@ -57,6 +59,9 @@ class SweepConfig:
         for name, low in dict(seeds=1, confirmation_seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
             check_at_least(f"sweep.{name}", getattr(self, name), low)
         check_choice("sweep.design", self.design, ("none", *DESIGNS))
+        looks = self.looks
+        check(looks == sorted(set(looks)) and all(look >= 1 for look in looks), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
+        check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
         check(self.margin is None or self.margin > 0, "sweep.margin", self.margin, "no difference is within it; give a number above 0")
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
