@@ -11,7 +11,7 @@ from analysis import tables
 from analysis.ledger import ledger
 from analysis.tables import Sweep
 
-PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone"}
+PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone", "best": "the best set"}
 DASH = "–"
 STATUSES = ("finished", "diverged", "failed", "stopped", "running")
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import cells, effect_plots, pages, plots, screening, statistics, tables
+from analysis import agreement, cells, effect_plots, pages, plots, screening, statistics, tables
 from analysis.methods import methods
 from analysis.tables import Sweep
 from meltr_ray.errors import ConfigError
@@ -81,6 +81,10 @@ class Section:
     items: list[str] = field(default_factory=list)
 
 
+AGREES = (
+    "A loss weighs more or less than the primary by its slope. Agrees: more where it helps, less where it harms; only of losses whose verdict is sure. "
+    "A slope is not an importance: it multiplies a loss whose gradient may be large, small or zero."
+)
 EFFECTS = (
     "What each loss does to the metric. Dots: seeds. Diamond: the mean that is judged. Bar: its 95 % interval, which holds together with those of "
     "the whole table. Triangles: the same beside the primary alone and in the full set. Shaded: differences that count as none."
@@ -135,9 +139,21 @@ def sections(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     ]  # fmt: skip
 
 
+def _learned(one: screening.Screened, arm: str) -> Section:
+    """What an arm that learns its weights said of each loss."""
+    sweep, found = one.sweep, agreement.agreement(one, arm)
+    rows = [[loss, str(r.seeds), cells.number(r.ratio, 2), f"{cells.number(r.least, 2)} to {cells.number(r.greatest, 2)}", cells.score(sweep, r.effect, True),
+             r.verdict, "" if r.agrees is None else "yes" if r.agrees else "no"] for loss, r in found.iterrows()]  # fmt: skip
+    header = ["loss", "seeds", "slope over the primary's", "least to greatest", "effect", "verdict", "agrees"]
+    text = agreement.in_words(found, cells.plain_name(arm))
+    return Section(f"What {cells.plain_name(arm)} said of them", [text], tables=[cells.Table("At the end of training", header, rows, AGREES)])
+
+
 def _of_screening(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     found = [Section("Pairs of losses", figure=pictures["interactions"], caption="What either loss of a pair gives with the other in, minus what "
                      "it gives with the other out, on average over the rest. Bars: plain 95 % intervals, each by itself.")] if "interactions" in pictures else []  # fmt: skip
+    one = screening.screened(sweep)
+    found += [_learned(one, arm) for arm in sweep.plan.arms if one and len(tables.slopes(sweep, arm))]
     if not sweep.confirmed:
         return [*found, *_curves_and_floors(sweep, pictures)]
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]

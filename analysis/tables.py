@@ -123,13 +123,13 @@ def leave_one_out(sweep: Sweep) -> pd.DataFrame:
     return table.set_index("loss").sort_values("difference", ascending=not sweep.metric.higher)
 
 
-def slopes(sweep: Sweep) -> pd.DataFrame:
-    """Slopes of `ours` at each evaluation of its finished trials: columns seed, step and one for each loss."""
-    mine = arm_trials(sweep, sweep.ours)
+def slopes(sweep: Sweep, arm: str | None = None) -> pd.DataFrame:
+    """Slopes of an arm (default: `ours`) at each evaluation of its finished trials: columns seed, step and one for each loss."""
+    mine = arm_trials(sweep, arm or sweep.ours)
     names = mine.trial[mine.status == "finished"]
     rows = sweep.rows.assign(seed=column(sweep.rows, f"{SETTING}seed"))
     rows = rows[rows.trial.isin(names) & (rows.split == "validation")].sort_values(["seed", "step"])
-    primary, genuine, planted = losses_of(sweep)
+    primary, genuine, planted = losses_of(sweep, arm)
     table = rows[["seed", "step"]].copy()
     for loss in [*([primary] if primary else []), *genuine, *planted]:
         table[loss] = column(rows, f"slope.{loss}")
@@ -252,7 +252,7 @@ def _planned(sweep: Sweep) -> Iterator[tuple[str, pd.DataFrame, int]]:
 
 def _planned_of_screening(sweep: Sweep) -> Iterator[tuple[str, pd.DataFrame, int]]:
     """The same of a screening and of its confirmation, which there is only where a loss helps."""
-    for arm in (sweep.about.get("screening") or {}).get("rows", {}):
+    for arm in [*(sweep.about.get("screening") or {}).get("rows", {}), *sweep.plan.arms]:
         yield arm, sweep.trials[(sweep.trials.phase == "screening") & (sweep.trials.arm == arm)], sweep.plan.seeds
     for arm in sweep.compared if sweep.confirmed else []:
         mine = sweep.trials[(sweep.trials.phase == "confirmation") & (sweep.trials.arm == arm)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import report, screening, tables
+from analysis import agreement, report, screening, tables
 from meltr_ray.config import SweepConfig, to_flat
 from meltr_ray.config.file import make
 from meltr_ray.errors import ConfigError
@@ -97,7 +97,7 @@ METRICS = {"accuracy": Metric("%")}
 EFFECTS = {"a": 4.0, "b": 0.0, "c": -3.0}
 
 
-def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, noise=0.3, diverges=(), drop=()):
+def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, noise=0.3, diverges=(), drop=(), slopes=None):
     """Trials of three losses and a control with the effects above, times the metric's direction; the best set is 4 better on test."""
     random, losses = np.random.default_rng(1), tuple(EFFECTS)
     design, sign, rows = designs.of("full", losses), 1 if metric.higher else -1, {}
@@ -105,13 +105,13 @@ def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, no
         rows[trials_of.arm_of(row, losses)] = list(row)
     rows |= {"primary_only_with_shuffled": ["shuffled"], "uniform_with_shuffled": [*losses, "shuffled"]}
 
-    def write(arm, seed, phase, chosen, level, test=None):
+    def write(arm, seed, phase, chosen, level, test=None, slopes={}):
         status = "diverged" if (arm, seed) in diverges else "finished"
         columns = Columns.of({"accuracy": metric}, ["main", *chosen], {"seed": seed, "losses.set": ["main", *chosen], "losses.primary": "main",
                                                                        "optimizer.learning_rate": 1e-2, "train.num_workers": 0})  # fmt: skip
         base = {"trial": f"{phase}-{arm}-{seed}", "arm": arm, "phase": phase, "seconds": 1.0, "elapsed": 6.0, "step": 10, "best_step": 10}
         score = None if status == "diverged" else sign * level
-        results.append(folder / "trials" / base["trial"], base | {"split": "validation", "status": status, "score": score, "metric.accuracy": level}, columns)
+        results.append(folder / "trials" / base["trial"], base | {"split": "validation", "status": status, "score": score, "metric.accuracy": level} | slopes, columns)
         if test is not None:
             results.append(folder / "trials" / base["trial"], base | {"split": "test", "status": status, "score": sign * test, "metric.accuracy": test}, columns)
 
@@ -121,6 +121,8 @@ def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, no
             if (arm, seed) not in drop:
                 effect = sum({**EFFECTS, "shuffled": -8.0}[loss] for loss in chosen)
                 write(arm, seed, "screening", chosen, 50 + sign * effect + luck + random.normal(0, noise))
+        if slopes:
+            write("meltr", seed, "screening", [*losses, "shuffled"], 50 + luck, slopes={f"slope.{loss}": a for loss, a in slopes.items()})
     for seed in range(2000, 2000 + confirmed):
         for arm, level in {"best": 4.0, "primary_only": 0.0}.items():
             write(arm, seed, "confirmation", ["a"] if level else [], 50.0, 50 + sign * level + random.normal(0, noise))
@@ -129,7 +131,7 @@ def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, no
         "best": ["a"] if confirmed else None, "confirmation": ["best", "primary_only"] if confirmed else [],
         "screening": {"kind": design.kind, "losses": list(losses), "rows": rows, "controls": ["shuffled"]},
     }  # fmt: skip
-    (folder / "sweep.json").write_text(json.dumps(dataclasses.asdict(SweepConfig(design="full", seeds=seeds)) | about))
+    (folder / "sweep.json").write_text(json.dumps(dataclasses.asdict(SweepConfig(design="full", seeds=seeds, arms={"meltr": {}} if slopes else {})) | about))
     (folder / "baselines.json").write_text("{}")
     results.gather(folder)
     return folder
@@ -151,6 +153,17 @@ def test_the_report_says_what_is_so(higher, tmp_path):
     page = report.write_report(folder).read_text()
     assert "Confirmation on fresh seeds" in page and '<tr class="helps">' in page and "What it cost" in page
     assert (folder / "plots/effects.png").exists() and (folder / "plots/interactions.png").exists()
+
+
+def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
+    """It weighs the helpful loss up and one that harms down, and the control as much as the primary times 3: two of three."""
+    folder = write_screening(tmp_path, slopes={"main": 2.0, "a": 4.0, "b": 2.0, "c": 0.5, "shuffled": 6.0})
+    one = screening.screened(tables.load(folder))
+    found = agreement.agreement(one, "meltr")
+    assert found.ratio.to_dict() == {"a": 2.0, "b": 1.0, "c": 0.25, "shuffled": 3.0} and set(found.seeds) == {6}
+    assert found.agrees.to_dict() == {"a": True, "b": None, "c": True, "shuffled": False}
+    page = report.write_report(folder).read_text()
+    assert "What MELTR said of them" in page and "MELTR agrees with the verdict on 2 of 3 losses that help or harm for sure." in page
 
 
 def test_what_is_missing_or_diverged_is_said(tmp_path):

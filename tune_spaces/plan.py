@@ -62,8 +62,9 @@ def in_words(settings: DictConfig, config: Config) -> list[str]:
         return [f"{count.total()} trials of {len({trial.arm for trial in trials})} configurations"]
     design, rows = screening.design_of(config), screening.rows(config)
     beside = [f"{control} beside the first and the last of them" for control in screening.factors(config)[1]]
+    beside += [f"{arm} with all of losses.set" for arm in config.sweep.arms]
     lines = [f"screening: {', '.join(design.losses)}: {design.kind}, {len(design.rows)} rows" + "".join(f", {one}" for one in beside)
-             + f"; {len(rows)} x {seeds} seeds = {count['screening']} trials"]  # fmt: skip
+             + f"; {len(rows) + len(config.sweep.arms)} x {seeds} seeds = {count['screening']} trials"]  # fmt: skip
     lines += [f"  not told apart: {' = '.join(f'{a} x {b}' for a, b in group)}" for group in design.aliased]
     if count["confirmation"]:
         arms = [screening.BEST, *config.sweep.confirm]

@@ -56,12 +56,13 @@ def arm_of(row: tuple[str, ...], losses: tuple[str, ...]) -> str:
 
 
 def screening(settings: DictConfig, config: Config, rates: dict[str, float]) -> list[Trial]:
-    """Every row on every seed, block by block, so that what is there early is whole blocks.
+    """Every row on every seed, block by block, so that what is there early is whole blocks; and the sweep's own arms beside them.
 
     `rates`: those found for the corners, of which all rows take `common_rate`.
     """
     rate = common_rate(rates)
     changes = {arm: fixed(losses, rate) for arm, losses in rows(config).items()}
+    changes |= {arm: ({"optimizer.learning_rate": rate} if rate else {}) | own for arm, own in config.sweep.arms.items()}
     return [Trial(f"{arm}-seed{seed}", arm, "screening", make(settings, changed | {"seed": seed}))
             for seed in range(config.seed, config.seed + config.sweep.seeds) for arm, changed in changes.items()]  # fmt: skip
 
@@ -133,5 +134,6 @@ def check_plan(config: Config) -> None:
     for arm, changes in sweep.arms.items():
         check(not {"losses.set", "losses.primary"} & set(changes), "sweep.arms", arm,
               "changes the loss set, which the design does; leave that out, or use sweep.design=none")  # fmt: skip
+        check(arm not in {*rows(config), BEST}, "sweep.arms", arm, "is the name of a row of the design; call it otherwise")
     check(config.seed + sweep.seeds <= SEARCH_SEED_OFFSET, "seed", config.seed,
           f"seeds from {SEARCH_SEED_OFFSET} on are those of searches and of the confirmation; lower it")  # fmt: skip

@@ -27,7 +27,7 @@ class SweepConfig:
     confirmation_seeds: int = 6
     """Fresh seeds of the confirmation."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Configurations: name -> dotted settings that differ from the rest of this configuration."""
+    """Configurations: name -> dotted settings that differ from the rest of this configuration. Of a screening: trained on its seeds too, with all of `losses.set`."""
     ours: str = "meltr"
     """Arm that the report is about, named before any result is seen."""
     baselines: list[str] = field(default_factory=lambda: ["uniform", "primary_only"])
