@@ -129,6 +129,7 @@ def check_plan(config: Config) -> None:
     """
     sweep = config.sweep
     design_of(config)
+    check(not sweep.space, "sweep.space", sweep.space, "a screening searches no settings of aid; leave it out, or compare arms with sweep.design=none")
     for arm in sweep.confirm:
         check(arm in (NONE, ALL, *sweep.arms), "sweep.confirm", arm, f"no such arm; use {NONE}, {ALL} or one of sweep.arms")
     for arm, changes in sweep.arms.items():
