@@ -105,8 +105,8 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
 
 def is_open(arguments: list[str]) -> bool:
     """Whether a command line names no experiment, workload or folder, and nothing that chooses a part of the default workload."""
-    chosen = {"experiment", "workload", "resume", "checkpoint", *find(DEFAULT_WORKLOAD).groups}
-    return not chosen & {_split(argument)[0] for argument in arguments}
+    given = {_split(argument)[0] for argument in arguments}
+    return not given & {"experiment", "workload", "resume", "checkpoint"} and not given & set(find(DEFAULT_WORKLOAD).groups)
 
 
 def workload_of(given: dict[str, str]) -> str:
