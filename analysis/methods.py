@@ -26,7 +26,6 @@ def _lower(sweep: Sweep) -> str:
 
 
 def _screening(sweep: Sweep) -> list[str]:
-    margin = sweep.plan.margin or sweep.metric.material
     known = sweep.about.get("screening") or {}
     return [
         f"Design: {known.get('kind', sweep.plan.design)} of {', '.join(known.get('losses', []))}, every loss at weight 1, the primary loss in every row, "
@@ -35,7 +34,7 @@ def _screening(sweep: Sweep) -> list[str]:
         "spread of these over seeds, never the scatter of all runs together: losses help by more with one seed than with another.",
         "Intervals: one family that holds together at 95 %, of every loss's average effect, of its change from beside the primary to the full set, "
         "and of both effects of each control; see docs/screening.md for how, and for what a simulation says of its errors.",
-        f"Verdict, from the interval that is shown: above 0 helps, below 0 harms, within {margin:g} of 0 makes no difference of that size, else "
+        f"Verdict, from the interval that is shown: above 0 helps, below 0 harms, within {sweep.margin:g} of 0 makes no difference of that size, else "
         "undecided. A loss depends on another where its effect beside the primary and that in the full set differ for sure and by more than the margin.",
         "Best set: the losses that help. It was chosen on the screening's seeds and is judged on fresh ones alone, against each arm in the order "
         "given; Student's interval. A seed's uncertainty is in these intervals, that of the clips of a split is not.",

@@ -73,6 +73,11 @@ class Sweep:
         return self.compared[0]
 
     @property
+    def margin(self) -> float:
+        """Least difference that counts, in the metric's unit."""
+        return self.plan.margin or self.metric.material
+
+    @property
     def screened(self) -> bool:
         return self.plan.design != "none"
 

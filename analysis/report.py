@@ -119,10 +119,10 @@ def _floors(sweep: Sweep) -> dict[str, bool]:
     return found
 
 
-def sections(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+def sections(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, str]) -> list[Section]:
     """The page after the answer; a part without data says so or is left out."""
     if sweep.screened:
-        return [*_of_screening(sweep, pictures), *_of_any(sweep, pictures)]
+        return [*_of_screening(sweep, one, pictures), *_of_any(sweep, pictures)]
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
     bars = "Dots: seeds. Diamond: mean. Thick bar: 95 % bootstrap interval. Thin bar: Student's."
     return [
@@ -149,10 +149,9 @@ def _learned(one: screening.Screened, arm: str) -> Section:
     return Section(f"What {cells.plain_name(arm)} said of them", [text], tables=[cells.Table("At the end of training", header, rows, AGREES)])
 
 
-def _of_screening(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+def _of_screening(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, str]) -> list[Section]:
     found = [Section("Pairs of losses", figure=pictures["interactions"], caption="What either loss of a pair gives with the other in, minus what "
                      "it gives with the other out, on average over the rest. Bars: plain 95 % intervals, each by itself.")] if "interactions" in pictures else []  # fmt: skip
-    one = screening.screened(sweep)
     found += [_learned(one, arm) for arm in sweep.plan.arms if one and len(tables.slopes(sweep, arm))]
     if not sweep.confirmed:
         return [*found, *_curves_and_floors(sweep, pictures)]
@@ -234,7 +233,7 @@ def write_report(folder: str | Path) -> Path:
     page = pages.render(
         "report.html.j2", title=f"Sweep {folder.resolve().name}", css=pages.text("report.css"), facts=_facts(sweep), answer=answer(sweep),
         lead=Section("", figure=pictures["effects"], caption=EFFECTS, tables=[screening.table(one)]) if one else None,
-        care=[*below, *sweep.about.get("caveats", []), *tables.missing(sweep)], sections=sections(sweep, pictures),
+        care=[*below, *sweep.about.get("caveats", []), *tables.missing(sweep)], sections=sections(sweep, one, pictures),
     )  # fmt: skip
     put(folder / "report.html", page)
     return folder / "report.html"

@@ -13,7 +13,7 @@ from analysis.effects import Scores, Screening, best_set, effects
 from analysis.ledger import device_seconds
 from analysis.records import Sweep, load
 from tune_spaces import designs
-from tune_spaces.screening import ALL, BEST, NONE, arm_of
+from tune_spaces.screening import BEST, arm_of, arms_of_control
 
 LEAST_OF_A_BLOCK = 0.75
 """Share of a seed's trials that have to have ended for it to count: of fewer, too much would be filled in."""
@@ -48,14 +48,14 @@ def screened(sweep: Sweep) -> Screened | None:
     stated = scores.min()
     table = ended.assign(value=scores.fillna(stated)).pivot_table(index="seed", columns="arm", values="value")
     arms = [arm_of(row, design.losses) for row in design.rows]
-    table = table.reindex(columns=[*arms, *(f"{corner}_with_{c}" for c in sweep.screened_controls for corner in (NONE, ALL))])
+    beside = {control: list(arms_of_control(control)) for control in sweep.screened_controls}
+    table = table.reindex(columns=[*arms, *(arm for pair in beside.values() for arm in pair)])
     table = table[table[arms].notna().mean(axis=1) >= LEAST_OF_A_BLOCK]
     if table.empty or table[arms].isna().all().any():
         return None
-    controls = {c: table[[f"{NONE}_with_{c}", f"{ALL}_with_{c}"]].to_numpy() for c in sweep.screened_controls}
+    controls = {control: table[pair].to_numpy() for control, pair in beside.items()}
     given = Scores(design, tuple(int(seed) for seed in table.index), table[arms].to_numpy(), controls)
-    margin = sweep.plan.margin or sweep.metric.material
-    return Screened(sweep, effects(given, margin, sweep.plan.looks), ended[ended.status == "diverged"].arm.value_counts(), sweep.metric.score(stated))
+    return Screened(sweep, effects(given, sweep.margin, sweep.plan.looks), ended[ended.status == "diverged"].arm.value_counts(), sweep.metric.score(stated))
 
 
 def best_set_of(folder: Path) -> tuple[str, ...]:

@@ -54,9 +54,8 @@ def phases(settings: DictConfig, config: Config) -> list[Phase]:
     ]
 
 
-def in_words(settings: DictConfig, config: Config) -> list[str]:
-    """The plan, a line a phase, for the terminal."""
-    trials = all_trials(settings, config)
+def in_words(config: Config, trials: list[Trial]) -> list[str]:
+    """The plan, a line a phase, for the terminal. `trials`: those of `all_trials`."""
     count, seeds = Counter(trial.phase for trial in trials), config.sweep.seeds
     if config.sweep.design == "none":
         return [f"{count.total()} trials of {len({trial.arm for trial in trials})} configurations"]

@@ -45,14 +45,18 @@ def rows(config: Config) -> dict[str, list[str]]:
     primary, every = config.losses.primary, design.losses
     found = {arm_of(row, every): [primary, *row] for row in design.rows}
     for control in controls:
-        found[f"{NONE}_with_{control}"] = [primary, control]
-        found[f"{ALL}_with_{control}"] = [primary, *every, control]
+        found |= dict(zip(arms_of_control(control), ([primary, control], [primary, *every, control])))
     return found
 
 
 def arm_of(row: tuple[str, ...], losses: tuple[str, ...]) -> str:
     """The name of a row of the design."""
     return NONE if not row else ALL if len(row) == len(losses) else f"with_{'_and_'.join(row)}"
+
+
+def arms_of_control(control: str) -> tuple[str, str]:
+    """Beside the primary alone, and beside it and all losses."""
+    return f"{NONE}_with_{control}", f"{ALL}_with_{control}"
 
 
 def screening(settings: DictConfig, config: Config, rates: dict[str, float]) -> list[Trial]:

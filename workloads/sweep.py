@@ -52,12 +52,12 @@ def sweep(request: cli.Request) -> int:
     from analysis.screening import best_set_of
     from meltr_ray.cluster import sweep as phases
 
-    print("\n".join([*plan.in_words(settings, config), f"{len(trials)} trials in all -> {folder}"]), flush=True)
+    print("\n".join([*plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
     if request.own and request.own.plan_only:
         return 0
     phases.start(folder, settings, config, request.command)
     with cli.chatter_to(folder / "log.txt") as terminal:
-        interrupted = phases.run(folder, settings, config, request.command, terminal, best_set_of)
+        interrupted = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of)
         report = write_report(folder)
     print(headline(folder))
     print(f"report: {report}")

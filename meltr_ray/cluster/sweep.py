@@ -38,13 +38,14 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str) -> N
     describe(folder, config, best_learning_rates(folder), command, ended=None)
 
 
-def run(folder: Path, settings: DictConfig, config: Config, command: str, terminal: TextIO, choose: Callable[[Path], tuple[str, ...]]) -> bool:
+def run(folder: Path, settings: DictConfig, config: Config, command: str, terminal: TextIO, total: int,
+        choose: Callable[[Path], tuple[str, ...]]) -> bool:  # fmt: skip
     """All trials that are left, and what the analysis reads of them. Returns whether Ctrl-C ended it early.
 
-    `choose`: from the folder of a sweep whose screening is done to the auxiliary losses that help.
+    `total`: trials that there can be. `choose`: from the folder of a sweep whose screening is done to the auxiliary losses that help.
     """
     metric = next(iter(config.workload.metrics.values()))
-    progress = Progress(terminal, len(plan.all_trials(settings, config)), config.sweep.progress_every, metric)
+    progress = Progress(terminal, total, config.sweep.progress_every, metric)
     interrupted = False
     try:
         with connected(config):
