@@ -13,7 +13,7 @@ from filelock import FileLock  # noqa: E402
 from meltr_ray.video.datasets.digits import make_digits  # noqa: E402
 from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
 
-LONGEST = ("test_sweep.py", "test_engine.py", "test_backbones.py", "test_resume.py", "test_import.py", "test_tuning.py")
+LONGEST = ("test_sweep.py", "test_engine.py", "test_backbones.py", "test_resume.py", "test_import.py", "test_tuning_engine.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
