@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from analysis.records import Sweep, column
+from meltr_ray.results import table as results
 from meltr_ray.results.columns import SETTING
 
 PHASES = ("learning_rate_search", "screening", "confirmation", "comparison", "ablation", "search", "single")
@@ -13,13 +13,10 @@ PHASES = ("learning_rate_search", "screening", "confirmation", "comparison", "ab
 
 
 def device_seconds(sweep: Sweep) -> pd.Series:
-    """Trial -> time of its last row times its workers; NaN in tables from before it was kept.
-
-    Time after the last row of a trial that diverged, failed or was killed is not in it.
-    """
-    rows = sweep.rows.assign(elapsed=column(sweep.rows, "elapsed").astype(float), workers=column(sweep.rows, f"{SETTING}train.num_workers"))
-    found = rows.groupby("trial")[["elapsed", "workers"]].max()
-    return found.elapsed * np.maximum(1, found.workers.fillna(0).astype(float))
+    """Trial -> `results.device_seconds`; NaN in tables from before it was kept."""
+    rows = pd.DataFrame({name: column(sweep.rows, name).astype(float) for name in ("elapsed", f"{SETTING}train.num_workers")})
+    rows = rows.astype(object).where(rows.notna(), None)
+    return pd.Series({trial: results.device_seconds(part.to_dict("records")) for trial, part in rows.groupby(sweep.rows.trial)}, dtype=float)
 
 
 def ledger(sweep: Sweep) -> pd.DataFrame:

@@ -10,10 +10,13 @@ from omegaconf import DictConfig
 from meltr_ray.config import Config
 from meltr_ray.config.file import make
 from tune_spaces.loss_sets import add_one_in, leave_one_out
+from tune_spaces.rates import extended
 from tune_spaces.search import draw
 
 SEARCH_SEED_OFFSET = 1000
 """Seeds of the learning-rate search start here, so that none is used twice."""
+Tried = dict[str, dict[float, float]]
+"""Arm -> learning rate -> mean score of its trials, which have all ended; minus infinity where one diverged."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,20 @@ class Trial:
     """Whether the test split is scored, once, with the best weights."""
 
 
-def learning_rate_search(settings: DictConfig, config: Config) -> list[Trial]:
+def learning_rate_search(settings: DictConfig, config: Config, tried: Tried) -> list[Trial]:
     """The same learning rates for `ours` and each baseline, on seeds that the comparison does not use."""
-    return search_trials(settings, config, {arm: config.sweep.arms[arm] for arm in [config.sweep.ours, *config.sweep.baselines]})
+    return search_trials(settings, config, {arm: config.sweep.arms[arm] for arm in [config.sweep.ours, *config.sweep.baselines]}, tried)
 
 
-def search_trials(settings: DictConfig, config: Config, arms: dict[str, dict[str, Any]]) -> list[Trial]:
-    """The learning rates of the sweep for each arm, whose settings are given."""
+def search_trials(settings: DictConfig, config: Config, arms: dict[str, dict[str, Any]], tried: Tried) -> list[Trial]:
+    """The learning rates of the sweep for each arm, whose settings are given; and those that what was tried asks for."""
     sweep = config.sweep
     return [
         Trial(f"{arm}-lr{rate:g}-seed{seed}", arm, "learning_rate_search",
               make(settings, changes | {"optimizer.learning_rate": rate, "seed": seed}))
         for seed in range(SEARCH_SEED_OFFSET, SEARCH_SEED_OFFSET + sweep.learning_rate_seeds)
-        for rate in sweep.learning_rates
         for arm, changes in arms.items()
+        for rate in extended(sweep.learning_rates, tried.get(arm, {}))
     ]  # fmt: skip
 
 

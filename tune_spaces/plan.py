@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Callable
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config
+from meltr_ray.config import Config, SweepConfig
+from meltr_ray.config.duration import in_words as in_time
 from meltr_ray.errors import check
 from tune_spaces import arms, screening
-from tune_spaces.arms import Trial
+from tune_spaces.arms import Trial, Tried
+from tune_spaces.cost import Timed
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Known:
     """Arm -> learning rate."""
     best: tuple[str, ...] | None = None
     """Auxiliary losses that the screening chose; empty: none helps; None: not screened yet."""
+    tried: Tried = field(default_factory=dict)
+    """What the learning-rate searches found so far."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Phase:
     """Trials that may run at the same time."""
 
     trials: Callable[[Known], list[Trial]]
+    """Asked again when they have ended, as a search may go on where it found its best on an edge."""
     needs_best: bool = False
     """Whether they hang on what the screening chose."""
 
@@ -41,17 +47,37 @@ def phases(settings: DictConfig, config: Config) -> list[Phase]:
     """
     sweep = config.sweep
     if sweep.design == "none":
+        check_used(sweep)
         check(bool(sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms, or sweep.design=full")
-        return [Phase(lambda known: arms.learning_rate_search(settings, config)),
+        return [Phase(lambda known: arms.learning_rate_search(settings, config, known.tried)),
                 Phase(lambda known: arms.comparison(settings, config, known.rates))]  # fmt: skip
     screening.check_plan(config)
+    check_used(sweep)
     early = list(dict.fromkeys([screening.NONE, screening.ALL, *sweep.confirm]))
     return [
-        Phase(lambda known: screening.search(settings, config, early, ())),
+        Phase(lambda known: screening.search(settings, config, early, known.tried)),
         Phase(lambda known: screening.screening(settings, config, known.rates)),
-        Phase(lambda known: screening.search_of_best(settings, config, known.best), needs_best=True),
+        Phase(lambda known: screening.search_of_best(settings, config, known.best, known.tried), needs_best=True),
         Phase(lambda known: screening.confirmation(settings, config, known.rates, known.best), needs_best=True),
     ]
+
+
+OF_A_COMPARISON = ("ours", "baselines", "other_seeds", "leave_one_out", "add_one_in", "space", "search", "samples")
+OF_A_SCREENING = ("looks", "margin", "confirm", "confirmation_seeds")
+"""Settings of a sweep that the other kind of sweep doesn't look at."""
+
+
+def check_used(sweep: SweepConfig) -> None:
+    """Refuse what would be set in vain.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    screens, defaults = sweep.design != "none", SweepConfig()
+    kind, mend = ("a screening", "compare arms with sweep.design=none") if screens else ("a comparison of arms", "screen with such as sweep.design=full")
+    for name in OF_A_COMPARISON if screens else OF_A_SCREENING:
+        value = getattr(sweep, name)
+        check(value == getattr(defaults, name), f"sweep.{name}", value, f"has no part in {kind}; leave it out, or {mend}")
 
 
 def in_words(config: Config, trials: list[Trial]) -> list[str]:
@@ -70,7 +96,35 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
         lines.append(f"confirmation: {' against '.join([arms[0], ', '.join(arms[1:])])}, {config.sweep.confirmation_seeds} fresh seeds, "
                      f"at most {count['confirmation']} trials; the test split is scored in them alone")  # fmt: skip
     if count["learning_rate_search"]:
-        lines.insert(0, f"learning rates: {', '.join(f'{rate:g}' for rate in config.sweep.learning_rates)}: at most {count['learning_rate_search']} trials")
+        lines.insert(0, f"learning rates: {', '.join(f'{rate:g}' for rate in config.sweep.learning_rates)}: {count['learning_rate_search']} trials, "
+                        "and more where the best lies on an edge")  # fmt: skip
+    return lines
+
+
+def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str]:
+    """What a plan costs, a line a phase, and how far a budget goes.
+
+    Raises:
+        ConfigError: the budget is below one block: a seed of the screening or of what is compared.
+    """
+    costs = [timed.cost(trial) for trial in trials]
+    by_phase: dict[str, float] = {}
+    for trial, cost in zip(trials, costs):
+        name = trial.phase.replace("_", " ")
+        by_phase[name] = by_phase.get(name, 0.0) + cost
+    each = [f"{arm} {in_time(timing.of_trial(trial.config, False))}" for arm, (trial, timing) in timed.of_arms.items()]
+    parts = [f"{name} {in_time(cost)}" for name, cost in by_phase.items()]
+    lines = [f"timed, a trial: {', '.join(each)}", f"device time: about {in_time(sum(costs))}{': ' + ', '.join(parts) if len(parts) > 1 else ''}"]
+    if config.sweep.budget is None:
+        return lines
+    budget = config.sweep.budget_seconds
+    search = by_phase.get("learning rate search", 0.0)
+    block = sum(cost for trial, cost in zip(trials, costs) if trial.phase != "confirmation" and trial.config.seed == config.seed)
+    check(budget >= search + block, "sweep.budget", config.sweep.budget,
+          f"is below one block: the trials of one seed take {in_time(block)}{f' after {in_time(search)} for learning rates' if search else ''}; give more")  # fmt: skip
+    if budget < sum(costs):
+        fitting = sum(total <= budget for total in accumulate(costs))
+        lines.append(f"sweep.budget={config.sweep.budget} ends it after about {fitting} of {len(trials)} trials")
     return lines
 
 

@@ -16,7 +16,7 @@ from meltr_ray.config.file import make
 from meltr_ray.errors import check
 from meltr_ray.workload import CONSTANT
 from tune_spaces import designs
-from tune_spaces.arms import SEARCH_SEED_OFFSET, Trial, search_trials
+from tune_spaces.arms import SEARCH_SEED_OFFSET, Trial, Tried, search_trials
 
 NONE, ALL, BEST = "primary_only", "uniform", "best"
 """The corners of a design, which are the usual baselines, and what it chose."""
@@ -76,9 +76,9 @@ def common_rate(rates: dict[str, float]) -> float | None:
     return rates.get(ALL)
 
 
-def search(settings: DictConfig, config: Config, arms: list[str], best: tuple[str, ...]) -> list[Trial]:
+def search(settings: DictConfig, config: Config, arms: list[str], tried: Tried) -> list[Trial]:
     """The same learning rates for each of `arms`."""
-    return search_trials(settings, config, {arm: settings_of(config, arm, best) for arm in arms})
+    return search_trials(settings, config, {arm: settings_of(config, arm, ()) for arm in arms}, tried)
 
 
 def confirmed(config: Config, best: tuple[str, ...] | None) -> list[str]:
@@ -89,11 +89,11 @@ def confirmed(config: Config, best: tuple[str, ...] | None) -> list[str]:
     return [BEST, *(arm for arm in config.sweep.confirm if not (arm == ALL and all_help))]
 
 
-def search_of_best(settings: DictConfig, config: Config, best: tuple[str, ...] | None) -> list[Trial]:
+def search_of_best(settings: DictConfig, config: Config, best: tuple[str, ...] | None, tried: Tried) -> list[Trial]:
     """The learning rates for the chosen set, unless it is the full one, whose are known."""
     if not confirmed(config, best) or set(best) == set(factors(config)[0]):
         return []
-    return search_trials(settings, config, {label(config, best): settings_of(config, BEST, best)})
+    return search_trials(settings, config, {label(config, best): settings_of(config, BEST, best)}, tried)
 
 
 def label(config: Config, best: tuple[str, ...]) -> str:
@@ -133,7 +133,6 @@ def check_plan(config: Config) -> None:
     """
     sweep = config.sweep
     design_of(config)
-    check(not sweep.space, "sweep.space", sweep.space, "a screening searches no settings of aid; leave it out, or compare arms with sweep.design=none")
     for arm in sweep.confirm:
         check(arm in (NONE, ALL, *sweep.arms), "sweep.confirm", arm, f"no such arm; use {NONE}, {ALL} or one of sweep.arms")
     for arm, changes in sweep.arms.items():

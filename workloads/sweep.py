@@ -1,7 +1,8 @@
 """The main job: which auxiliary losses help, by how much, how surely? On a laptop or a Ray cluster, with an honest report.
 
     python workloads/sweep.py                                     experiment=which_losses: the embedded data, two cores, about 9 minutes
-    python workloads/sweep.py plan_only=true                      how many trials that is
+    python workloads/sweep.py plan_only=true                      how many trials that is, and how long they take
+    python workloads/sweep.py sweep.budget=2h                     as many of them as two hours of device time allow
     python workloads/sweep.py workload=my_losses.py:Primes        a model, losses and data of your own (docs/workloads.md)
     python workloads/sweep.py experiment=msrvtt_retrieval         MSR-VTT, after workloads/prepare.py
     python workloads/sweep.py experiment=digits                   MELTR against fixed weights, on retrieval
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,10 +25,12 @@ from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put
 from meltr_ray.workload import Workload
 from tune_spaces import plan
+from tune_spaces.arms import Trial
+from tune_spaces.cost import Timed
 from workloads import cli
 
 
-MAY_CHANGE = ("sweep.max_concurrent", "sweep.progress_every")
+MAY_CHANGE = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget")
 """Settings that a resumed sweep may have otherwise."""
 
 
@@ -35,7 +39,7 @@ class Own:
     """Settings of this command alone."""
 
     plan_only: bool = False
-    """Print the plan and end: nothing is trained."""
+    """Print the plan, with the device time that a few short trials promise, and end."""
 
 
 def sweep(request: cli.Request) -> int:
@@ -53,18 +57,32 @@ def sweep(request: cli.Request) -> int:
     from meltr_ray.cluster import sweep as phases
 
     print("\n".join([*plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
-    if request.own and request.own.plan_only:
+    plan_only = request.own is not None and request.own.plan_only
+    timed = time_some(config, trials) if plan_only or config.sweep.budget else None
+    if timed:
+        print("\n".join(plan.cost_in_words(config, trials, timed)), flush=True)
+    if plan_only:
         return 0
     phases.start(folder, settings, config, request.command)
     with cli.chatter_to(folder / "log.txt") as terminal:
-        interrupted = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of)
+        ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, timed)
         report = write_report(folder)
     print(headline(folder))
     print(f"report: {report}")
-    if interrupted:
+    if ending is phases.Ending.BUDGET:
+        print(f"sweep.budget={config.sweep.budget} is used up; go on with more: python workloads/sweep.py resume={folder} sweep.budget=<more>")
+    if ending is phases.Ending.INTERRUPTED:
         print(f"interrupted; go on with: python workloads/sweep.py resume={folder}")
-        return 130
-    return 0
+    return 130 if ending is phases.Ending.INTERRUPTED else 0
+
+
+def time_some(config: Config, trials: list[Trial]) -> Timed:
+    """What the trials of a plan cost, from a few that are cut short; their folder goes again."""
+    from meltr_ray.cluster.timing import timed
+
+    Path(config.output).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".timing-", dir=config.output, ignore_cleanup_errors=True) as folder, cli.chatter_to(Path(folder) / "log.txt"):
+        return timed(trials, Path(folder), config)
 
 
 def planned(request: cli.Request) -> tuple[DictConfig, Config, Path]:

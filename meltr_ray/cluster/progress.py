@@ -27,6 +27,10 @@ class Progress(tune.Callback):
         """Trials that an earlier run of this sweep has finished."""
         self.skipped += count
 
+    def expect(self, count: int) -> None:
+        """Trials more than were planned."""
+        self.total += count
+
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         score, name = result.get("score"), trial.config["trial"]["name"]
         if score is not None and score == score and (self.best is None or score > self.best[0]):

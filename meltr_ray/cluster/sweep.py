@@ -8,11 +8,14 @@ import os
 import platform
 import statistics
 from datetime import datetime, timezone
+from enum import Enum
+from math import inf, nan
 from pathlib import Path
-from typing import Any, Callable, TextIO
+from typing import Any, Callable, Iterator, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
+from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.tune import connected, run_trials
 from meltr_ray.config import Config
@@ -22,7 +25,10 @@ from meltr_ray.results import table as results
 from meltr_ray.storage import put
 from meltr_ray.training import splits
 from tune_spaces import plan, screening
-from tune_spaces.plan import Known
+from tune_spaces.arms import Trial, Tried
+from tune_spaces.cost import Timed
+from tune_spaces.plan import Known, Phase
+from tune_spaces.rates import chosen
 
 
 def start(folder: Path, settings: DictConfig, config: Config, command: str) -> None:
@@ -35,42 +41,78 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str) -> N
     if not (folder / "settings.yaml").exists():
         put(folder / "settings.yaml", OmegaConf.to_yaml(settings))
         config_file.write(folder / "config.yaml", config)
-    describe(folder, config, best_learning_rates(folder), command, ended=None)
+    describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=None)
+
+
+class Ending(Enum):
+    """Why a sweep came to its end."""
+
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    BUDGET = "at the end of its budget"
 
 
 def run(folder: Path, settings: DictConfig, config: Config, command: str, terminal: TextIO, total: int,
-        choose: Callable[[Path], tuple[str, ...]]) -> bool:  # fmt: skip
-    """All trials that are left, and what the analysis reads of them. Returns whether Ctrl-C ended it early.
+        choose: Callable[[Path], tuple[str, ...]], timed: Timed | None = None) -> Ending:  # fmt: skip
+    """All trials that are left, and what the analysis reads of them.
 
     `total`: trials that there can be. `choose`: from the folder of a sweep whose screening is done to the auxiliary losses that help.
+    `timed`: what trials cost, where `sweep.budget` limits that.
     """
     metric = next(iter(config.workload.metrics.values()))
     progress = Progress(terminal, total, config.sweep.progress_every, metric)
-    interrupted = False
+    budget = Budget.of(folder, config.sweep.budget_seconds)
+    ending = Ending.FINISHED
     try:
         with connected(config):
             for phase in plan.phases(settings, config):
-                known = Known(best_learning_rates(folder), choose(folder) if phase.needs_best else None)
-                describe(folder, config, known.rates, command, ended=None, best=known.best)
-                run_trials(phase.trials(known), folder, config, progress)
+                for number, (known, trials) in enumerate(rounds(phase, folder, choose)):
+                    if budget.exhausted:
+                        break
+                    progress.expect(len(trials) if number else 0)
+                    describe(folder, config, known.rates, command, ended=None, best=known.best)
+                    run_trials(trials, folder, config, progress, budget, timed.cost if timed else lambda trial: 0.0)
     except KeyboardInterrupt:
-        interrupted = True
+        ending = Ending.INTERRUPTED
         results.mark_stopped(folder)
     results.gather(folder)
-    describe(folder, config, best_learning_rates(folder), command, ended=now())
+    describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=now())
     keep_best(folder)
-    return interrupted
+    return Ending.BUDGET if budget.exhausted else ending
 
 
-def best_learning_rates(folder: Path) -> dict[str, float]:
-    """Arm -> the searched learning rate with the highest mean best validation score; arms without a finished trial: none."""
+def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]) -> Iterator[tuple[Known, list[Trial]]]:
+    """Trials of a phase, and those that it asks for when they have ended, until there are no new ones."""
+    seen: set[str] = set()
+    while True:
+        tried = learning_rates_tried(folder)
+        known = Known(chosen_rates(tried), choose(folder) if phase.needs_best else None, tried)
+        trials = [trial for trial in phase.trials(known) if trial.name not in seen]
+        if not trials:
+            return
+        seen |= {trial.name for trial in trials}
+        yield known, trials
+
+
+def learning_rates_tried(folder: Path) -> Tried:
+    """Of rates whose trials have all ended: the mean of their best validation scores; minus infinity where one diverged."""
+    trials: dict[str, list[dict[str, Any]]] = {}
+    for row in results.gather(folder).to_pylist():
+        if row["phase"] == "learning_rate_search":
+            trials.setdefault(row["trial"], []).append(row)
     scores: dict[str, dict[float, list[float]]] = {}
-    rows = [row for row in results.gather(folder).to_pylist() if row["phase"] == "learning_rate_search"]
-    for row in rows:
-        if row["status"] == "finished" and row["split"] == "validation":
-            best = max(r["score"] for r in rows if r["trial"] == row["trial"] and r["score"] is not None)
-            scores.setdefault(row["arm"], {}).setdefault(row["setting.optimizer.learning_rate"], []).append(best)
-    return {arm: max(found, key=lambda rate: statistics.mean(found[rate])) for arm, found in scores.items()}
+    for rows in trials.values():
+        status = results.status_of(row["status"] for row in rows)
+        best = max((row["score"] for row in rows if row["score"] is not None), default=nan)
+        value = {"finished": best, "diverged": -inf}.get(status, nan)
+        scores.setdefault(rows[-1]["arm"], {}).setdefault(rows[-1]["setting.optimizer.learning_rate"], []).append(value)
+    means = {arm: {rate: statistics.mean(found) for rate, found in rates.items()} for arm, rates in scores.items()}
+    return {arm: {rate: mean for rate, mean in rates.items() if mean == mean} for arm, rates in means.items()}
+
+
+def chosen_rates(tried: Tried) -> dict[str, float]:
+    """Arm -> the best learning rate; arms without one: none."""
+    return {arm: rate for arm, rates in tried.items() if (rate := chosen(rates)) is not None}
 
 
 def describe(folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None,

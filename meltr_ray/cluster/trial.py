@@ -122,6 +122,7 @@ def ray_environment() -> dict[str, str]:
     """Environment variables of Ray's processes and of the driver."""
     return {
         "RAY_TRAIN_V2_ENABLED": "1",
+        "TUNE_MAX_PENDING_TRIALS_PG": "100",  # else trials of a searcher start one by one
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end one phase of a sweep at Ctrl-C and go on with the next
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_AIR_NEW_OUTPUT": "0",

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Callable, Iterator
 
+from ray import tune
+from ray.tune.search import Searcher
+
+from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.trial import DRIVER_CPU, ray_environment, trainable
 from meltr_ray.config import Config
@@ -42,12 +46,42 @@ def connected(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
-def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Progress) -> None:
-    """Run those of `trials` that have not ended yet; each goes on from its last checkpoint."""
-    from ray import tune
+class InOrder(Searcher):
+    """Tune's source of trials: those that are waiting, in their order, until one doesn't fit the budget."""
 
+    def __init__(self, waiting: list[tuple[dict[str, Any], float]], budget: Budget):
+        super().__init__()
+        self.waiting, self.budget = waiting, budget
+        self.running: dict[str, Path] = {}
+        """Tune's name of a trial -> its folder."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if not self.waiting or not self.budget.start(Path(self.waiting[0][0]["folder"]), self.waiting[0][1]):
+            return Searcher.FINISHED
+        specification, _ = self.waiting.pop(0)
+        self.running[trial_id] = Path(specification["folder"])
+        return {"trial": specification}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.budget.end(self.running.pop(trial_id))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a resumed sweep asks the results table."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
+
+
+def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Progress | None = None, budget: Budget | None = None,
+               cost: Callable[[Trial], float] = lambda trial: 0.0) -> None:  # fmt: skip
+    """Run those of `trials` that have not ended yet; each goes on from its last checkpoint.
+
+    Args:
+        cost: device-seconds that a trial should take, which `budget` is asked for before it starts.
+    """
     waiting = [trial for trial in trials if not results.is_final(folder / "trials" / trial.name)]
-    progress.skip(len(trials) - len(waiting))
+    if progress:
+        progress.skip(len(trials) - len(waiting))
     if not waiting:
         return
     for trial in waiting:
@@ -55,15 +89,16 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
     specifications = [{"name": t.name, "folder": str(folder / "trials" / t.name), "arm": t.arm, "phase": t.phase, "test": t.test,
                        "steps": t.config.train.steps}
                       for t in waiting]  # fmt: skip
+    source = InOrder(list(zip(specifications, map(cost, waiting))), budget or Budget())
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(config)),
-        param_space={"trial": tune.grid_search(specifications)},
         # A function trainable keeps its process for the next trial: that saves its imports.
-        tune_config=tune.TuneConfig(max_concurrent_trials=config.sweep.max_concurrent, reuse_actors=config.train.num_workers == 0),
+        tune_config=tune.TuneConfig(search_alg=source, num_samples=len(waiting), max_concurrent_trials=config.sweep.max_concurrent,
+                                    reuse_actors=config.train.num_workers == 0),  # fmt: skip
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder / "ray"),
-            callbacks=[progress],
+            callbacks=[progress] if progress else [],
             failure_config=tune.FailureConfig(max_failures=config.train.max_failures),
             verbose=0,
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from meltr_ray.config.duration import seconds
 from meltr_ray.errors import check, check_at_least, check_choice
 
 
@@ -50,10 +51,16 @@ class SweepConfig:
     """How `space` is searched: `grid` (every combination) or `random`."""
     samples: int = 8
     """Configurations that a random search draws."""
+    budget: Optional[str] = None
+    """Device time that all trials may take, such as `2h`, `90m` or `1h30m`: each trial's time times its workers. A trial that doesn't fit isn't started; resume= with more goes on."""
     max_concurrent: int = 2
     """Trials that run at the same time."""
     progress_every: float = 10.0
     """Seconds between two progress lines where the output is not a terminal."""
+
+    @property
+    def budget_seconds(self) -> Optional[float]:
+        return None if self.budget is None else seconds("sweep.budget", self.budget)
 
     def __post_init__(self):
         for name, low in dict(seeds=1, confirmation_seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
@@ -63,6 +70,7 @@ class SweepConfig:
         check(looks == sorted(set(looks)) and all(look >= 1 for look in looks), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
         check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
         check(self.margin is None or self.margin > 0, "sweep.margin", self.margin, "no difference is within it; give a number above 0")
+        self.budget_seconds  # refused where it is no length of time
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
             check(arm in self.arms, "sweep.ours" if arm == self.ours else "sweep.baselines", arm,

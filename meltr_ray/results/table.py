@@ -115,6 +115,15 @@ def is_final(folder: Path) -> bool:
     return any(row["status"] in FINAL for row in read_trial(folder))
 
 
+def device_seconds(rows: Iterable[dict[str, Any]]) -> float:
+    """What a trial cost until its last row: its time on each of its workers, times their number; NaN where no row has it.
+
+    Time after the last row of a trial that diverged, failed or was killed is not in it.
+    """
+    found = [(row["elapsed"], row.get("setting.train.num_workers")) for row in rows if row.get("elapsed") is not None]
+    return max((elapsed * max(1, workers or 0) for elapsed, workers in found), default=float("nan"))
+
+
 def mark_stopped(sweep: Path) -> list[str]:
     """After Ctrl-C: trials of `sweep` that were running are `stopped`, by their last row. Returns their names."""
     stopped = []

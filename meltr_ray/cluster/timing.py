@@ -1,0 +1,44 @@
+"""What trials of a plan cost: a few of them, cut short, run as the others will."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+from meltr_ray.cluster.tune import connected, run_trials
+from meltr_ray.config import Config
+from meltr_ray.errors import check
+from meltr_ray.results import table as results
+from tune_spaces.arms import Trial
+from tune_spaces.cost import Timed, Timing, to_time
+
+LEAST_STEPS = 5
+"""Between two evaluations of a trial that is timed."""
+
+
+def timed(trials: list[Trial], folder: Path, config: Config) -> Timed:
+    """Run short trials of the plan `trials` in `folder`, which is used for nothing else.
+
+    Raises:
+        ConfigError: the cluster can't be reached, or a short trial ended badly: the plan would too.
+    """
+    chosen = to_time(trials)
+    short = {trial.arm: dataclasses.replace(trial, name=trial.arm, config=cut(trial.config), phase="single", test=False) for trial in chosen}
+    with connected(config):
+        run_trials(list(short.values()), folder, config)
+    found = {}
+    for trial in chosen:
+        rows = results.read_trial(folder / "trials" / trial.arm)
+        check(len(rows) == 2 and rows[-1]["status"] == "finished", "plan_only", trial.arm,
+              f"its first steps, run to time them, ended with: {rows[-1]['error'] if rows else 'no result'}; mend that")  # fmt: skip
+        found[trial.arm] = (trial, Timing.of(rows))
+    return Timed(found)
+
+
+def cut(config: Config) -> Config:
+    """The same run, evaluated twice after a few steps."""
+    config = copy.deepcopy(config)
+    steps = config.aid.inner_steps * -(-LEAST_STEPS // config.aid.inner_steps)
+    config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 2 * steps, steps, steps
+    return config

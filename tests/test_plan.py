@@ -1,0 +1,120 @@
+"""What a sweep plans: learning rates beyond the edge of their grid, what trials cost, and how far a budget goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from meltr_ray.cluster.budget import Budget
+from meltr_ray.cluster.sweep import chosen_rates, learning_rates_tried
+from meltr_ray.cluster.timing import cut
+from meltr_ray.config import duration
+from meltr_ray.errors import ConfigError
+from meltr_ray.results import table as results
+from meltr_ray.results.columns import Columns
+from meltr_ray.workload import Metric
+from tune_spaces import plan
+from tune_spaces.cost import Timed, Timing, to_time
+from tune_spaces.rates import FURTHER, chosen, extended
+from workloads import cli
+
+PRIMES = "workload=workloads/examples/primes.py:Primes"
+INF = float("inf")
+
+
+@pytest.mark.parametrize("best, added", [
+    (2e-3, []),
+    (4e-3, [8e-3]),  # found on the edge; the next one is worse
+    (1e-3, [5e-4]),
+    (6e-2, [8e-3, 1.6e-2, 3.2e-2]),  # always further, until there are enough
+])  # fmt: skip
+def test_a_search_goes_on_where_its_best_lies_on_an_edge(best, added):
+    grid, tried = [1e-3, 2e-3, 4e-3], {}
+    while set(rates := extended(grid, tried)) - set(tried):
+        assert rates[:3] == grid and len(rates) <= 3 + FURTHER
+        tried |= {rate: -abs(rate / best - 1) for rate in rates}
+    assert extended(grid, tried)[3:] == pytest.approx(added)
+    assert chosen(tried) == max(tried, key=tried.get)
+
+
+def test_a_search_ends_at_rates_that_diverge_and_waits_for_those_that_run():
+    assert extended([1e-3, 2e-3], {1e-3: 1.0, 2e-3: -INF}) == [1e-3, 2e-3, 5e-4]
+    assert extended([1e-3, 2e-3], {2e-3: 1.0}) == [1e-3, 2e-3]
+    assert extended([1e-3], {1e-3: 1.0}) == [1e-3] and extended([], {}) == []
+    assert chosen({1e-3: -INF}) is None and chosen({}) is None
+
+
+def write(sweep, name, rate, *rows, phase="learning_rate_search", workers=0):
+    columns = Columns.of({"accuracy": Metric("%")}, [], {"optimizer.learning_rate": rate, "train.num_workers": workers})
+    for step, (status, score, elapsed) in enumerate(rows):
+        row = {"trial": name, "arm": "uniform", "phase": phase, "split": "validation", "status": status, "score": score, "step": step, "elapsed": elapsed}
+        results.append(sweep / "trials" / name, row, columns)
+
+
+def test_a_rate_at_which_one_seed_diverges_is_not_chosen(tmp_path):
+    write(tmp_path, "a0", 1e-3, ("running", 50.0, 1.0), ("finished", 40.0, 2.0))
+    write(tmp_path, "a1", 1e-3, ("finished", 60.0, 2.0))
+    write(tmp_path, "b0", 2e-3, ("finished", 99.0, 2.0))
+    write(tmp_path, "b1", 2e-3, ("diverged", None, 1.0))
+    write(tmp_path, "c0", 4e-3, ("finished", 99.0, 2.0))
+    write(tmp_path, "c1", 4e-3, ("stopped", 99.0, 1.0))  # goes on when resumed
+    tried = learning_rates_tried(tmp_path)
+    assert tried == {"uniform": {1e-3: 55.0, 2e-3: -INF}} and chosen_rates(tried) == {"uniform": 1e-3}
+
+
+@pytest.mark.parametrize("text, length", [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("1.5 h", 5400), ("45s", 45), ("45", 45), ("1d", 86400)])
+def test_lengths_of_time(text, length):
+    assert duration.seconds("sweep.budget", text) == length
+
+
+@pytest.mark.parametrize("text", ["", "0h", "-1h", "2 hours", "h", "30m1h", "nan", "1e3"])
+def test_what_is_no_length_of_time_is_refused(text):
+    with pytest.raises(ConfigError, match="^sweep.budget=.*: is no length of time; use such as 2h"):
+        duration.seconds("sweep.budget", text)
+
+
+def timed(*settings):
+    """A plan of Primes, and the cost of its trials as if a step took a second for each loss."""
+    request = cli.configure([PRIMES, "experiment=screening", "losses.set=[prime,digit,norm,permuted]", "sweep.learning_rates=[]",
+                             "train.steps=100", "train.evaluate_every=50", *settings])  # fmt: skip
+    trials = plan.all_trials(request.settings, request.config)
+    return request.config, trials, Timed({t.arm: (t, Timing(10.0, len(t.config.losses.set), 5.0)) for t in to_time(trials)})
+
+
+def test_two_short_trials_tell_the_cost_of_all():
+    config, trials, known = timed()
+    assert {arm: trial.config.losses.set for arm, (trial, _) in known.of_arms.items()} == {
+        "primary_only": ["prime"], "uniform_with_permuted": ["prime", "digit", "norm", "permuted"]}  # fmt: skip
+    for trial in trials:  # start, steps, two evaluations, and the one of the test split
+        assert known.cost(trial) == pytest.approx(10 + 100 * len(trial.config.losses.set) + 5 * (2 + trial.test))
+    lines = plan.cost_in_words(config, trials, known)
+    assert lines[0] == "timed, a trial: primary_only 2 min, uniform_with_permuted 7 min" and lines[1] == "device time: about 3 h 07 min: screening 2 h 32 min, confirmation 35 min"
+
+
+def test_short_trials_have_the_rows_that_timing_asks_for():
+    config, trials, _ = timed()
+    short = cut(trials[0].config)
+    assert short.train.steps == 2 * short.train.evaluate_every and trials[0].config.train.steps == 100
+    rows = [{"step": 10, "seconds": 30.0, "elapsed": 50.0}, {"step": 20, "seconds": 40.0, "elapsed": 64.0}]  # 1 s a step, 4 s an evaluation
+    assert Timing.of(rows) == Timing(36.0, 1.0, 4.0)
+
+
+def test_a_budget_says_how_far_it_goes_or_what_a_block_costs():
+    config, trials, known = timed("sweep.budget=2h")
+    # a seed: 120, 220, 220, 320, 220 and 420 s
+    assert plan.cost_in_words(config, trials, known)[-1] == "sweep.budget=2h ends it after about 29 of 48 trials"
+    with pytest.raises(ConfigError, match="^sweep.budget=20m: is below one block: the trials of one seed take 25 min; give more"):
+        plan.cost_in_words(*timed("sweep.budget=20m"))
+
+
+def test_a_budget_books_what_runs_and_counts_what_ran(tmp_path):
+    write(tmp_path, "done", 1e-3, ("finished", 1.0, 30.0), workers=2)
+    write(tmp_path, "begun", 1e-3, ("stopped", 1.0, 10.0))
+    budget = Budget.of(tmp_path, 100.0)
+    trial = tmp_path / "trials"
+    assert budget.spent == 70 and not budget.exhausted
+    assert budget.start(trial / "begun", 25.0)  # 15 more
+    assert not budget.start(trial / "next", 20.0) and budget.exhausted
+    write(tmp_path, "begun", 1e-3, ("finished", 1.0, 12.0))
+    budget.end(trial / "begun")
+    assert budget.spent == 72 and budget.start(trial / "next", 20.0)
+    assert Budget.of(tmp_path, None).start(trial / "next", 1e9)
