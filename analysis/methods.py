@@ -37,7 +37,9 @@ def _screening(sweep: Sweep) -> list[str]:
         f"Verdict, from the interval that is shown: above 0 helps, below 0 harms, within {sweep.margin:g} of 0 makes no difference of that size, else "
         "undecided. A loss depends on another where its effect beside the primary and that in the full set differ for sure and by more than the margin.",
         "Best set: the losses that help. It was chosen on the screening's seeds and is judged on fresh ones alone, against each arm in the order "
-        "given; Student's interval. A seed's uncertainty is in these intervals, that of the clips of a split is not.",
+        "given; Student's interval.",
+        "Examples: intervals are over seeds, with the examples of the split held fixed. What other examples would change is said beside them: half of the "
+        "95 % interval of an effect over 100 resamples of the sources, alike for all trials, with the seeds held fixed.",
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import cells, screening_text, statistics, tables
+from analysis import cells, sampling, screening_text, statistics, tables
 from analysis.effects import Scores, Screening, best_set, effects
 from analysis.ledger import device_seconds
 from analysis.records import Sweep, load
@@ -96,7 +96,16 @@ def notes(one: Screened) -> list[str]:
     said += [f"{words}." for effect in found.effects if (words := screening_text.depends(effect, sweep.metric.higher, sweep.metric.digits))]
     if found.design.aliased:
         said.append(f"Not told apart by this design: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}.")
-    return [*said, *screening_text.notes(found), *_of_diverged(one)]
+    return [*said, *screening_text.notes(found), *_of_examples(one), *_of_diverged(one)]
+
+
+def _of_examples(one: Screened) -> list[str]:
+    """How far other examples would move what seeds leave open."""
+    halves, digits = sampling.of_effects(one.sweep, one.found).dropna(), one.sweep.metric.digits
+    if halves.empty:
+        return []
+    each = ", ".join(f"{loss} ±{half:.{digits}f}" for loss, half in halves.items())
+    return [f"Intervals are over seeds. Other validation examples would move the effects by: {each} (95 %, bootstrap over sources)."]
 
 
 def _of_diverged(one: Screened) -> list[str]:
@@ -139,11 +148,13 @@ def best_sentence(one: Screened) -> str:
         against = f"{cells.score(sweep, differences.mean(), True)} {cells.bracket(sweep, low, high)} over {cells.plain_name(arm)}"
         said.append(against if going else f"{against} (not tested, as an earlier comparison is open)")
         going = going and decided
-    return f"{name}: {'; '.join(said)} on test, {len(differences)} fresh seeds."
+    moved = sampling.of_best(sweep, sweep.compared[1])
+    examples = f" Other test examples would move the first by ±{moved:.{sweep.metric.digits}f}." if moved == moved else ""
+    return f"{name}: {'; '.join(said)} on test, {len(differences)} fresh seeds.{examples}"
 
 
 def text(one: Screened) -> str:
     """The table and the sentence, for a terminal."""
     metric = one.sweep.metric
-    lines = [screening_text.text(one.found, one.sweep.label, metric.higher, metric.digits, title(one)), *_of_diverged(one), best_sentence(one)]
+    lines = [screening_text.text(one.found, one.sweep.label, metric.higher, metric.digits, title(one)), *_of_examples(one), *_of_diverged(one), best_sentence(one)]
     return "\n".join(lines)

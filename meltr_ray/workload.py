@@ -133,6 +133,8 @@ class Workload:
     """Submodule that names in `tuning.*` start from; empty: the module itself."""
     encoders: ClassVar[Sequence[Sequence[str]]] = ()
     """For `tuning.layer_decay` and LoRA: encoders, each the submodules it is made of, from its input on; all else is heads."""
+    resamples: ClassVar[int] = 100
+    """Resamples of `predict`'s rows on which each evaluation is scored besides: how sure an effect is of its examples. 0: none."""
     per_example: ClassVar[bool] = False
     """Whether each loss is a vector (B,), a number for each example, that a combiner of your own weighs; see `combiner`."""
 

@@ -100,8 +100,11 @@ METRICS = {"accuracy": Metric("%")}
 EFFECTS = {"a": 4.0, "b": 0.0, "c": -3.0}
 
 
-def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, noise=0.3, diverges=(), drop=(), slopes=None):
-    """Trials of three losses and a control with the effects above, times the metric's direction; the best set is 4 better on test."""
+def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, noise=0.3, diverges=(), drop=(), slopes=None, examples=0.0):
+    """Trials of three losses and a control with the effects above, times the metric's direction; the best set is 4 better on test.
+
+    `examples`: by how much the score of each trial differs from resample to resample, each its own way.
+    """
     random, losses = np.random.default_rng(1), tuple(EFFECTS)
     design, sign, rows = designs.of("full", losses), 1 if metric.higher else -1, {}
     for row in design.rows:
@@ -114,6 +117,7 @@ def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, no
                                                                        "optimizer.learning_rate": 1e-2, "train.num_workers": 0})  # fmt: skip
         base = {"trial": f"{phase}-{arm}-{seed}", "arm": arm, "phase": phase, "seconds": 1.0, "elapsed": 6.0, "step": 10, "best_step": 10}
         score = None if status == "diverged" else sign * level
+        base |= {"resampled": random.normal(50, examples, 400)} if examples else {}
         results.append(folder / "trials" / base["trial"], base | {"split": "validation", "status": status, "score": score, "metric.accuracy": level} | slopes, columns)
         if test is not None:
             results.append(folder / "trials" / base["trial"], base | {"split": "test", "status": status, "score": sign * test, "metric.accuracy": test}, columns)
@@ -167,6 +171,15 @@ def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
     assert found.agrees.to_dict() == {"a": True, "b": None, "c": True, "shuffled": False}
     page = report.write_report(folder).read_text()
     assert "What MELTR said of them" in page and "MELTR agrees with the verdict on 2 of 3 losses that help or harm for sure." in page
+
+
+def test_what_other_examples_would_change_is_said(tmp_path):
+    """Each trial for itself here: an average effect over 8 rows and 6 seeds moves by 1.96 x 6 / sqrt(12), the best set's by 1.96 x 6 / sqrt(3)."""
+    said = report.headline(write_screening(tmp_path, examples=6.0))
+    found = {loss: float(half) for loss, half in re.findall(r"(\w+) ±(\d+\.\d)", said.split("would move the effects by: ")[1])}
+    assert found == pytest.approx({"a": 3.4, "b": 3.4, "c": 3.4, "shuffled": 6.8}, rel=0.15)
+    moved = re.search(r"Other test examples would move the first by ±(\d+\.\d)", said)
+    assert float(moved[1]) == pytest.approx(6.8, rel=0.15)
 
 
 def test_what_is_missing_or_diverged_is_said(tmp_path):

@@ -71,7 +71,7 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
     ways = [f"{name}={value_of(trained, name)}" for name in changed]
     about = {"workload": workload.source, "split": config.split, "data": workload.describe().get("name"), "checkpoint": str(config.checkpoint)}
     if not workload.defines("predict"):
-        return predictions.finite(about | {"metrics": measured(workload, module, found, device)})
+        return predictions.finite(about | {"metrics": measured(workload, module, found, device).metrics})
     from analysis.predictions import write_page
     from meltr_ray.results.bootstrap import RESAMPLES
     from meltr_ray.results.bootstrap import intervals as bootstrapped

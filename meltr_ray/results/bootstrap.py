@@ -31,24 +31,39 @@ def intervals(
     must not tell rows apart by their `id`. Resamples where a metric is undefined are left out: it is NaN or missing, or `measure`
     raises ValueError or ZeroDivisionError, as where a resample lacks a class. NaN where there is but one source.
     """
+    names = list(measure(list(rows)))
+    values = resampled(rows, lambda drawn: [found.get(name, np.nan) for found in [measure(drawn)] for name in names], len(names), sources, resamples, seed)
+    return {name: _percentile(values[:, column], level) for column, name in enumerate(names)}
+
+
+def resampled(
+    rows: Sequence[Mapping[str, Any]],
+    values: Callable[[list[Mapping[str, Any]]], Sequence[float]],
+    count: int,
+    sources: Sequence[Hashable] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
+    """`count` values of each resample, (resamples, count), as `intervals` draws them; NaN where they are undefined, or there is one source.
+
+    The same number of sources gives the same draws, so that runs scored on the same rows can be compared resample by resample.
+    """
     if sources is None:
         sources = [next((row[name] for name in ("source", "id") if row.get(name) is not None), ("row", at)) for at, row in enumerate(rows)]
     members: dict[Hashable, list[int]] = {}
     for at, source in enumerate(sources):
         members.setdefault(source, []).append(at)
-    names, groups = list(measure(list(rows))), list(members.values())
+    groups, found = list(members.values()), np.full((resamples, count), np.nan)
     if len(groups) < 2:
-        return dict.fromkeys(names, Interval(float("nan"), float("nan")))
+        return found
     generator = np.random.default_rng(seed)
-    values = np.full((resamples, len(names)), np.nan)
     for number in range(resamples):
         drawn = generator.integers(len(groups), size=len(groups))
         try:
-            found = measure([rows[at] for group in drawn for at in groups[group]])
+            found[number] = values([rows[at] for group in drawn for at in groups[group]])
         except (ValueError, ZeroDivisionError):
             continue
-        values[number] = [found.get(name, np.nan) for name in names]
-    return {name: _percentile(values[:, column], level) for column, name in enumerate(names)}
+    return found
 
 
 def interval(

@@ -36,6 +36,7 @@ FIXED: dict[str, tuple[pa.DataType, str, str]] = {
     "elapsed": (pa.float64(), "time of the run so far on each of its workers, start, evaluation and checkpoints included", "s"),
     "peak_memory_bytes": (pa.int64(), "largest resident memory of worker 0 so far, GPU memory if it has one", "bytes"),
     "score": (pa.float64(), "the workload's first metric, its negative where lower is better: higher is always better", ""),
+    "resampled": (pa.list_(pa.field("element", pa.float64())), "the score on resamples of the examples' sources (bootstrap), drawn alike in every trial; null where there are no rows", ""),
     "train_loss": (pa.float64(), "g_phi(l), mean over the steps since the last row", ""),
     "learning_rate": (pa.float64(), "learning rate of w at this step", ""),
     "meta_steps": (pa.int64(), "meta steps done", "count"),

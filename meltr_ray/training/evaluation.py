@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from meltr_ray.config import Config
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.results.bootstrap import resampled
 from meltr_ray.training.checkpoint import check_fingerprint, weights_facts
 from meltr_ray.training.loss_vector import PREFIX, named_weights
 from meltr_ray.training.splits import examples
@@ -22,13 +24,31 @@ from meltr_ray.workload import Workload
 T = TypeVar("T")
 
 
-def measured(workload: Workload, module: nn.Module, split: Sequence[Any], device: torch.device) -> dict[str, float]:
-    """A value for each of the workload's metrics.
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found."""
+
+    metrics: dict[str, float]
+    resampled: list[float] | None = None
+    """The score on resamples of the examples' sources, alike for all runs scored on one split; None where the workload gives no rows."""
+
+
+def measured(workload: Workload, module: nn.Module, split: Sequence[Any], device: torch.device) -> Measured:
+    """A value for each of the workload's metrics, and what other examples of the kind would have given.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: a metric is missing.
     """
-    found = quietly(module, lambda: workload.evaluate(module, split, device))
+    if workload.defines("evaluate") or not workload.resamples:
+        return Measured(checked(workload, quietly(module, lambda: workload.evaluate(module, split, device))))
+    rows = quietly(module, lambda: workload.predict(module, split, device))
+    metrics = checked(workload, workload.measure(rows))
+    scores = resampled(rows, lambda drawn: [workload.score(workload.measure(drawn))], 1, resamples=workload.resamples)
+    return Measured(metrics, scores[:, 0].tolist())
+
+
+def checked(workload: Workload, found: Any) -> dict[str, float]:
+    """What a workload measured, if every declared metric is there as a number."""
     check(isinstance(found, dict), "workload", workload.source, f"evaluate gave a {type(found).__name__}; return a value for each metric, by name")
     for name in workload.metrics:
         check(name in found, "workload", workload.source, f"evaluate gave no {name}, but {', '.join(found) or 'nothing'}; return every declared metric")
@@ -64,7 +84,7 @@ def saved_module(config: Config, weights: Path, device: torch.device = torch.dev
     return module
 
 
-def measured_saved(config: Config, weights: Path, split: str, device: torch.device) -> dict[str, float]:
+def measured_saved(config: Config, weights: Path, split: str, device: torch.device) -> Measured:
     """`measured` of saved weights."""
     module = saved_module(config, weights, device)
     return measured(config.workload, module, examples(config.workload, split), device)

@@ -207,7 +207,7 @@ def check_evaluation(workload: Workload, module: nn.Module) -> None:
     """Every declared metric is there, and finite."""
     validation = examples(workload, "validation")
     some = Part(validation, tuple(range(min(EVALUATED, len(validation)))))
-    found = called(workload, "evaluate", lambda: measured(workload, module, some, torch.device("cpu")))
+    found = called(workload, "evaluate", lambda: measured(workload, module, some, torch.device("cpu"))).metrics
     for name in workload.metrics:
         check(bool(np.isfinite(found[name])), "workload", workload.source,
               f"evaluate gave {name} = {found[name]} on {len(some)} validation examples; return a finite number")

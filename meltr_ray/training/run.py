@@ -16,7 +16,7 @@ from meltr_ray.results.table import RunningMeans
 from meltr_ray.training import checkpoint, memory
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.engine import Engine
-from meltr_ray.training.evaluation import measured, measured_saved
+from meltr_ray.training.evaluation import Measured, measured, measured_saved
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.loop import Progress, train
 from meltr_ray.training.loss_vector import LossVector
@@ -67,15 +67,15 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     facts = {"trial": folder.name, "arm": arm, "phase": phase}
 
     def evaluate() -> None:
-        metrics = measured(workload, module, validation, device)
-        (score,) = engine.average([torch.tensor(workload.score(metrics), dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)])
+        found = measured(workload, module, validation, device)
+        (score,) = engine.average([torch.tensor(workload.score(found.metrics), dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)])
         if score > progress.best_score or progress.best_step == 0:  # alike on all ranks: what follows waits for each
             progress.best_score, progress.best_step = score.item(), progress.step
             weights = engine.weights()
             if engine.rank == 0:
-                checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | metrics)
+                checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | found.metrics)
         last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
-        report(_row(config, facts, engine, way, progress, "validation", "finished" if last else "running", metrics))
+        report(_row(config, facts, engine, way, progress, "validation", "finished" if last else "running", found))
         progress.means = RunningMeans()
 
     def save() -> None:
@@ -87,13 +87,13 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     loader = Loader(batches, meta_batches, way.is_due, progress.step, config.train.steps, workers, config.train.prefetch, workload.preloaded)
     train(config, engine, way, loader, progress, evaluate, save)
     if test:
-        metrics = measured_saved(config, folder / "best.safetensors", "test", device)
+        found = measured_saved(config, folder / "best.safetensors", "test", device)
         progress.elapsed = time.perf_counter() - began
-        report(_row(config, facts, engine, way, progress, "test", "finished", metrics))
+        report(_row(config, facts, engine, way, progress, "test", "finished", found))
 
 
 def _row(config: Config, facts: dict[str, str], engine: Engine, way: Way, progress: Progress, split: str, status: str,
-         metrics: dict[str, float]) -> dict[str, Any]:  # fmt: skip
+         found: Measured) -> dict[str, Any]:  # fmt: skip
     """A row of the results table, but for the settings."""
     return (
         facts
@@ -103,6 +103,6 @@ def _row(config: Config, facts: dict[str, str], engine: Engine, way: Way, progre
         | {"peak_memory_bytes": memory.peak_bytes(engine.device), "meta_steps": way.num_steps}
         | {"learning_rate": engine.learning_rate(progress.step - 1)}
         | progress.means.values()
-        | {"score": config.workload.score(metrics)}
-        | {f"metric.{name}": metrics[name] for name in config.workload.metrics}
+        | {"score": config.workload.score(found.metrics), "resampled": found.resampled}
+        | {f"metric.{name}": found.metrics[name] for name in config.workload.metrics}
     )
