@@ -176,7 +176,7 @@ def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
 def test_what_other_examples_would_change_is_said(tmp_path):
     """Each trial for itself here: an average effect over 8 rows and 6 seeds moves by 1.96 x 6 / sqrt(12), the best set's by 1.96 x 6 / sqrt(3)."""
     said = report.headline(write_screening(tmp_path, examples=6.0))
-    found = {loss: float(half) for loss, half in re.findall(r"(\w+) ±(\d+\.\d)", said.split("would move the effects by: ")[1])}
+    found = {loss: float(half) for loss, half in re.findall(r"(\w+) ±(\d+\.\d)", said.split("would move the effects by: ")[1].split(" (95 %")[0])}
     assert found == pytest.approx({"a": 3.4, "b": 3.4, "c": 3.4, "shuffled": 6.8}, rel=0.15)
     moved = re.search(r"Other test examples would move the first by ±(\d+\.\d)", said)
     assert float(moved[1]) == pytest.approx(6.8, rel=0.15)
