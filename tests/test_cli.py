@@ -122,10 +122,10 @@ def test_the_default_sweep_compares_what_it_promises():
     for loss in ("shuffled", "constant", "caption"):
         (reduced,) = {tuple(t.config.losses.set) for t in trials if t.arm == f"meltr_without_{loss}"}
         assert set(reduced) == set(config.losses.set) - {loss}
-    searched = {arm: sorted(t.config.optimizer.learning_rate for t in learning_rate_search(settings, config) if t.arm == arm)
+    searched = {arm: sorted(t.config.optimizer.learning_rate for t in learning_rate_search(settings, config, {}) if t.arm == arm)
                 for arm in ("meltr", "uniform", "primary_only")}  # fmt: skip
     assert searched["meltr"] == searched["uniform"] == searched["primary_only"]
-    assert not {t.config.seed for t in trials} & {t.config.seed for t in learning_rate_search(settings, config)}
+    assert not {t.config.seed for t in trials} & {t.config.seed for t in learning_rate_search(settings, config, {})}
 
 
 def test_draws_are_those_of_ray_tune():

@@ -26,13 +26,14 @@ class Fixed(Way):
     """Slopes that stay as they are."""
 
     learns: ClassVar[bool] = False
+    per_example = True
 
     @classmethod
     def of(cls, config: Any, workload: Workload) -> Fixed:
         return cls(weights_of(config.combiner.weights, config.losses.set, config.losses.primary), workload.per_example)
 
     def __init__(self, weights: Sequence[float], per_example: bool = False):
-        self.combiner, self.per_example = FixedWeights(weights), per_example
+        self.combiner, self.by_example = FixedWeights(weights), per_example
 
     def to(self, device: torch.device) -> Fixed:
         self.combiner.to(device)
@@ -40,7 +41,7 @@ class Fixed(Way):
 
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         weights = self.combiner.weights.to(losses.dtype)
-        a = weights.expand_as(losses) / len(losses) if self.per_example else weights  # per example: the mean of all
+        a = weights.expand_as(losses) / len(losses) if self.by_example else weights  # per example: the mean of all
         return a @ losses, a
 
     def state(self) -> dict[str, Tensor]:

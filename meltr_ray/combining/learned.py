@@ -25,6 +25,8 @@ class Meltr(Meta):
 class Own(Meta):
     """The combiner that a workload defines: weights of examples, or any other g_phi with parameters."""
 
+    per_example = True
+
     @staticmethod
     def made(config: Any, workload: Workload) -> nn.Module:
         combiner = workload.combiner()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
 
+from meltr_ray.errors import check
 from meltr_ray.hypergrad.problem import Problem
+from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
 
@@ -25,11 +27,20 @@ class Step(Protocol):
     def alignments(self) -> Tensor:
         """c = J b, (M, T): how much a small step along -d_w of each loss lowers the primary loss of the meta batch, b its gradient."""
 
+    def gradients(self) -> list[Vector]:
+        """d_w of each loss, mean over micro-batches and ranks: T vectors, T backward passes; in `before` alone."""
+
     def gramian(self) -> Tensor:
-        """J J', (N, N) float64: all losses of all micro-batches of all ranks, in the order rank, micro-batch, loss. N backward passes."""
+        """G = J J', (T, T) float64, J the rows of `gradients`: how the losses' gradients stand to each other."""
+
+    def adam_scale(self) -> Optional[Vector]:
+        """sqrt of the optimiser's second moments, plus epsilon; None before its first step."""
 
     def losses_again(self) -> Tensor:
         """l at the w that the step has led to, (M, T), same batches and masks: one more forward each; in `after` alone."""
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Mean over ranks, bit-identical on each."""
 
 
 class Way:
@@ -40,6 +51,17 @@ class Way:
 
     learns: ClassVar[bool]
     """Whether it takes meta batches."""
+    averages: ClassVar[bool] = False
+    """Whether `slopes` is given the mean of the losses over ranks: whatever it remembers of them is then alike on each."""
+    per_example: ClassVar[bool] = False
+    """Whether it takes a number for each example instead of one for each loss."""
+    positive: ClassVar[bool] = False
+    """Whether it is defined for positive losses alone."""
+    temperature: ClassVar[Optional[float]] = None
+    strength: ClassVar[Optional[float]] = None
+    """Defaults of `combiner.temperature` and `combiner.strength`; None: it has no such setting."""
+    needs: ClassVar[Sequence[str]] = ()
+    """Packages beyond torchjd's own."""
     num_steps: int = 0
     """Meta steps done."""
 
@@ -80,3 +102,13 @@ class Way:
 
     def load_own_state(self, state: dict[str, Tensor], hold: Any) -> None:
         """Put back what `own_state` gave; `hold` makes a vector of weight space of this rank's pieces."""
+
+
+def check_positive(losses: Tensor, names: Sequence[str]) -> None:
+    """Refuse losses of which a way can take no logarithm or inverse.
+
+    Raises:
+        ConfigError: names the loss.
+    """
+    for name, value in zip(names, losses.tolist()):
+        check(value > 0 or value != value, "losses.set", name, f"is {value:g}, and this way to combine losses needs positive ones; take another combiner.name, or shift the loss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Optional
 
 from meltr_ray.errors import check, check_at_least, check_choice
@@ -17,9 +18,17 @@ class CombinerConfig:
     """g_phi, which turns the vector of losses into one training loss."""
 
     name: str = "meltr"
-    """Combiner: `meltr` (the meta loss transformer), `fixed` weights, or `own`, that of the workload."""
+    """Way to combine losses: `fixed` weights; learned by meta steps: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
     weights: Any = "uniform"
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
+    every: int = 3
+    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients."""
+    window: int = 50
+    """Steps that `dwa` takes a mean over, in place of an epoch."""
+    temperature: Optional[float] = None
+    """How even weights are: of `dwa` (default 2), `uw_so` (1), `stch` (0.1)."""
+    strength: Optional[float] = None
+    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02) and `aligned` (the primary's least share, 0.25)."""
     mode: str = "near_sum"
     """How MELTR starts: `near_sum` adds the transformer to the plain sum of losses, its last layer small; `paper` is the published form."""
     embedding_size: int = 256
@@ -39,6 +48,16 @@ class CombinerConfig:
         from meltr_ray.combining.named import WAYS
 
         check_choice("combiner.name", self.name, tuple(WAYS))
+        way = WAYS[self.name]
+        for name in ("temperature", "strength"):
+            given, default = getattr(self, name), getattr(way, name)
+            check(given is None or default is not None, f"combiner.{name}", given, f"combiner.name={self.name} makes nothing of it; leave it out")
+            check(given is None or given > 0, f"combiner.{name}", given, "must be positive; raise it")
+            setattr(self, name, default if given is None else given)
+        missing = [package for package in way.needs if find_spec(package) is None]
+        check(not missing, "combiner.name", self.name, f"needs {' and '.join(missing)}; pip install {' '.join(missing)}")
+        check_at_least("combiner.every", self.every, 1)
+        check_at_least("combiner.window", self.window, 1)
         check_choice("combiner.mode", self.mode, ("near_sum", "paper"))
         check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
         if self.dropout is None:

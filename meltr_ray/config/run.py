@@ -52,6 +52,8 @@ class Config:
         return WAYS[self.combiner.name].learns and self.aid.meta_batch == "held_out"
 
     def __post_init__(self):
+        from meltr_ray.combining.named import WAYS
+
         check_at_least("seed", self.seed, 0)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
         check_declared(self.workload)
@@ -63,7 +65,7 @@ class Config:
                   f"must have one number per loss of losses.set; give {len(self.losses.set)}")
         check(self.combiner.name != "own" or self.workload.defines("combiner"), "combiner.name", "own",
               f"{type(self.workload).__name__} defines no combiner; write the method, or use combiner.name=meltr")
-        check(self.combiner.name != "meltr" or not one, "combiner.name", "meltr",
+        check(WAYS[self.combiner.name].per_example or not one, "combiner.name", self.combiner.name,
               "combines losses, and this workload has a number for each example; use combiner.name=own or fixed")
         check(not one or len(self.losses.set) == 1, "losses.set", self.losses.set,
               "a workload with a number for each example trains one loss; use losses.set=primary")

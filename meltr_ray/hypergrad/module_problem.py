@@ -151,6 +151,15 @@ class LossesProblem:
                 found.append(factor * self.weights.vector(own))
         return found
 
+    def loss_gradients(self) -> list[Vector]:
+        """d_w of each loss, mean over micro-batches and ranks: T vectors, a backward pass each (and under ZeRO stage 3 a forward)."""
+        count = self.losses().shape[1]
+        if not self.weights.whole:
+            return [self.gradient(lambda l, t=t: l[t]) for t in range(count)]
+        with self.replay():
+            l = torch.stack([self._forward(forward) for forward in self.forwards]).mean(0)
+        return [self.weights.vector(self.weights.differentiate(l[t], retain_graph=t < count - 1)) for t in range(count)]
+
     @contextmanager
     def replay(self) -> Iterator[None]:
         """Every pass inside sees the masks of the inner step and leaves no trace."""

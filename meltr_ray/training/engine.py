@@ -14,6 +14,7 @@ from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.hypergrad.products import Choice
+from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.training.bert_adam import BertAdam
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.loss_vector import PREFIX, named_weights
@@ -138,17 +139,23 @@ class Engine:
         decays = aid.decay_in_hessian and SOLVERS[aid.solver].counts_decay and self.config.optimizer.weight_decay > 0
         if not decays and aid.adam == "ignore":
             return None
+        return self._fixed_point([self.decay[p] if decays else 0.0 for p in self.w.parameters])
+
+    def adam_scale(self) -> Vector | None:
+        """sqrt of Adam's second moments, their bias corrected, plus epsilon; None before its first step."""
+        return self._fixed_point([0.0] * len(self.w.parameters)).scale if self.deepspeed.global_steps else None
+
+    def _fixed_point(self, decay: Sequence[float]) -> FixedPoint:
         self._link_moments()
         group = self._adam().param_groups[0]
-        decay = [self.decay[p] if decays else 0.0 for p in self.w.parameters]
         beta = group["betas"][1] if self.config.optimizer.name == "adamw" else 0.0  # BertAdam corrects no bias
         return fixed_point(self.w, decay, beta, group["eps"])
 
     # --- over ranks
 
-    def shared(self, losses: Tensor) -> Tensor:
-        """Losses as g_phi sees them: this rank's own, or the mean over ranks (`combiner.average_losses`)."""
-        return self.average([losses.detach()])[0] if self.config.combiner.average_losses else losses.detach()
+    def shared(self, losses: Tensor, always: bool = False) -> Tensor:
+        """Losses as a way of combining sees them: this rank's own, or the mean over ranks (`combiner.average_losses`, or `always`)."""
+        return self.average([losses.detach()])[0] if always or self.config.combiner.average_losses else losses.detach()
 
     def gather(self, own: Tensor) -> list[Tensor]:
         """Small tensors of every rank, in the order of ranks."""

@@ -51,7 +51,7 @@ def train(config: Config, engine: Any, way: Way, batches: Iterable[tuple[list[An
             progress.meta_seconds += time.perf_counter() - meta_started
         for micro, batch in enumerate(micro_batches):
             losses = step.losses(micro)  # (T,)
-            value, a = way.slopes(engine.shared(losses), batch)
+            value, a = way.slopes(engine.shared(losses, way.averages), batch)
             engine.backward(a @ losses)  # slopes are detached: w never sees phi's graph
             engine.step(number)
             progress.means.add(statistics(config, losses, a, value, number))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor
 
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.module_problem import LossesProblem
+from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.training.engine import Engine
 
 
@@ -30,9 +31,18 @@ class EngineStep:
         problem = self.problem()
         return problem.jvp(problem.outer_gradient())
 
+    def gradients(self) -> list[Vector]:
+        return self.problem().loss_gradients()
+
     def gramian(self) -> Tensor:
-        rows = self.problem().rows()
+        rows = self.gradients()
         return torch.stack([row.dots(rows) for row in rows])
+
+    def adam_scale(self) -> Vector | None:
+        return self.engine.adam_scale()
+
+    def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.engine.average(tensors)
 
     def losses(self, micro: int) -> Tensor:
         """Training losses (T,) of a micro-batch with their graph: the problem's own where it has been asked for."""
