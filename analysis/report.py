@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from analysis import agreement, cells, effect_plots, pages, plots, screening, statistics, tables
 from analysis.methods import methods
+from analysis.standing import standing_table
 from analysis.tables import Sweep
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage import put
@@ -126,6 +127,7 @@ def sections(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, s
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
     bars = "Dots: seeds. Diamond: mean. Thick bar: 95 % bootstrap interval. Thin bar: Student's."
     return [
+        Section("Every arm", tables=[standing_table(sweep)]),
         Section("Against the baselines", figure=pictures.get("paired_differences"), tables=tests,
                 caption=f"Paired differences, {sweep.ours} minus baseline; each panel has its own scale. {bars}"),
         *_curves_and_floors(sweep, pictures),

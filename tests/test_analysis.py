@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import cells, plots, report, statistics, tables
+from analysis import cells, plots, report, standing, statistics, tables
 from meltr_ray.config import SweepConfig
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
@@ -356,3 +356,26 @@ def test_the_notebook_runs_on_a_sweep(full, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
     printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
     assert report.headline(full) in printed
+
+
+def test_every_arm_stands_by_its_distance_to_the_best_in_margins(full):
+    sweep = tables.load(full)
+    found = standing.standing(sweep)
+    assert list(found.index) == ["meltr", "uniform", "primary_only"] and found.attrs["split"] == "test" and found.n.tolist() == [6, 6, 5]
+    means = {arm: tables.arm_trials(sweep, arm).test_score.mean() for arm in found.index}
+    assert found.score.to_dict() == pytest.approx(means)
+    assert found.regret.to_dict() == pytest.approx({arm: (means["meltr"] - mean) / 1.5 for arm, mean in means.items()})
+    page = report.write_report(full).read_text()
+    assert "Where each arm ends" in page and "behind the best" in page
+
+
+def test_arms_stand_the_other_way_round_where_lower_is_better(tmp_path):
+    """Two arms have no such table; one without a finished trial stands last."""
+    sweep = small(tmp_path, [2.0] * 3)
+    assert standing.standing_table(sweep) is None
+    sweep = tables.load(tmp_path)
+    sweep.metrics = {"median_rank": Metric(higher=False)}
+    assert standing.standing(sweep).index[0] == "uniform"
+    sweep.plan.baselines = ["uniform", "never"]
+    table = standing.standing_table(sweep)
+    assert table.rows[-1][:3] == ["never", "0", cells.DASH]

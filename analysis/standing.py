@@ -1,0 +1,57 @@
+"""Where every compared arm ends: how far behind the best, in units of the margin, and at what cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis import statistics
+from analysis.cells import Table, bracket, number, score
+from analysis.ledger import device_seconds
+from analysis.records import Sweep, arm_trials, column
+
+LEAST = 3
+"""Arms from which on the table says more than the paired comparisons."""
+
+
+def standing(sweep: Sweep) -> pd.DataFrame:
+    """A row a compared arm, the best mean first.
+
+    Columns: n, score (mean of the metric on test, else on validation), low, high (Student's 95 %), regret (distance to the best mean in
+    margins), tuning and run (device-seconds of the learning-rate search, and of a trial), forward and backward (passes a step beyond a plain
+    one), seconds_per_step, memory (bytes).
+    """
+    cost, searched = device_seconds(sweep), sweep.trials[sweep.trials.phase == "learning_rate_search"]
+    trials = {arm: (mine := arm_trials(sweep, arm))[mine.status == "finished"] for arm in sweep.compared}
+    on_test = all(done.test_score.notna().any() for done in trials.values())
+    records = []
+    for arm, done in trials.items():
+        scores = (done.test_score if on_test else done.score).dropna().to_numpy()
+        low, high = statistics.student_interval(scores) if len(scores) > 1 else (np.nan, np.nan)
+        last = sweep.rows[sweep.rows.trial.isin(done.trial) & (sweep.rows.split == "validation")]
+        looks = (last.meta_steps / last.step).mean()
+        extra = {kind: looks * column(last, f"meta_{kind}_passes").astype(float).mean() if looks else 0.0 for kind in ("forward", "backward")}
+        records.append({
+            "arm": arm, "n": len(scores), "score": scores.mean() if len(scores) else np.nan, "low": low, "high": high,
+            "tuning": cost.reindex(searched.index[searched.arm == arm]).sum(), "run": cost.reindex(done.trial).mean(), **extra,
+            "seconds_per_step": (done.seconds / done.step).mean(), "memory": done.peak_memory_bytes.max(),
+        })  # fmt: skip
+    table = pd.DataFrame(records).set_index("arm").sort_values("score", ascending=not sweep.metric.higher)
+    table["regret"] = (table.score - table.score.iloc[0]).abs() / sweep.margin
+    table.attrs["split"] = "test" if on_test else "validation"
+    return table
+
+
+def standing_table(sweep: Sweep) -> Table | None:
+    if len(sweep.compared) < LEAST:
+        return None
+    found = standing(sweep)
+    plain = found.seconds_per_step.min()
+    rows = [[
+        arm, str(r.n), score(sweep, r.score), bracket(sweep, r.low, r.high).replace("+", ""), number(r.regret), number(r.seconds_per_step / plain, 2),
+        number(r.forward, 2), number(r.backward, 2), number(r.tuning, 0), number(r.run, 1), number(r.memory / 1e9, 2),
+    ] for arm, r in found.iterrows()]  # fmt: skip
+    header = ["arm", "seeds", f"{sweep.label}, {found.attrs['split']}", "95 %", "behind the best", "time a step", "forwards", "backwards", "tuning (s)", "a run (s)", "memory (GB)"]
+    return Table("Where each arm ends", header, rows, f"Behind the best: in units of {sweep.margin:g}, the least difference that counts; the best of many "
+                 "means is flattered by chance. Interval: Student's over seeds. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
+                 "beyond a plain one. Tuning, a run: device-seconds of the learning-rate search, and of a trial.") if rows else None  # fmt: skip
