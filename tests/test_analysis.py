@@ -369,13 +369,13 @@ def test_every_arm_stands_by_its_distance_to_the_best_in_margins(full):
     assert "Where each arm ends" in page and "behind the best" in page
 
 
-def test_arms_stand_the_other_way_round_where_lower_is_better(tmp_path):
+def test_arms_stand_by_the_metric_itself_where_lower_is_better(tmp_path):
     """Two arms have no such table; one without a finished trial stands last."""
-    sweep = small(tmp_path, [2.0] * 3)
-    assert standing.standing_table(sweep) is None
+    assert standing.standing_table(small(tmp_path, [2.0] * 3)) is None
     sweep = tables.load(tmp_path)
-    sweep.metrics = {"median_rank": Metric(higher=False)}
-    assert standing.standing(sweep).index[0] == "uniform"
+    sweep.metrics = {"median_rank": Metric(higher=False, margin=0.5)}  # its negative is the score
+    found = standing.standing(sweep)
+    assert found.score.to_dict() == {"meltr": -43.0, "uniform": -41.0} and found.regret.tolist() == [0, 4]
     sweep.plan.baselines = ["uniform", "never"]
     table = standing.standing_table(sweep)
     assert table.rows[-1][:3] == ["never", "0", cells.DASH]
