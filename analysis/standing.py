@@ -48,7 +48,7 @@ def standing_table(sweep: Sweep) -> Table | None:
     found = standing(sweep)
     plain = found.seconds_per_step.min()
     rows = [[
-        arm, str(r.n), score(sweep, r.score), bracket(sweep, r.low, r.high).replace("+", ""), number(r.regret), number(r.seconds_per_step / plain, 2),
+        arm, f"{r.n:.0f}", score(sweep, r.score), bracket(sweep, r.low, r.high).replace("+", ""), number(r.regret), number(r.seconds_per_step / plain, 2),
         number(r.forward, 2), number(r.backward, 2), number(r.tuning, 0), number(r.run, 1), number(r.memory / 1e9, 2),
     ] for arm, r in found.iterrows()]  # fmt: skip
     header = ["arm", "seeds", f"{sweep.label}, {found.attrs['split']}", "95 %", "behind the best", "time a step", "forwards", "backwards", "tuning (s)", "a run (s)", "memory (GB)"]

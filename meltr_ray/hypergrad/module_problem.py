@@ -156,7 +156,7 @@ class LossesProblem:
         count = self.losses().shape[1]
         if not self.weights.whole:
             return [self.gradient(lambda l, t=t: l[t]) for t in range(count)]
-        with self.replay():
+        with self.replay():  # a graph of its own: DeepSpeed's forward admits its own backward alone
             l = torch.stack([self._forward(forward) for forward in self.forwards]).mean(0)
         return [self.weights.vector(self.weights.differentiate(l[t], retain_graph=t < count - 1)) for t in range(count)]
 
