@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from analysis import tables
+from analysis import statistics, tables
 from analysis.screening import Screened
 
 
 def agreement(one: Screened, arm: str) -> pd.DataFrame:
     """A row a loss of the screening that `arm` trained with: its slope over the primary's at the end of training, and its effect.
 
-    Columns: seeds, ratio (mean over seeds), least, greatest, effect (on the metric), verdict, agrees: of a loss that helps or harms for
-    sure, whether it weighs more than the primary where it helps and less where it harms; None of others.
+    Columns: seeds, ratio (mean over seeds), low, high (Student's 95 %), says (`more` or `less` than the primary; `as much` where the interval
+    has 1), effect (on the metric), verdict, agrees: of a loss that helps or harms for sure, whether it says more where it helps and less
+    where it harms; None of others.
     """
     last, (primary, *_) = tables.slopes(one.sweep, arm).groupby("seed").last(), tables.losses_of(one.sweep, arm)
     records = []
@@ -22,12 +22,14 @@ def agreement(one: Screened, arm: str) -> pd.DataFrame:
             continue
         ratio = (last[effect.loss] / last[primary])[last[primary] > 0].dropna()
         decided = effect.kind in ("helps", "harms") and len(ratio)
+        low, high = statistics.student_interval(ratio)
+        says = "more" if low > 1 else "less" if high < 1 else "as much"
         records.append({
-            "loss": effect.loss, "seeds": len(ratio), "ratio": ratio.mean(), "least": ratio.min(), "greatest": ratio.max(),
+            "loss": effect.loss, "seeds": len(ratio), "ratio": ratio.mean(), "low": low, "high": high, "says": says,
             "effect": one.own(effect.shown.mean), "verdict": effect.verdict,
-            "agrees": bool((ratio.mean() > 1) == (effect.kind == "helps")) if decided else None,
+            "agrees": says == ("more" if effect.kind == "helps" else "less") if decided else None,
         })  # fmt: skip
-    return pd.DataFrame(records, columns=["loss", "seeds", "ratio", "least", "greatest", "effect", "verdict", "agrees"]).set_index("loss")
+    return pd.DataFrame(records, columns=["loss", "seeds", "ratio", "low", "high", "says", "effect", "verdict", "agrees"]).set_index("loss")
 
 
 def in_words(table: pd.DataFrame, arm: str) -> str:
@@ -35,4 +37,6 @@ def in_words(table: pd.DataFrame, arm: str) -> str:
     told = table.agrees.dropna()
     if told.empty:
         return f"No loss is sure to help or to harm, so there is nothing that {arm} could be held to."
-    return f"{arm} agrees with the verdict on {int(np.sum(told == True))} of {len(told)} losses that help or harm for sure."  # noqa: E712
+    silent = int((table.says[told.index] == "as much").sum())
+    open_ = f" On {silent} its slope can't be told from the primary's." if silent else ""
+    return f"{arm} agrees with the verdict on {int(told.astype(bool).sum())} of {len(told)} losses that help or harm for sure.{open_}"

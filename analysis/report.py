@@ -144,9 +144,9 @@ def sections(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, s
 def _learned(one: screening.Screened, arm: str) -> Section:
     """What an arm that learns its weights said of each loss."""
     sweep, found = one.sweep, agreement.agreement(one, arm)
-    rows = [[loss, str(r.seeds), cells.number(r.ratio, 2), f"{cells.number(r.least, 2)} to {cells.number(r.greatest, 2)}", cells.score(sweep, r.effect, True),
+    rows = [[loss, str(r.seeds), cells.number(r.ratio, 2), f"[{cells.number(r.low, 2)}, {cells.number(r.high, 2)}]", r.says, cells.score(sweep, r.effect, True),
              r.verdict, "" if r.agrees is None else "yes" if r.agrees else "no"] for loss, r in found.iterrows()]  # fmt: skip
-    header = ["loss", "seeds", "slope over the primary's", "least to greatest", "effect", "verdict", "agrees"]
+    header = ["loss", "seeds", "slope over the primary's", "95 %", "says", "effect", "verdict", "agrees"]
     text = agreement.in_words(found, cells.plain_name(arm))
     return Section(f"What {cells.plain_name(arm)} said of them", [text], tables=[cells.Table("At the end of training", header, rows, AGREES)])
 

@@ -168,6 +168,7 @@ def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
     one = screening.screened(tables.load(folder))
     found = agreement.agreement(one, "meltr")
     assert found.ratio.to_dict() == {"a": 2.0, "b": 1.0, "c": 0.25, "shuffled": 3.0} and set(found.seeds) == {6}
+    assert found.says.to_dict() == {"a": "more", "b": "as much", "c": "less", "shuffled": "more"}
     assert found.agrees.to_dict() == {"a": True, "b": None, "c": True, "shuffled": False}
     page = report.write_report(folder).read_text()
     assert "What MELTR said of them" in page and "MELTR agrees with the verdict on 2 of 3 losses that help or harm for sure." in page
