@@ -123,6 +123,8 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     (RETURN, "        return {name: loss.item() for name, loss in losses.items()}", "", "losses.set=total: is a float; return a tensor"),
     (RETURN, "        return {name: loss.expand(1) for name, loss in losses.items()}", "", "losses.set=total: has the shape (1,); return a scalar"),
     ("out[:, 1] - x.norm", "out[:, 1].sqrt() - x.norm", "", "losses.set=size: is nan on the first batch"),
+    (RETURN, "        losses['size'] = losses['size'] - 50\n" + RETURN, "combiner.name=famo",
+     "and this way to combine losses needs positive ones"),
     (RETURN, "        losses['size'] = losses['size'].detach()\n" + RETURN, "", "losses.set=size: doesn't depend on the module's weights"),
     ("self.body(x), 0.1", "self.body(x + np.random.rand()), 0.1", "", "two passes over one batch with the same generators differ"),
     (RETURN, "        return losses if names is None else {name: losses[name] for name in names if name != 'total' or 'size' in names}", "",

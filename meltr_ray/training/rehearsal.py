@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from meltr_ray.combining.named import WAYS
+from meltr_ray.combining.way import check_positive
 from meltr_ray.config import Config, workload_settings
 from meltr_ray.config.declared import NAME
 from meltr_ray.config.user_code import called
@@ -146,6 +147,8 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> None:
     for index, loss in enumerate(losses):
         name = names[0] if workload.per_example else names[index]
         check(bool(loss.isfinite()), "losses.set", name, f"is {loss.item()} on the first batch; mend it, or leave it out")
+    if WAYS[config.combiner.name].positive:
+        check_positive(losses, names)
     torch.set_rng_state(start)
     check(torch.equal(losses, model(batch)), "workload", workload.source,
           "two passes over one batch with the same generators differ; draw dropout and masks from torch's own generator")
