@@ -84,7 +84,8 @@ class Section:
 
 AGREES = (
     "A loss weighs more or less than the primary by its slope. Agrees: more where it helps, less where it harms; only of losses whose verdict is sure. "
-    "A slope is not an importance: it multiplies a loss whose gradient may be large, small or zero."
+    "A slope is not an importance: it multiplies a loss whose gradient may be large, small or zero. Share of the step: the part of what the last step did to "
+    "the training loss, to first order, a_t <g_t, g> / <g, g>."
 )
 EFFECTS = (
     "What each loss does to the metric. Dots: seeds. Diamond: the mean that is judged. Bar: its 95 % interval, which holds together with those of "
@@ -144,9 +145,10 @@ def sections(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, s
 def _learned(one: screening.Screened, arm: str) -> Section:
     """What an arm that learns its weights said of each loss."""
     sweep, found = one.sweep, agreement.agreement(one, arm)
-    rows = [[loss, str(r.seeds), cells.number(r.ratio, 2), f"[{cells.number(r.low, 2)}, {cells.number(r.high, 2)}]", r.says, cells.score(sweep, r.effect, True),
+    rows = [[loss, str(r.seeds), cells.number(r.ratio, 2), f"[{cells.number(r.low, 2)}, {cells.number(r.high, 2)}]", r.says,
+             cells.number(100 * r.share, 0), cells.score(sweep, r.effect, True),
              r.verdict, "" if r.agrees is None else "yes" if r.agrees else "no"] for loss, r in found.iterrows()]  # fmt: skip
-    header = ["loss", "seeds", "slope over the primary's", "95 %", "says", "effect", "verdict", "agrees"]
+    header = ["loss", "seeds", "slope over the primary's", "95 %", "says", "share of the step (%)", "effect", "verdict", "agrees"]
     text = agreement.in_words(found, cells.plain_name(arm))
     return Section(f"What {cells.plain_name(arm)} said of them", [text], tables=[cells.Table("At the end of training", header, rows, AGREES)])
 

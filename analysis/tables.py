@@ -15,7 +15,7 @@ import pandas as pd
 from analysis import statistics
 from analysis.records import LED, Sweep, arm_trials, arms, column, load, losses_of
 from meltr_ray.results import table as results
-from meltr_ray.results.columns import METRIC, SETTING
+from meltr_ray.results.columns import METRIC, SETTING, SLOPE
 from meltr_ray.results.migration import RENAMED
 
 __all__ = [
@@ -123,8 +123,8 @@ def leave_one_out(sweep: Sweep) -> pd.DataFrame:
     return table.set_index("loss").sort_values("difference", ascending=not sweep.metric.higher)
 
 
-def slopes(sweep: Sweep, arm: str | None = None) -> pd.DataFrame:
-    """Slopes of an arm (default: `ours`) at each evaluation of its finished trials: columns seed, step and one for each loss."""
+def slopes(sweep: Sweep, arm: str | None = None, family: str = SLOPE) -> pd.DataFrame:
+    """Slopes (or shares) of an arm (default: `ours`) at each evaluation of its finished trials: columns seed, step and one for each loss."""
     mine = arm_trials(sweep, arm or sweep.ours)
     names = mine.trial[mine.status == "finished"]
     rows = sweep.rows.assign(seed=column(sweep.rows, f"{SETTING}seed"))
@@ -132,7 +132,7 @@ def slopes(sweep: Sweep, arm: str | None = None) -> pd.DataFrame:
     primary, genuine, planted = losses_of(sweep, arm)
     table = rows[["seed", "step"]].copy()
     for loss in [*([primary] if primary else []), *genuine, *planted]:
-        table[loss] = column(rows, f"slope.{loss}")
+        table[loss] = column(rows, f"{family}{loss}")
     return table.dropna(thresh=3)  # an arm without a combiner that learns may have none
 
 

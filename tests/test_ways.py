@@ -129,3 +129,29 @@ def test_a_combiner_that_drops_out_is_the_same_function_in_every_pass():
     (a,) = torch.autograd.grad(fixed(l), l, create_graph=True)
     (mixed,) = torch.autograd.grad(a @ (jacrev(dense.losses)(dense.w) @ dense.outer_gradient()), [combiner.weights])
     assert relative_error(found, direct - mixed) < 1e-5 and torch.equal(after, torch.rand(1))
+
+
+def shares_on_a_rank(stage: int) -> dict[str, Tensor]:
+    from meltr_ray.training.engine import Engine
+    from meltr_ray.training.step import EngineStep
+
+    config, a = toy_config(stage), torch.tensor([1.0, 0.2, 3.0])
+    engine = Engine(toy()[0], config, torch.device("cpu"))
+    step = EngineStep(engine, 0, [toy_batch(2 * engine.rank), toy_batch(2 * engine.rank + 1)], [], "head", config.aid)
+    before = step.losses(0)
+    shares = step.shares(a)
+    engine.backward(a @ before)  # the inner step goes on as if nothing had been asked
+    return {"shares": shares}
+
+
+@pytest.mark.parametrize("stage", (0, 3))
+def test_shares_of_a_step_are_those_of_the_exact_gradients(stage):
+    batches, a = [widened(toy_batch(i)) for i in range(4)], torch.tensor([1.0, 0.2, 3.0], dtype=torch.float64)
+    model = toy()[0].double()
+    model.counting = False
+    dense = DenseReference(model, lambda m: torch.stack([m(batch) for batch in batches]).mean(0), lambda m: m(batches[0])[0])
+    J = jacrev(dense.losses)(dense.w)
+    g = a @ J
+    for seen in on_ranks(shares_on_a_rank, 2, stage):
+        assert relative_error(seen["shares"].double(), a * (J @ g) / (g @ g)) < 1e-2
+        assert float(seen["shares"].sum()) == pytest.approx(1)

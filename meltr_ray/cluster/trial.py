@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
@@ -98,7 +99,8 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
 
 def columns_of(config: Config) -> Columns:
     """Of the results table of a run."""
-    return Columns.of(config.workload.metrics, config.losses.set, recorded(config), with_slopes=not config.workload.per_example)
+    by_loss = not config.workload.per_example
+    return Columns.of(config.workload.metrics, config.losses.set, recorded(config), by_loss, by_loss and WAYS[config.combiner.name].learns)
 
 
 def record_failure(trial: dict[str, Any], error: Exception) -> None:

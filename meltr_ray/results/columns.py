@@ -2,6 +2,7 @@
 
     metric.<name>    what the workload measures           setting.<name>   the settings of the run, typed by their values
     loss.<name>      mean since the last row              slope.<name>     d g_phi / d l, mean since the last row
+    share.<name>     of the step before the row: a_t <g_t, g> / <g, g>, g = sum_t a_t g_t; of ways that learn
 
 A trial's table has the columns of its own run. Tables of several trials are joined by `unify`: what a trial lacks is null there.
 Every field says in its metadata what it means, and its unit.
@@ -20,7 +21,7 @@ from meltr_ray.workload import Metric
 
 VERSION = "2"
 """Of the schema, in its metadata. Version 1, without one, had bare columns of fixed names (migration.py)."""
-METRIC, LOSS, SLOPE, SETTING = FAMILIES = ("metric.", "loss.", "slope.", "setting.")
+METRIC, LOSS, SLOPE, SHARE, SETTING = FAMILIES = ("metric.", "loss.", "slope.", "share.", "setting.")
 FIXED: dict[str, tuple[pa.DataType, str, str]] = {
     "trial": (pa.string(), "name of the trial: arm, learning rate where it is searched, and seed", ""),
     "arm": (pa.string(), "name of the configuration that the trial repeats", ""),
@@ -63,18 +64,20 @@ class Columns:
     """Cells that are the same in every row: the settings."""
 
     @classmethod
-    def of(cls, metrics: Mapping[str, Metric], losses: Sequence[str], settings: Mapping[str, Any], with_slopes: bool = True) -> Columns:
+    def of(cls, metrics: Mapping[str, Metric], losses: Sequence[str], settings: Mapping[str, Any], with_slopes: bool = True,
+           with_shares: bool = False) -> Columns:  # fmt: skip
         """`settings`: dotted name -> value. A number or a truth value is kept as it is; lists and dictionaries as JSON.
 
-        `with_slopes`: whether each loss has one slope; a loss by example has as many as a batch.
+        `with_slopes`: whether each loss has one slope; a loss by example has as many as a batch. `with_shares`: whether shares are taken.
         """
         cells = {SETTING + name: value if isinstance(value, (bool, int, float, str, type(None))) else json.dumps(value)
                  for name, value in settings.items()}  # fmt: skip
         measured = [metric_field(name, metric) for name, metric in metrics.items()]
         means = [field(f"{LOSS}{loss}", pa.float64(), f"loss {loss}, mean since the last row") for loss in losses]
         slopes = [field(f"{SLOPE}{loss}", pa.float64(), f"slope d g_phi / d l of {loss}, mean since the last row") for loss in losses if with_slopes]
+        shares = [field(f"{SHARE}{loss}", pa.float64(), f"part of the step before the row that {loss} stands for") for loss in losses if with_shares]
         chosen = [setting_field(name, pa.scalar(value).type) for name, value in cells.items()]
-        return cls(make_schema([*fixed_fields(), *measured, *means, *slopes, *chosen]), cells)
+        return cls(make_schema([*fixed_fields(), *measured, *means, *slopes, *shares, *chosen]), cells)
 
 
 def make_schema(fields: Iterable[pa.Field]) -> pa.Schema:

@@ -38,6 +38,13 @@ class EngineStep:
         rows = self.gradients()
         return torch.stack([row.dots(rows) for row in rows])
 
+    def shares(self, a: Tensor) -> Tensor:
+        """(T,) a_t <g_t, g> / <g, g> with g = sum_t a_t g_t: of what the step does to the training loss, to first order, the part of each loss."""
+        problem = self.problem()
+        along = problem.jvp(problem.gradient(lambda l: a @ l)).mean(0)  # <g_t, g>, by this rank's losses
+        parts = a * self.average([along])[0]
+        return parts / parts.sum()
+
     def adam_scale(self) -> Vector | None:
         return self.engine.adam_scale()
 
