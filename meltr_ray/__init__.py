@@ -20,7 +20,7 @@ _WHERE = {
     "ConfigError": "meltr_ray.errors",
     "Metric": "meltr_ray.workload",
     "Workload": "meltr_ray.workload",
-    "sweep": "workloads.sweep",
+    "sweep": "workloads.from_python",
 }
 """Name -> module; imported when it is asked for, since torch takes seconds."""
 __all__ = list(_WHERE)
@@ -29,8 +29,7 @@ __all__ = list(_WHERE)
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_WHERE[name])
-    return module.sweep_from_python if name == "sweep" else getattr(module, name)
+    return getattr(importlib.import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:

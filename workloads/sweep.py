@@ -14,16 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
-from meltr_ray.config.workload_file import source_of
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put
-from meltr_ray.workload import Workload
 from tune_spaces import plan
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
@@ -122,32 +119,6 @@ def look(old: DictConfig, seeds: int) -> None:
     check(seeds in planned, "sweep.seeds", seeds, f"was no look that this sweep planned; use one of {', '.join(map(str, planned))}" if planned else
           "this sweep planned no further look, so its intervals would not hold; start a new one with such as sweep.looks=[6,9,12]")  # fmt: skip
     old.sweep.seeds = seeds
-
-
-def sweep_from_python(workload: type[Workload], settings: dict[str, Any] | None = None) -> Path:
-    """`meltr_ray.sweep(Primes, {"workload.width": 64, "train.steps": 200})`: the same as the command; returns the folder.
-
-    The class must stand in a file, from which workers make it again; a script calls this under `if __name__ == "__main__"`.
-
-    Raises:
-        ConfigError: whatever the command would end with.
-        KeyboardInterrupt: after what was finished was saved and reported.
-    """
-    given = [f"{key}={_as_text(value)}" for key, value in (settings or {}).items()]
-    request = cli.configure([f"workload={source_of(workload)}", *given])
-    request.config.name = request.settings.name = cli.new_folder(request.config, "sweeps", chosen="name" in request.given).name
-    if sweep(request) == 130:
-        raise KeyboardInterrupt
-    return Path(request.config.output).absolute() / "sweeps" / request.config.name
-
-
-def _as_text(value: Any) -> str:
-    """A Python value as it is written on a command line."""
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(_as_text(each) for each in value)}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_as_text(each)}" for key, each in value.items()) + "}"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":
