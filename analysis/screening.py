@@ -130,7 +130,9 @@ def _losses_that_diverge(one: Screened) -> list[str]:
 def best_sentence(one: Screened) -> str:
     """The set that the screening chose, and what the fresh seeds say of it."""
     sweep = one.sweep
-    known = sweep.about.get("best")
+    known, done, planned = sweep.about.get("best"), len(one.found.seeds), sweep.plan.seeds
+    if known is None and done < planned:
+        return f"Best set: open, as {done} of {planned} seeds are done."
     chosen = best_set(one.found) if known is None else tuple(known)
     if not chosen:
         return "Best set: train the primary alone; no loss is sure to help."

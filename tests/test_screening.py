@@ -204,6 +204,13 @@ def test_a_sweep_under_way_has_a_report(tmp_path):
     report.write_report(folder)
 
 
+def test_no_set_is_called_best_before_the_screening_is_done(tmp_path):
+    folder = write_screening(tmp_path, seeds=4, confirmed=0)
+    about = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(about | {"seeds": 6}))
+    assert report.headline(folder).splitlines()[-1] == "Best set: open, as 4 of 6 seeds are done."
+
+
 def test_the_notebook_runs_on_a_screening(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     folder, path = write_screening(tmp_path), Path(report.__file__).with_name("which_losses_help.ipynb")
