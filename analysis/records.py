@@ -15,7 +15,7 @@ import pandas as pd
 from meltr_ray.config import SweepConfig
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
-from meltr_ray.results.columns import SETTING
+from meltr_ray.results.columns import SEARCHES, SETTING
 from meltr_ray.results.migration import migrate_about
 from meltr_ray.workload import Metric
 from tune_spaces.screening import ALL, NONE
@@ -166,7 +166,7 @@ def arm_trials(sweep: Sweep, arm: str) -> pd.DataFrame:
     An arm that has trials of the comparison, or of a screening's confirmation, is judged by those alone.
     """
     found = sweep.trials
-    found = found[(found.arm == arm) & (found.phase != "learning_rate_search")]
+    found = found[(found.arm == arm) & ~found.phase.isin(SEARCHES)]
     if found.phase.isin(LED).any():
         found = found[found.phase.isin(LED)]
     return found.sort_values("time").reset_index().drop_duplicates("seed", keep="last").set_index("seed").sort_index()
@@ -174,7 +174,7 @@ def arm_trials(sweep: Sweep, arm: str) -> pd.DataFrame:
 
 def arms(sweep: Sweep) -> list[str]:
     """Every arm, planned or seen: `ours`, the baselines, then the others by name."""
-    seen = sweep.rows.arm[sweep.rows.phase != "learning_rate_search"].dropna().unique()
+    seen = sweep.rows.arm[~sweep.rows.phase.isin(SEARCHES)].dropna().unique()
     return list(dict.fromkeys([*sweep.compared, *sweep.plan.arms, *sorted(seen)]))
 
 

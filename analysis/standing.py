@@ -9,6 +9,7 @@ from analysis import statistics
 from analysis.cells import Table, bracket, number, score
 from analysis.ledger import device_seconds
 from analysis.records import Sweep, arm_trials, column
+from meltr_ray.results.columns import SEARCHES
 
 LEAST = 3
 """Arms from which on the table says more than the paired comparisons."""
@@ -18,10 +19,10 @@ def standing(sweep: Sweep) -> pd.DataFrame:
     """A row a compared arm, the best mean first.
 
     Columns: n, score (mean of the metric on test, else on validation), low, high (Student's 95 %), regret (distance to the best mean in
-    margins), tuning and run (device-seconds of the learning-rate search, and of a trial), forward and backward (passes a step beyond a plain
+    margins), tuning and run (device-seconds of its searches, and of a trial), forward and backward (passes a step beyond a plain
     one), seconds_per_step, memory (bytes).
     """
-    cost, searched = device_seconds(sweep), sweep.trials[sweep.trials.phase == "learning_rate_search"]
+    cost, searched = device_seconds(sweep), sweep.trials[sweep.trials.phase.isin(SEARCHES)]
     trials = {arm: (mine := arm_trials(sweep, arm))[mine.status == "finished"] for arm in sweep.compared}
     on_test = all(done.test_score.notna().any() for done in trials.values())
     records = []
@@ -54,4 +55,4 @@ def standing_table(sweep: Sweep) -> Table | None:
     header = ["arm", "seeds", f"{sweep.label}, {found.attrs['split']}", "95 %", "behind the best", "time a step", "forwards", "backwards", "tuning (s)", "a run (s)", "memory (GB)"]
     return Table("Where each arm ends", header, rows, f"Behind the best: in units of {sweep.margin:g}, the least difference that counts; the best of many "
                  "means is flattered by chance. Interval: Student's over seeds. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
-                 "beyond a plain one. Tuning, a run: device-seconds of the learning-rate search, and of a trial.") if rows else None  # fmt: skip
+                 "beyond a plain one. Tuning, a run: device-seconds of an arm's searches, and of a trial.") if rows else None  # fmt: skip

@@ -15,8 +15,9 @@ import pandas as pd
 from analysis import statistics
 from analysis.records import LED, Sweep, arm_trials, arms, column, load, losses_of
 from meltr_ray.results import table as results
-from meltr_ray.results.columns import METRIC, SETTING, SLOPE
+from meltr_ray.results.columns import METRIC, SEARCHES, SETTING, SLOPE
 from meltr_ray.results.migration import RENAMED
+from tune_spaces.arms import TUNED
 
 __all__ = [
     "HOW", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
@@ -184,7 +185,7 @@ def settings_apart(sweep: Sweep) -> dict[str, str]:
     """Arm -> the settings in which it differs from `ours`, the learning rate of w and what an arm's name says left out."""
     names = [name.removeprefix(SETTING) for name in sweep.rows if name.startswith(SETTING)]
     names = [name for name in names if "." in name and name != "optimizer.learning_rate" and RENAMED.get(name) not in names]
-    first = sweep.rows[sweep.rows.phase != "learning_rate_search"].drop_duplicates("arm").set_index("arm")
+    first = sweep.rows[~sweep.rows.phase.isin(SEARCHES)].drop_duplicates("arm").set_index("arm")
     first = first[[SETTING + name for name in names]].set_axis(names, axis=1).astype(object)
     if sweep.ours not in first.index:
         return {}
@@ -270,11 +271,11 @@ def missing(sweep: Sweep) -> list[str]:
             notes.append(f"{arm}: {done} of {max(planned, seen)} planned trials finished ({', '.join(parts)}).")
         if (mine.phase.isin(LED).any() if sweep.screened else arm in sweep.compared) and done and (short := int(mine[mine.status == "finished"].test_score.isna().sum())):
             notes.append(f"{arm}: {short} of {done} finished trials have no test score.")
-    double = found[found.phase != "learning_rate_search"].groupby(["phase", "arm", "seed"] if sweep.screened else ["arm", "seed"]).size()
+    double = found[~found.phase.isin(SEARCHES)].groupby(["phase", "arm", "seed"] if sweep.screened else ["arm", "seed"]).size()
     notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (*_, arm, seed), n in double[double > 1].items()]
     chosen = sweep.about.get("learning_rate_chosen") or {}
     compared = sweep.compared[sweep.confirmed:] if sweep.screened else sweep.compared  # the chosen set may be the full one, whose rate is known
-    if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen]):
+    if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen and arm != TUNED]):
         notes.append(f"No learning rate has been chosen for: {', '.join(unset)}.")
     search = learning_rate_search(sweep)
     if len(search) and len(edge := search.arm[search.edge]):

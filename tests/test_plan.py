@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from meltr_ray.cluster.budget import Budget
@@ -12,7 +16,7 @@ from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.workload import Metric
-from tune_spaces import plan
+from tune_spaces import plan, weights
 from tune_spaces.cost import Timed, Timing, to_time
 from tune_spaces.rates import FURTHER, chosen, extended
 from workloads import cli
@@ -118,3 +122,62 @@ def test_a_budget_books_what_runs_and_counts_what_ran(tmp_path):
     budget.end(trial / "begun")
     assert budget.spent == 72 and budget.start(trial / "next", 20.0)
     assert Budget.of(tmp_path, None).start(trial / "next", 1e9)
+
+
+def surface(point):
+    """Best at weights 5 and 1 / 3 of two auxiliary losses, and a rate above the middle."""
+    where = np.array([np.log(5), -np.log(3), np.nan]) / np.log(weights.LARGEST)
+    where[2] = 0.4
+    return 50 - 30 * float(((point - where) ** 2).sum())
+
+
+def test_the_search_for_weights_goes_where_the_best_are():
+    """Over twenty seeds, noise of a point of score: the chosen ones lose less than a third of what random ones lose, and are sure of the direction."""
+    chosen, at_random = [], []
+    for seed in range(20):
+        noise, scores, found = np.random.RandomState(seed), {}, []
+        while len(found) < 24 or len(scores) < 24:
+            found = weights.points(24, 3, scores, seed)
+            scores |= {number: surface(point) + noise.normal() for number, point in enumerate(found) if number not in scores}
+        best = weights.best(found, [scores[number] for number in range(24)])
+        chosen.append(50 - surface(best))
+        at_random.append(50 - surface(found[int(np.argmax([scores[number] for number in range(12)]))]))
+        assert all(np.array_equal(a, b) for a, b in zip(found, weights.points(24, 3, scores, seed)))  # whenever it is asked
+        assert np.abs(found).max() <= 1
+    assert np.mean(chosen) < 0.6 * np.mean(at_random), (np.mean(chosen), np.mean(at_random))
+
+
+def test_runs_that_diverge_count_as_the_worst_and_those_that_run_are_waited_for():
+    found = weights.points(8, 2, {}, 0)
+    assert len(found) == 4 and len(weights.points(8, 2, {0: 1.0, 1: 2.0, 3: 1.0}, 0)) == 4
+    scores = {0: 1.0, 1: 5.0, 2: -INF, 3: 2.0}
+    more = weights.points(8, 2, scores, 0)
+    assert len(more) == 6 and all(np.array_equal(a, b) for a, b in zip(found, more))
+    assert weights.best(more[:4], [1.0, 5.0, -INF, 2.0]) is not more[2] and weights.best(found, [-INF] * 4) is None
+
+
+def test_weights_and_rate_of_a_point():
+    assert weights.weights_of(np.array([1.0, -1.0, 0.0]), 3, 1) == [30.0, 1.0, 0.03333]
+    assert weights.rate_of(np.array([1.0, -1.0, -1.0]), 3, [1e-3, 4e-3, 2e-3]) == 1e-3 and weights.rate_of(np.zeros(2), 3, [1e-3]) is None
+
+
+def test_tuned_weights_are_an_arm_beside_the_others():
+    request = cli.configure([PRIMES, "experiment=compare", "losses.set=[prime,digit,norm]", "sweep.tuned_weights=8", "sweep.leave_one_out=false",
+                             "sweep.baselines=[uniform,tuned]", "sweep.learning_rates=[1e-3,4e-3]", "sweep.seeds=2"])  # fmt: skip
+    search, weighed, comparison = plan.phases(request.settings, request.config)
+    known = plan.Known({"meltr": 1e-3, "uniform": 4e-3})
+    assert {trial.arm for trial in search.trials(known)} == {"meltr", "uniform"}
+    while len(trials := weighed.trials(known)) < 8:
+        known = replace(known, weighed={trial.name: -trial.config.combiner.weights[2] for trial in trials})
+    assert {trial.phase for trial in trials} == {"weight_search"} and {trial.config.seed for trial in trials} == {1000}
+    assert all(1e-3 <= trial.config.optimizer.learning_rate <= 4e-3 for trial in trials)
+    known = replace(known, weighed={trial.name: -trial.config.combiner.weights[2] for trial in trials})
+    tuned = [trial for trial in comparison.trials(known) if trial.arm == "tuned"]
+    assert len(tuned) == 2 and all(trial.test and trial.phase == "comparison" for trial in tuned)
+    chosen = tuned[0].config.combiner.weights
+    assert chosen in [trial.config.combiner.weights for trial in trials] and chosen[0] == 1 and chosen[2] < 0.5
+    every = plan.all_trials(request.settings, request.config)
+    assert plan.in_words(request.config, every)[0] == "weights: 8 runs for the arm tuned, 4 of them where a fit to the others has its best"
+    for settings, rule in (("sweep.tuned_weights=2", "sweep.tuned_weights=2: a fit needs more runs"), ("sweep.baselines=[tuned]", "sweep.baselines=tuned: no such arm")):
+        with pytest.raises(ConfigError, match=re.escape(rule)):
+            cli.configure([PRIMES, "experiment=compare", settings])

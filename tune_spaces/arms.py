@@ -9,10 +9,13 @@ from omegaconf import DictConfig
 
 from meltr_ray.config import Config
 from meltr_ray.config.file import make
+from tune_spaces import weights
 from tune_spaces.loss_sets import add_one_in, leave_one_out
 from tune_spaces.rates import extended
 from tune_spaces.search import draw
 
+TUNED = "tuned"
+"""The arm whose fixed weights are searched for (`sweep.tuned_weights`)."""
 SEARCH_SEED_OFFSET = 1000
 """Seeds of the learning-rate search start here, so that none is used twice."""
 Tried = dict[str, dict[float, float]]
@@ -33,7 +36,44 @@ class Trial:
 
 def learning_rate_search(settings: DictConfig, config: Config, tried: Tried) -> list[Trial]:
     """The same learning rates for `ours` and each baseline, on seeds that the comparison does not use."""
-    return search_trials(settings, config, {arm: config.sweep.arms[arm] for arm in [config.sweep.ours, *config.sweep.baselines]}, tried)
+    return search_trials(settings, config, {arm: config.sweep.arms[arm] for arm in led(config) if arm != TUNED}, tried)
+
+
+def led(config: Config) -> list[str]:
+    """`ours` and the baselines: what the report compares."""
+    return [config.sweep.ours, *config.sweep.baselines]
+
+
+def weight_search(settings: DictConfig, config: Config, scores: dict[str, float]) -> list[Trial]:
+    """Runs that look for fixed weights, as far as those before them have ended (`scores`: trial -> best score)."""
+    found = _points(config, scores)
+    return [Trial(_weights_name(number), TUNED, "weight_search", make(settings, _weighted(config, point) | {"seed": SEARCH_SEED_OFFSET}))
+            for number, point in enumerate(found)]  # fmt: skip
+
+
+def tuned(config: Config, scores: dict[str, float]) -> dict[str, Any]:
+    """Settings of the arm with the weights that the search chose; before it, those of its first run."""
+    found = _points(config, scores)
+    ended = [(point, scores[name]) for number, point in enumerate(found) if (name := _weights_name(number)) in scores]
+    point = weights.best(*zip(*ended)) if ended else None
+    return _weighted(config, found[0] if point is None else point)
+
+
+def _points(config: Config, scores: dict[str, float]) -> list[weights.Point]:
+    numbered = {number: scores[name] for number in range(config.sweep.tuned_weights) if (name := _weights_name(number)) in scores}
+    size = len(config.losses.set) - 1 + (len(config.sweep.learning_rates) > 1)
+    return weights.points(config.sweep.tuned_weights, size, numbered, config.seed)
+
+
+def _weighted(config: Config, point: weights.Point) -> dict[str, Any]:
+    names, rates = config.losses.set, config.sweep.learning_rates
+    rate = weights.rate_of(point, len(names), rates) or (rates[0] if rates else None)
+    given = {"combiner.name": "fixed", "combiner.weights": weights.weights_of(point, len(names), names.index(config.losses.primary))}
+    return given | ({"optimizer.learning_rate": rate} if rate else {})
+
+
+def _weights_name(number: int) -> str:
+    return f"{TUNED}-weights{number}"
 
 
 def search_trials(settings: DictConfig, config: Config, arms: dict[str, dict[str, Any]], tried: Tried) -> list[Trial]:
@@ -48,21 +88,23 @@ def search_trials(settings: DictConfig, config: Config, arms: dict[str, dict[str
     ]  # fmt: skip
 
 
-def comparison(settings: DictConfig, config: Config, learning_rates: dict[str, float]) -> list[Trial]:
+def comparison(settings: DictConfig, config: Config, learning_rates: dict[str, float], scores: dict[str, float] | None = None) -> list[Trial]:
     """`ours`, the baselines, the other arms and those derived from `ours`, seed by seed.
 
     Args:
         learning_rates: arm -> learning rate found for it; an arm that is not in it takes that of `ours`.
+        scores: trial of the search for weights -> its best score.
     """
-    sweep = config.sweep
-    led = [sweep.ours, *sweep.baselines]
-    trials = []
-    for arm, (changes, phase) in all_arms(settings, config).items():
+    sweep, compared = config.sweep, led(config)
+    trials, arms = [], all_arms(settings, config)
+    if sweep.tuned_weights:
+        arms[TUNED] = (tuned(config, scores or {}), "comparison" if TUNED in compared else "ablation")
+    for arm, (changes, phase) in arms.items():
         rate = learning_rates.get(arm, learning_rates.get(sweep.ours))
         changes = changes | ({"optimizer.learning_rate": rate} if rate and "optimizer.learning_rate" not in changes else {})
-        for seed in range(config.seed, config.seed + (sweep.seeds if arm in led else sweep.other_seeds)):
-            trials.append(Trial(f"{arm}-seed{seed}", arm, phase, make(settings, changes | {"seed": seed}), test=arm in led))
-    return sorted(trials, key=lambda trial: (trial.arm not in led, trial.config.seed))  # what the report leads with first
+        for seed in range(config.seed, config.seed + (sweep.seeds if arm in compared else sweep.other_seeds)):
+            trials.append(Trial(f"{arm}-seed{seed}", arm, phase, make(settings, changes | {"seed": seed}), test=arm in compared))
+    return sorted(trials, key=lambda trial: (trial.arm not in compared, trial.config.seed))  # what the report leads with first
 
 
 def all_arms(settings: DictConfig, config: Config) -> dict[str, tuple[dict[str, Any], str]]:

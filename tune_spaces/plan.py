@@ -13,7 +13,7 @@ from meltr_ray.config import Config, SweepConfig
 from meltr_ray.config.duration import in_words as in_time
 from meltr_ray.errors import check
 from tune_spaces import arms, screening
-from tune_spaces.arms import Trial, Tried
+from tune_spaces.arms import TUNED, Trial, Tried
 from tune_spaces.cost import Timed
 
 
@@ -27,6 +27,8 @@ class Known:
     """Auxiliary losses that the screening chose; empty: none helps; None: not screened yet."""
     tried: Tried = field(default_factory=dict)
     """What the learning-rate searches found so far."""
+    weighed: dict[str, float] = field(default_factory=dict)
+    """Ended trial of the search for weights -> its best score; minus infinity if it diverged."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def phases(settings: DictConfig, config: Config) -> list[Phase]:
         check_used(sweep)
         check(bool(sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms, or sweep.design=full")
         return [Phase(lambda known: arms.learning_rate_search(settings, config, known.tried)),
-                Phase(lambda known: arms.comparison(settings, config, known.rates))]  # fmt: skip
+                Phase(lambda known: arms.weight_search(settings, config, known.weighed)),
+                Phase(lambda known: arms.comparison(settings, config, known.rates, known.weighed))]  # fmt: skip
     screening.check_plan(config)
     check_used(sweep)
     early = list(dict.fromkeys([screening.NONE, screening.ALL, *sweep.confirm]))
@@ -62,7 +65,7 @@ def phases(settings: DictConfig, config: Config) -> list[Phase]:
     ]
 
 
-OF_A_COMPARISON = ("ours", "baselines", "other_seeds", "leave_one_out", "add_one_in", "space", "search", "samples")
+OF_A_COMPARISON = ("ours", "baselines", "other_seeds", "leave_one_out", "add_one_in", "space", "search", "samples", "tuned_weights")
 OF_A_SCREENING = ("looks", "margin", "confirm", "confirmation_seeds")
 """Settings of a sweep that the other kind of sweep doesn't look at."""
 
@@ -84,7 +87,9 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
     """The plan, a line a phase, for the terminal. `trials`: those of `all_trials`."""
     count, seeds = Counter(trial.phase for trial in trials), config.sweep.seeds
     if config.sweep.design == "none":
-        return [f"{count.total()} trials of {len({trial.arm for trial in trials})} configurations"]
+        more = config.sweep.tuned_weights - count["weight_search"]
+        searched = [f"weights: {config.sweep.tuned_weights} runs for the arm {TUNED}, {more} of them where a fit to the others has its best"] if more else []
+        return [*searched, f"{count.total() + more} trials of {len({trial.arm for trial in trials})} configurations"]
     design, rows = screening.design_of(config), screening.rows(config)
     beside = [f"{control} beside the first and the last of them" for control in screening.factors(config)[1]]
     beside += [f"{arm} with all of losses.set" for arm in config.sweep.arms]

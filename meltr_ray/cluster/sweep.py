@@ -86,7 +86,7 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
     seen: set[str] = set()
     while True:
         tried = learning_rates_tried(folder)
-        known = Known(chosen_rates(tried), choose(folder) if phase.needs_best else None, tried)
+        known = Known(chosen_rates(tried), choose(folder) if phase.needs_best else None, tried, best_scores(folder, "weight_search"))
         trials = [trial for trial in phase.trials(known) if trial.name not in seen]
         if not trials:
             return
@@ -96,18 +96,32 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
 
 def learning_rates_tried(folder: Path) -> Tried:
     """Of rates whose trials have all ended: the mean of their best validation scores; minus infinity where one diverged."""
-    trials: dict[str, list[dict[str, Any]]] = {}
-    for row in results.gather(folder).to_pylist():
-        if row["phase"] == "learning_rate_search":
-            trials.setdefault(row["trial"], []).append(row)
     scores: dict[str, dict[float, list[float]]] = {}
-    for rows in trials.values():
-        status = results.status_of(row["status"] for row in rows)
-        best = max((row["score"] for row in rows if row["score"] is not None), default=nan)
-        value = {"finished": best, "diverged": -inf}.get(status, nan)
-        scores.setdefault(rows[-1]["arm"], {}).setdefault(rows[-1]["setting.optimizer.learning_rate"], []).append(value)
+    for rows in _by_trial(folder, "learning_rate_search").values():
+        scores.setdefault(rows[-1]["arm"], {}).setdefault(rows[-1]["setting.optimizer.learning_rate"], []).append(_best(rows))
     means = {arm: {rate: statistics.mean(found) for rate, found in rates.items()} for arm, rates in scores.items()}
     return {arm: {rate: mean for rate, mean in rates.items() if mean == mean} for arm, rates in means.items()}
+
+
+def best_scores(folder: Path, phase: str) -> dict[str, float]:
+    """Ended trial of a phase -> its best validation score; minus infinity where it diverged."""
+    found = {trial: _best(rows) for trial, rows in _by_trial(folder, phase).items()}
+    return {trial: score for trial, score in found.items() if score == score}
+
+
+def _by_trial(folder: Path, phase: str) -> dict[str, list[dict[str, Any]]]:
+    trials: dict[str, list[dict[str, Any]]] = {}
+    for row in results.gather(folder).to_pylist():
+        if row["phase"] == phase:
+            trials.setdefault(row["trial"], []).append(row)
+    return trials
+
+
+def _best(rows: list[dict[str, Any]]) -> float:
+    """NaN while the trial hasn't ended."""
+    status = results.status_of(row["status"] for row in rows)
+    best = max((row["score"] for row in rows if row["score"] is not None), default=nan)
+    return {"finished": best, "diverged": -inf}.get(status, nan)
 
 
 def chosen_rates(tried: Tried) -> dict[str, float]:

@@ -45,6 +45,8 @@ class SweepConfig:
     """Add an arm for every auxiliary loss of `ours`, without it."""
     add_one_in: bool = False
     """Add an arm for every auxiliary loss of `ours`, with the primary loss and it alone."""
+    tuned_weights: int = 0
+    """Runs that look for the fixed weights of an arm `tuned`, half of them at random and half where a fit to the others has its best; 0: no such arm. To be compared, name `tuned` among the baselines."""
     space: list[str] = field(default_factory=list)
     """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
     search: str = "random"
@@ -65,6 +67,8 @@ class SweepConfig:
     def __post_init__(self):
         for name, low in dict(seeds=1, confirmation_seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
             check_at_least(f"sweep.{name}", getattr(self, name), low)
+        check(self.tuned_weights == 0 or self.tuned_weights >= 4, "sweep.tuned_weights", self.tuned_weights, "a fit needs more runs; give at least 4, better four a loss")
+        check("tuned" not in self.arms or not self.tuned_weights, "sweep.arms", "tuned", "is the arm of sweep.tuned_weights; call it otherwise")
         check_choice("sweep.design", self.design, ("none", *DESIGNS))
         looks = self.looks
         check(looks == sorted(set(looks)) and all(look >= 1 for look in looks), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
@@ -73,5 +77,5 @@ class SweepConfig:
         self.budget_seconds  # refused where it is no length of time
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
-            check(arm in self.arms, "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
+            check(arm in self.arms or (arm == "tuned" and self.tuned_weights > 0), "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
                   f"no such arm; use one of {', '.join(self.arms)}")
