@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from meltr_ray.cluster.budget import Budget
-from meltr_ray.cluster.sweep import chosen_rates, learning_rates_tried
+from meltr_ray.cluster.searches import chosen_rates, learning_rates_tried
 from meltr_ray.cluster.timing import cut
 from meltr_ray.config import duration
 from meltr_ray.errors import ConfigError

@@ -6,10 +6,8 @@ import dataclasses
 import json
 import os
 import platform
-import statistics
 from datetime import datetime, timezone
 from enum import Enum
-from math import inf, nan
 from pathlib import Path
 from typing import Any, Callable, Iterator, TextIO
 
@@ -17,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.progress import Progress
+from meltr_ray.cluster.searches import best_scores, chosen_rates, learning_rates_tried
 from meltr_ray.cluster.tune import connected, run_trials
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
@@ -25,10 +24,9 @@ from meltr_ray.results import table as results
 from meltr_ray.storage import put
 from meltr_ray.training import splits
 from tune_spaces import plan, screening
-from tune_spaces.arms import Trial, Tried
+from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
 from tune_spaces.plan import Known, Phase
-from tune_spaces.rates import chosen
 
 
 def start(folder: Path, settings: DictConfig, config: Config, command: str) -> None:
@@ -92,41 +90,6 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
             return
         seen |= {trial.name for trial in trials}
         yield known, trials
-
-
-def learning_rates_tried(folder: Path) -> Tried:
-    """Of rates whose trials have all ended: the mean of their best validation scores; minus infinity where one diverged."""
-    scores: dict[str, dict[float, list[float]]] = {}
-    for rows in _by_trial(folder, "learning_rate_search").values():
-        scores.setdefault(rows[-1]["arm"], {}).setdefault(rows[-1]["setting.optimizer.learning_rate"], []).append(_best(rows))
-    means = {arm: {rate: statistics.mean(found) for rate, found in rates.items()} for arm, rates in scores.items()}
-    return {arm: {rate: mean for rate, mean in rates.items() if mean == mean} for arm, rates in means.items()}
-
-
-def best_scores(folder: Path, phase: str) -> dict[str, float]:
-    """Ended trial of a phase -> its best validation score; minus infinity where it diverged."""
-    found = {trial: _best(rows) for trial, rows in _by_trial(folder, phase).items()}
-    return {trial: score for trial, score in found.items() if score == score}
-
-
-def _by_trial(folder: Path, phase: str) -> dict[str, list[dict[str, Any]]]:
-    trials: dict[str, list[dict[str, Any]]] = {}
-    for row in results.gather(folder).to_pylist():
-        if row["phase"] == phase:
-            trials.setdefault(row["trial"], []).append(row)
-    return trials
-
-
-def _best(rows: list[dict[str, Any]]) -> float:
-    """NaN while the trial hasn't ended."""
-    status = results.status_of(row["status"] for row in rows)
-    best = max((row["score"] for row in rows if row["score"] is not None), default=nan)
-    return {"finished": best, "diverged": -inf}.get(status, nan)
-
-
-def chosen_rates(tried: Tried) -> dict[str, float]:
-    """Arm -> the best learning rate; arms without one: none."""
-    return {arm: rate for arm, rates in tried.items() if (rate := chosen(rates)) is not None}
 
 
 def describe(folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None,

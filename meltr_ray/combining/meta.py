@@ -8,6 +8,7 @@ from typing import Any, Callable, ClassVar, Sequence
 import torch
 from torch import Tensor, nn
 
+from meltr_ray.combining import kept
 from meltr_ray.combining.slopes import NonNegativeSlopes, slopes
 from meltr_ray.combining.way import Step, Way
 from meltr_ray.hypergrad.combined import on_batches
@@ -102,10 +103,8 @@ class Meta(Way):
 
     def state(self) -> dict[str, Tensor]:
         """All that the next meta step depends on, as tensors by name."""
-        state = {f"combiner/{name}": value for name, value in self.combiner.state_dict().items()}
-        for index, entry in self.optimizer.state_dict()["state"].items():
-            state |= {f"meta_optimizer/{index}/{key}": value for key, value in entry.items()}
-        return state | {"num_meta_steps": torch.tensor(self.num_steps)}
+        learned = {f"combiner/{name}": value for name, value in self.combiner.state_dict().items()}
+        return learned | kept.of_optimizer(self.optimizer, "meta_optimizer") | {"num_meta_steps": torch.tensor(self.num_steps)}
 
     def own_state(self) -> dict[str, Tensor]:
         """What this rank alone has to keep: its shard of the v that the next solve starts from."""
@@ -114,12 +113,7 @@ class Meta(Way):
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.combiner.load_state_dict({k.split("/", 1)[1]: v for k, v in state.items() if k.startswith("combiner/")})
         self.num_steps = int(state["num_meta_steps"])
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            if name.startswith("meta_optimizer/"):
-                _, index, key = name.split("/")
-                entries.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        kept.load_optimizer(self.optimizer, "meta_optimizer", state)
 
     def load_own_state(self, state: dict[str, Tensor], hold: Callable[[Sequence[Tensor]], Vector]) -> None:
         pieces = [state[f"last_v/{i}"] for i in range(sum(name.startswith("last_v/") for name in state))]
