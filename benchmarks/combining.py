@@ -73,7 +73,7 @@ class PlainStep:
 
 
 def way_of(name: str) -> Way:
-    combiner = CombinerConfig(name=name, every=PERIOD)
+    combiner = CombinerConfig(name=name, every=PERIOD if WAYS[name].every else None)
     chosen = SimpleNamespace(set=list(UNIVL_LOSSES), primary=PRIMARY)
     settings = SimpleNamespace(combiner=combiner, losses=chosen, seed=0, aid=AidConfig(inner_steps=PERIOD), optimizer=SimpleNamespace(learning_rate=1e-5))
     return WAYS[name].of(settings, Workload())

@@ -32,7 +32,8 @@ ROWS = {
 
 def config_of(name, stage=0, **settings):
     config = toy_config(stage, product="central")
-    return replace(config, combiner=CombinerConfig(name=name, every=1, **settings), losses=replace(config.losses), workload=ToyWorkload())
+    often = {key: 1 for key in ("every", "window") if getattr(named.WAYS[name], key) is not None}
+    return replace(config, combiner=CombinerConfig(name=name, **often | settings), losses=replace(config.losses), workload=ToyWorkload())
 
 
 def way_of(name, **settings):
@@ -46,7 +47,7 @@ def trained(name, stage, steps, folder, stop):
     from meltr_ray.training.loop import Progress, train
     from meltr_ray.training.state import RunState, restore_weights
 
-    config, root, cpu = config_of(name, stage, window=1), Path(folder), torch.device("cpu")
+    config, root, cpu = config_of(name, stage), Path(folder), torch.device("cpu")
     config.train.steps = steps
 
     def build(found):
@@ -147,7 +148,7 @@ def test_a_single_loss_is_trained_on_by_every_way():
     config = config_of("mgda")
     config.losses.set = ["head"]
     for name, kind in named.OF_GRAMIAN.items():
-        config.combiner = CombinerConfig(name=name, every=1)
+        config.combiner = CombinerConfig(name=name)
         assert kind.of(config, config.workload).weights(torch.tensor([[4.0]], dtype=torch.float64)) > 0, name
     for name, kind in named.OF_LOSSES.items():
         config.combiner = CombinerConfig(name=name)
@@ -187,7 +188,7 @@ def plain_loop(name, steps):
 
 def our_loop(name, steps):
     model = toy()[0]
-    config = config_of(name, window=4)
+    config = config_of(name, **{"window": 4} if name == "dwa" else {})
     config.optimizer.learning_rate = 0.01
     way, w = named.WAYS[name].of(config, config.workload), torch.optim.SGD(model.parameters(), 0.1)
     for step in range(steps):
@@ -270,7 +271,12 @@ def test_settings_that_a_way_has_no_use_for_are_refused(monkeypatch):
     assert CombinerConfig(name="cagrad").strength == 0.5 and CombinerConfig(name="dwa").temperature == 2.0
     for settings, rule in (({"name": "mgda", "strength": 0.5}, "combiner.strength=0.5: combiner.name=mgda makes nothing of it"),
                            ({"name": "fixed", "temperature": 2.0}, "combiner.temperature=2.0: combiner.name=fixed makes nothing"),
-                           ({"name": "stch", "temperature": 0.0}, "combiner.temperature=0.0: must be positive")):  # fmt: skip
+                           ({"name": "stch", "temperature": 0.0}, "combiner.temperature=0.0: must be positive and finite"),
+                           ({"name": "gradvac", "strength": 5.0}, "combiner.strength=5.0: must be at most 1 for combiner.name=gradvac"),
+                           ({"name": "famo", "strength": float("inf")}, "combiner.strength=inf: must be positive and finite"),
+                           ({"name": "dwa", "every": 5}, "combiner.every=5: combiner.name=dwa makes nothing of it"),
+                           ({"name": "mgda", "weights": [1, 2]}, "combiner.weights=[1, 2]: combiner.name=mgda makes nothing of them"),
+                           ({"name": "fixed", "weights": [1, float("nan")]}, "combiner.weights=[1, nan]: must be finite")):  # fmt: skip
         with pytest.raises(ConfigError) as caught:
             CombinerConfig(**settings)
         assert rule in str(caught.value)

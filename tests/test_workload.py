@@ -77,6 +77,18 @@ HEAD = "class Mine(Workload):"
 DOC = '    """Is the sum of three numbers what it seems?"""\n'
 RETURN = "        return {name: losses[name] for name in names or losses}"
 METRIC = 'return {"error": float((module.head(module.body(x))[:, 0] - x.sum(1)).abs().mean())}'
+EVALUATE = "    def evaluate(self, module, examples, device):\n"
+PREDICTED = """\
+    def predict(self, module, examples, device):
+        examples = list(examples)
+        return [{{"off": float((module.head(module.body(torch.tensor(x)))[0] - x.sum()).abs())}} for x in {rows}]
+
+    def measure(self, rows):
+        error = float(np.mean([row["off"] for row in rows]))
+        {change}
+        return {{"error": error}}
+
+"""
 
 FAULTS = [  # text, what a careless user writes in its place, settings, words of the line
     # the file
@@ -109,11 +121,24 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     ("bounds =", 'default_losses = ("sise",)\n    bounds =', "", "default_losses names sise, which is no loss; did you mean size"),
     ("metrics = {", "metrics = {} and {", "", "names no metrics"),
     ("Metric(higher=False, digits=3)", "'%'", "", "metrics['error'] is a str; give a Metric"),
+    ("Metric(higher=False, digits=3)", "Metric(higher='no')", "", "metrics['error'] has higher='no'; give True or False"),
+    ("Metric(higher=False, digits=3)", "Metric(digits='two')", "", "metrics['error'] has digits='two'; give a whole number"),
+    ("Metric(higher=False, digits=3)", "Metric(margin=0)", "", "metrics['error'] has margin=0; give a number above 0"),
+    ("bounds =", 'controls = ("total",)\n    bounds =', "", "controls names total, which is the primary loss; take it out"),
+    ("bounds =", 'loss_sets = ["size"]\n    bounds =', "", "loss_sets is a list; give a dictionary, name -> auxiliary losses"),
+    ("bounds =", 'paths = ("folder",)\n    bounds =', "", "paths names folder, which is no setting"),
+    ("bounds =", 'loader_workers = "two"\n    bounds =', "", "loader_workers is 'two'; give a number of processes"),
+    ("bounds =", 'rehearsed = "no"\n    bounds =', "", "rehearsed is 'no'; give True or False"),
+    ('(1, 64)', '(64, 1)', "", "bounds of width are (64, 1); give (least, greatest)"),
     ("", "", "losses.primary=totl", "losses.primary=totl: unknown; use one of total, size"),
     ("", "", "losses.set=[]", "lacks the primary loss; add total"),
     ("", "", "losses.set=[total,sise]", "losses.set=sise: unknown; use one of total, size, constant"),
     # module
     ("return Net(self.width)", "return torch.eye(2)", "", "module() gave a Tensor; return a torch.nn.Module"),
+    ("return Net(self.width)", "Mine.kept = vars(Mine).get('kept') or Net(self.width)\n        return Mine.kept", "", "module() gave one object twice; make a new one at each call"),
+    ("return Net(self.width)", "net = Net(self.width)\n        nn.init.constant_(net.head.weight, np.random.rand())\n        return net", "",
+     "give other weights in head.weight; draw them from torch's own generator"),
+    (RETURN, "        return {name: loss.double() for name, loss in losses.items()}", "", "are float64; compute them in float32"),
     ("return Net(self.width)", "return Net(self.breadth)", "", "module failed (line 21): AttributeError"),
     ("return Net(self.width)", "return Net(self.width).requires_grad_(False)", "", "none of the module's parameters requires a gradient"),
     ("return Net(self.width)", "return Net(self.width).double()", "", "body.weight is float64; make it float32"),
@@ -151,6 +176,11 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     ('{"error": float(', '{"eror": float(', "", "evaluate gave no error, but eror; return every declared metric"),
     (METRIC, METRIC[:-1] + " / 0 * 0 }".replace("/ 0", "* float('nan')"), "", "evaluate gave error = nan on 12 validation examples"),
     (METRIC, "return 0.5", "", "evaluate gave a float; return a value for each metric, by name"),
+    (METRIC, "return {'error': np.random.rand()}", "", "two evaluations of the same weights give error ="),
+    (METRIC, "module.body.weight.data.mul_(0.9)\n        " + METRIC, "", "two evaluations of the same weights give error"),
+    (METRIC, "module.head.bias.data[1].add_(1)\n        " + METRIC, "", "an evaluation or a forward changes the module's weights; leave them as they are"),
+    (EVALUATE, PREDICTED.format(rows="examples[:3]", change="pass") + EVALUATE.replace("evaluate", "unused"), "", "predict gave 3 rows for 12 examples; return one for each"),
+    (EVALUATE, PREDICTED.format(rows="examples", change="rows.pop()") + EVALUATE.replace("evaluate", "unused"), "", "measure changes its rows"),
     (METRIC, "return {'error': 'large'}", "", "evaluate gave error = 'large'; return a number"),
     (METRIC, "return {'error': self.right / len(x)}", "", "evaluate failed (line 35): AttributeError"),
     ("def evaluate", "def evaluation", "", "has no method evaluate, nor predict and measure in its place"),
@@ -159,6 +189,13 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     # what may be there
     (DOC, DOC + "    def control(self, batch, generator): return {'x': batch['y']}\n", "losses.set=controlled", "control failed (line 12): KeyError"),
     (DOC, DOC + "    def prepare(self): pass\n", "", "prepare failed"),
+    (DOC, DOC + "    def control(self, batch, generator):\n        batch['x'][:] = 0\n        return batch\n", "losses.set=controlled",
+     "control changes ['x'] of the batch that it is given, whose own targets are trained on; change a copy"),
+    (DOC, DOC + "    def control(self, batch, generator): return dict(batch)\n", "losses.set=controlled", "control gave the batch as it is; permute its targets"),
+    (DOC, DOC + "    def baselines(self): return {'tset': {'chance': {'error': 1.0}}}\n", "", "baselines has the split tset; use train, meta, validation, test"),
+    (DOC, DOC + "    def baselines(self): return {'test': {'chance': {'eror': 1.0}}}\n", "", "baselines has eror of chance, which is no metric; use one of error"),
+    (DOC, DOC + "    def baselines(self): return None\n", "", "baselines gave None; return {split: {name: {metric: number}}}"),
+    (DOC, DOC + "    def fingerprint(self): return {'data': str(np.random.rand())}\n", "", "return the same at every call, as it tells whether data are the same"),
     (DOC, DOC + "    def baselines(self): return {'chance': 0.5}\n", "", "baselines"),
     (DOC, DOC + "    def caveats(self): return 'few examples'\n", "", "caveats gave 'few examples'; return a list of sentences"),
     (DOC, DOC + "    def fingerprint(self): return {'data': 1 / 0}\n", "", "fingerprint failed (line 12): ZeroDivisionError"),

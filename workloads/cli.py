@@ -23,7 +23,7 @@ from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
-from meltr_ray.errors import ConfigError
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.workload import Workload
 
 CONF = Path(__file__).parent / "conf"
@@ -156,7 +156,8 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
     Raises:
         ConfigError: the name was given and its folder exists; nothing is overwritten.
     """
-    name = config.name or config.workload.title()
+    name = config.name or called(config.workload, "title", config.workload.title)
+    check(isinstance(name, str) and name != "", "workload", config.workload.source, f"title gave {name!r}; return a name of letters, digits, _ and -, for folders")
     folder = Path(config.output) / kind / name
     if folder.exists() and chosen:
         raise ConfigError(f"name={name}: {folder} exists; go on with resume={folder} or choose another name")

@@ -17,6 +17,7 @@ from typing import Any
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from workloads import cli
 
@@ -65,7 +66,7 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
     from meltr_ray.training.splits import examples
 
     device, workload = torch.device("cuda" if config.train.use_gpu else "cpu"), trained.workload
-    workload.verify()
+    called(workload, "verify", workload.verify)
     module = saved_module(trained, folder / "best.safetensors", device)
     found = examples(workload, config.split)
     ways = [f"{name}={value_of(trained, name)}" for name in changed]

@@ -14,7 +14,7 @@ from pathlib import Path
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
-from meltr_ray.errors import ConfigError
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.results import table as results
 from workloads import cli
 
@@ -29,6 +29,8 @@ def train(request: cli.Request) -> int:
         config = config_file.read(folder / "config.yaml", [f"{key}={value}" for key, value in request.given.items() if key != "resume"])
     else:
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
+    for key, value in request.given.items():
+        check(not key.startswith("sweep."), key, value, "one run makes nothing of it; leave it out, or use sweep.py")
     cli.check_machine(config)
     cli.make_paths_absolute(config)
     cli.prepare(config)

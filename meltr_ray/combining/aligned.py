@@ -36,6 +36,8 @@ class Aligned(Way):
 
     learns: ClassVar[bool] = True
     strength: ClassVar[float] = 0.25
+    strongest: ClassVar[float] = 1.0
+    every: ClassVar[int] = 3
     needs = ("quadprog", "qpsolvers")
 
     @classmethod
@@ -44,7 +46,7 @@ class Aligned(Way):
         return cls(len(names), names.index(config.losses.primary), config.combiner.every, config.combiner.strength)
 
     def __init__(self, count: int, primary: int, every: int, floor: float):
-        self.primary, self.every, self.floor = primary, every, floor
+        self.primary, self.period, self.floor = primary, every, floor
         self.c, self.C = torch.zeros(count, dtype=torch.float64), torch.zeros(count, count, dtype=torch.float64)
         self.a = torch.ones(count)
 
@@ -53,7 +55,7 @@ class Aligned(Way):
         return self
 
     def is_due(self, number: int) -> bool:
-        return number % self.every == 0
+        return number % self.period == 0
 
     def before(self, step: Any) -> dict[str, Any]:
         if not self.is_due(step.number):

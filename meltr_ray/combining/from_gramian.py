@@ -30,6 +30,7 @@ class FromGramian(Way):
     """
 
     learns: ClassVar[bool] = False
+    every: ClassVar[int] = 3
     attributes: ClassVar[Sequence[str]] = ()
     """What torchjd's object remembers."""
 
@@ -44,7 +45,7 @@ class FromGramian(Way):
         return cls(cls.made(config.combiner), len(names), names.index(config.losses.primary), config.combiner.every, config.seed)
 
     def __init__(self, weighting: nn.Module, count: int, primary: int = 0, every: int = 1, seed: int = 0):
-        self.weighting, self.every, self.seed = weighting, every, seed
+        self.weighting, self.period, self.seed = weighting, every, seed
         self.order = [primary, *(t for t in range(count) if t != primary)]
         self.a = torch.ones(count)
 
@@ -53,7 +54,7 @@ class FromGramian(Way):
         return self
 
     def before(self, step: Any) -> dict[str, Any]:
-        if step.number % self.every:
+        if step.number % self.period:
             return {}
         before = step.problem().passes()
         self.a = self.weights(step.gramian()).to(self.a)
@@ -105,7 +106,7 @@ class PCGrad(FromGramian):
 class GradVac(FromGramian):
     """Gradient vaccine (Wang et al., ICLR 2021): each pair is brought to its usual cosine, a mean of decay `strength`."""
 
-    strength = 0.5
+    strength, strongest = 0.5, 1.0
     attributes = ("_phi_t",)
 
     @staticmethod
@@ -196,7 +197,7 @@ class FairGrad(FromGramian):
 class PCD(FromGramian):
     """Priority-constrained descent (TMLR 2026, arXiv 2606.29521): the primary's, with a share `strength` of progress for each other loss."""
 
-    strength = 0.02
+    strength, strongest = 0.02, 1.0
     attributes = ("_sq_norm_ema", "_n_steps")
 
     @staticmethod

@@ -109,7 +109,7 @@ class ImtlL(Scalarized):
 class DynamicWeightAverage(Scalarized):
     """Dynamic weight average (Liu, Johns and Davison, CVPR 2019): losses that fall slowly weigh more; an epoch is `combiner.window` steps."""
 
-    positive, temperature = True, 2.0
+    positive, temperature, window = True, 2.0, 50
     attributes = ("_loss_sum", "_n_batches", "_previous_averages")
 
     @staticmethod
@@ -121,11 +121,11 @@ class DynamicWeightAverage(Scalarized):
     @classmethod
     def of(cls, config: Any, workload: Workload) -> DynamicWeightAverage:
         way = super().of(config, workload)
-        way.window = config.combiner.window
+        way.epoch = config.combiner.window
         return way
 
     def after(self, step: Any) -> None:
-        if (step.number + 1) % self.window == 0:
+        if (step.number + 1) % self.epoch == 0:
             self.scalarizer.step()
 
 

@@ -60,6 +60,11 @@ class Way:
     temperature: ClassVar[Optional[float]] = None
     strength: ClassVar[Optional[float]] = None
     """Defaults of `combiner.temperature` and `combiner.strength`; None: it has no such setting."""
+    strongest: ClassVar[float] = float("inf")
+    """Greatest `combiner.strength` that means something."""
+    every: ClassVar[Optional[int]] = None
+    window: ClassVar[Optional[int]] = None
+    """Defaults of `combiner.every` and `combiner.window`, likewise."""
     needs: ClassVar[Sequence[str]] = ()
     """Packages beyond torchjd's own."""
     num_steps: int = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
-from meltr_ray.workload import Metric, Workload
+from meltr_ray.workload import CONSTANT, SHUFFLED, Metric, Workload
 
 NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 """Of a loss or a metric: it becomes part of names of folders and columns."""
@@ -25,14 +25,51 @@ def check_declared(workload: Workload) -> None:
     _check_names(workload, "metrics", list(metrics))
     for name, metric in metrics.items():
         check(isinstance(metric, Metric), "workload", workload.source, f"metrics[{name!r}] is a {type(metric).__name__}; give a Metric, such as Metric('%')")
+        check_metric(workload, name, metric)
     for member in ("controls", "primaries", "default_losses"):
         value = called(workload, member, lambda: getattr(workload, member))
         if value:
             _check_names(workload, member, value)
             _check_known(workload, member, value, workload.offered(), "loss")
-    for name, chosen in called(workload, "loss_sets", lambda: workload.loss_sets).items():
+    sets = called(workload, "loss_sets", lambda: workload.loss_sets)
+    check(isinstance(sets, Mapping), "workload", workload.source, f"loss_sets is a {type(sets).__name__}; give a dictionary, name -> auxiliary losses")
+    for name, chosen in sets.items():
+        _check_names(workload, f"loss_sets[{name!r}]", chosen)
         _check_known(workload, f"loss_sets[{name!r}]", chosen, workload.offered(), "loss")
+    check_planted(workload)
+    for member in ("paths", "prediction_settings"):
+        bare = [name.removeprefix("workload.") for name in getattr(workload, member)]
+        known = [item.name for item in dataclasses.fields(workload)]
+        _check_known(workload, member, [name for name in bare if name.partition(".")[0] not in workload.groups], known, "setting")
+    workers = workload.loader_workers
+    check(isinstance(workers, int) and workers >= 0, "workload", workload.source, f"loader_workers is {workers!r}; give a number of processes")
+    for member in ("rehearsed", "per_example"):
+        value = getattr(workload, member)
+        check(isinstance(value, bool), "workload", workload.source, f"{member} is {value!r}; give True or False")
     check_bounds(workload)
+
+
+def check_metric(workload: Workload, name: str, metric: Metric) -> None:
+    wanted = {"unit": (str, "a text"), "higher": (bool, "True or False"), "digits": (int, "a whole number"), "label": (str, "a text"), "meaning": (str, "a text")}
+    for field, (kind, words) in wanted.items():
+        value = getattr(metric, field)
+        check(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), "workload", workload.source,
+              f"metrics[{name!r}] has {field}={value!r}; give {words}")
+    check(metric.digits >= 0, "workload", workload.source, f"metrics[{name!r}] has digits={metric.digits}; give 0 or more")
+    good = metric.margin is None or (isinstance(metric.margin, (int, float)) and 0 < metric.margin < float("inf"))
+    check(good, "workload", workload.source, f"metrics[{name!r}] has margin={metric.margin!r}; give a number above 0")
+
+
+def check_planted(workload: Workload) -> None:
+    """A control is none of what it is held against, and a loss of one's own doesn't take the name of one that is planted."""
+    genuine = [loss for loss in workload.losses if loss not in workload.controls]
+    check(bool(genuine), "workload", workload.source, "controls names every loss; leave the primary out")
+    for primary in workload.primaries or workload.losses[:1]:
+        check(primary not in workload.controls, "workload", workload.source, f"controls names {primary}, which is the primary loss; take it out")
+    taken = [CONSTANT] + [SHUFFLED] * workload.defines("control")
+    for name in taken:
+        check(name not in workload.losses or name in workload.controls, "workload", workload.source,
+              f"losses names {name}, as the planted control is called; call it otherwise")
 
 
 def check_bounds(workload: Workload) -> None:
@@ -40,7 +77,7 @@ def check_bounds(workload: Workload) -> None:
     _check_known(workload, "bounds", workload.bounds, settings, "setting")
     for name, pair in workload.bounds.items():
         good = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
-        check(good, "workload", workload.source, f"bounds of {name} are {pair}; give (least, greatest)")
+        check(good and pair[0] <= pair[1], "workload", workload.source, f"bounds of {name} are {pair}; give (least, greatest)")
         value = getattr(workload, name)
         if value is not None:
             check(isinstance(value, (int, float)), "workload", workload.source, f"bounds has {name}, which is {value!r} and no number; take it out")
@@ -49,12 +86,18 @@ def check_bounds(workload: Workload) -> None:
 
 def _check_names(workload: Workload, member: str, names: Any) -> None:
     good = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
-    check(good, "workload", workload.source, f"{member} is {names!r}; give a tuple of names, such as ({str(names)[:20]!r},)")
+    check(good, "workload", workload.source, f"{member} is {names!r}; give a tuple of names, such as {_as_names(names)}")
     check(bool(names), "workload", workload.source, f"names no {member}; give at least one")
     for name in names:
         check(NAME.fullmatch(name) is not None, "workload", workload.source,
               f"{member} has {name!r}, and names become parts of file names; take letters, digits, _ and -")
         check(list(names).count(name) == 1, "workload", workload.source, f"{member} names {name} twice; remove one")
+
+
+def _as_names(given: Any) -> str:
+    """What was meant, as far as that can be told."""
+    names = [str(name) for name in given] if isinstance(given, (tuple, list, set, dict)) and given else [str(given)[:20]]
+    return str(tuple(names[:3]))
 
 
 def _check_known(workload: Workload, member: str, names: Iterable[str], known: Iterable[str], kind: str) -> None:

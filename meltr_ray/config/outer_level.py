@@ -21,10 +21,10 @@ class CombinerConfig:
     """Way to combine losses: `fixed` weights; learned by meta steps: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
     weights: Any = "uniform"
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
-    every: int = 3
-    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients."""
-    window: int = 50
-    """Steps that `dwa` takes a mean over, in place of an epoch."""
+    every: Optional[int] = None
+    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3)."""
+    window: Optional[int] = None
+    """Steps that `dwa` takes a mean over, in place of an epoch (default 50)."""
     temperature: Optional[float] = None
     """How even weights are: of `dwa` (default 2), `uw_so` (1), `stch` (0.1)."""
     strength: Optional[float] = None
@@ -49,15 +49,17 @@ class CombinerConfig:
 
         check_choice("combiner.name", self.name, tuple(WAYS))
         way = WAYS[self.name]
-        for name in ("temperature", "strength"):
+        for name in ("temperature", "strength", "every", "window"):
             given, default = getattr(self, name), getattr(way, name)
             check(given is None or default is not None, f"combiner.{name}", given, f"combiner.name={self.name} makes nothing of it; leave it out")
-            check(given is None or given > 0, f"combiner.{name}", given, "must be positive; raise it")
+            check(given is None or 0 < given < float("inf"), f"combiner.{name}", given, "must be positive and finite; change it")
             setattr(self, name, default if given is None else given)
+        check(self.strength is None or self.strength <= way.strongest, "combiner.strength", self.strength,
+              f"must be at most {way.strongest:g} for combiner.name={self.name}; lower it")
+        check(self.name == "fixed" or self.weights == "uniform", "combiner.weights", self.weights,
+              f"combiner.name={self.name} makes nothing of them; leave them out, or use combiner.name=fixed")
         missing = [package for package in way.needs if find_spec(package) is None]
         check(not missing, "combiner.name", self.name, f"needs {' and '.join(missing)}; pip install {' '.join(missing)}")
-        check_at_least("combiner.every", self.every, 1)
-        check_at_least("combiner.window", self.window, 1)
         check_choice("combiner.mode", self.mode, ("near_sum", "paper"))
         check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
         if self.dropout is None:
@@ -72,6 +74,7 @@ class CombinerConfig:
         else:
             check(isinstance(self.weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in self.weights),
                   "combiner.weights", self.weights, "must be uniform, primary or a list of numbers; give one per loss")
+            check(all(abs(w) < float("inf") for w in self.weights), "combiner.weights", self.weights, "must be finite numbers; change the others")
             check(any(self.weights), "combiner.weights", self.weights, "are all zero, so nothing would be trained; raise one")
 
 

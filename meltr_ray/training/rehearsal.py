@@ -5,6 +5,7 @@ Every fault of a workload that would end a trial, or be silently wrong in it, is
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -25,7 +26,7 @@ from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.training.batches import Batches, check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
-from meltr_ray.training.evaluation import measured
+from meltr_ray.training.evaluation import measured, quietly
 from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl
 from meltr_ray.training.splits import SPLITS, Part, examples
 from meltr_ray.training.shapes import shapes_alone
@@ -74,15 +75,19 @@ def rehearse(config: Config) -> None:
         module = called(workload, "module", workload.module)
         check(isinstance(module, nn.Module), "workload", workload.source, f"module() gave a {type(module).__name__}; return a torch.nn.Module")
         check_module(workload, module)
+        check_made_anew(config, module)
         prepare_for_tuning(module, config)
         batch = check_batches(config)
         model = LossVector(module, workload).train()
         check_losses(config, model, batch)
         if config.combiner.name == "own":
             check_own_combiner(config, model, batch)
+        before = [p.detach().clone() for p in module.parameters()]
         with used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
             called(workload, "module", lambda: model(batch))
             check_evaluation(workload, module)
+        check(all(torch.equal(p, was) for p, was in zip(module.parameters(), before)), "workload", workload.source,
+              "an evaluation or a forward changes the module's weights; leave them as they are")
 
 
 def check_said(workload: Workload) -> None:
@@ -96,9 +101,19 @@ def check_said(workload: Workload) -> None:
     checked("title", lambda x: isinstance(x, str) and NAME.fullmatch(x) is not None, "a name of letters, digits, _ and -, for folders")
     checked("caveats", lambda x: isinstance(x, (list, tuple)) and all(isinstance(each, str) for each in x), "a list of sentences")
     checked("fingerprint", lambda x: isinstance(x, dict) and all(isinstance(each, str) for each in x.values()), "a dictionary, name -> text")
+    checked("fingerprint", lambda x: x == workload.fingerprint(), "the same at every call, as it tells whether data are the same")
     checked("describe", lambda x: isinstance(x, dict) and bool(json.dumps(x)), "a dictionary, with `name` and `description`")
-    checked("baselines", lambda x: all(isinstance(value, (int, float)) for named in x.values() for values in named.values() for value in values.values()),
-            "{split: {name: {metric: number}}}")
+    def numbers(x: Any) -> bool:
+        nested = isinstance(x, dict) and all(isinstance(named, dict) and all(isinstance(v, dict) for v in named.values()) for named in x.values())
+        return nested and all(isinstance(value, (int, float)) and np.isfinite(value) for named in x.values() for values in named.values() for value in values.values())
+
+    checked("baselines", numbers, "{split: {name: {metric: number}}}")
+    known = (*workload.metrics, *workload.reported_metrics)
+    for split, named in workload.baselines().items():
+        check(split in SPLITS, "workload", workload.source, f"baselines has the split {split}; use {', '.join(SPLITS)}")
+        for name, values in named.items():
+            for metric in values:
+                check(metric in known, "workload", workload.source, f"baselines has {metric} of {name}, which is no metric; use one of {', '.join(known)}")
 
 
 def check_module(workload: Workload, module: nn.Module) -> None:
@@ -118,6 +133,17 @@ def check_module(workload: Workload, module: nn.Module) -> None:
                           "write forward(self, batch, names=None)") from None  # fmt: skip
 
 
+def check_made_anew(config: Config, module: nn.Module) -> None:
+    """module() makes another object at each call, and its weights hang on torch's generator alone."""
+    workload = config.workload
+    torch.manual_seed(config.seed)
+    again = called(workload, "module", workload.module)
+    check(again is not module, "workload", workload.source, "module() gave one object twice; make a new one at each call, or runs would share weights")
+    for (name, a), b in zip(module.named_parameters(), again.parameters()):
+        check(a.shape == b.shape and (a.is_meta or torch.equal(a, b)), "workload", workload.source,
+              f"two calls of module() with the same seed give other weights in {name}; draw them from torch's own generator")
+
+
 def check_batches(config: Config) -> Any:
     """The first batch, which comes out the same again, here and where the examples are made anew."""
     workload = config.workload
@@ -126,6 +152,8 @@ def check_batches(config: Config) -> Any:
         return Batches(workload, "train", config.train.batch_size, config.seed)
 
     batches = made()
+    if batches.with_control:
+        check_control(workload, batches)
     member = "control" if batches.with_control else "batch"
     batch, again = (called(workload, member, lambda: batches[0]) for _ in range(2))
     where = difference(batch, again)
@@ -135,6 +163,17 @@ def check_batches(config: Config) -> Any:
     check(where is None, "workload", workload.source,
           "examples('train') gives examples that differ from call to call, and so from process to process; draw them with a seed of their own")
     return batch
+
+
+def check_control(workload: Workload, batches: Batches) -> None:
+    """The control's batch is another one, and the batch that it is made of stays as it was."""
+    drawn = [batches.examples[number] for number in range(batches.batch_size)]
+    batch = called(workload, "batch", lambda: workload.batch(drawn, np.random.default_rng(0)))
+    before = copy.deepcopy(batch)
+    permuted = called(workload, "control", lambda: workload.control(batch, np.random.default_rng(0)))
+    where = difference(before, batch)
+    check(where is None, "workload", workload.source, f"control changes {where or 'the batch'} of the batch that it is given, whose own targets are trained on; change a copy")
+    check(difference(batch, permuted) is not None, "workload", workload.source, "control gave the batch as it is; permute its targets among examples")
 
 
 def check_losses(config: Config, model: LossVector, batch: Any) -> None:
@@ -147,6 +186,7 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> None:
     for index, loss in enumerate(losses):
         name = names[0] if workload.per_example else names[index]
         check(bool(loss.isfinite()), "losses.set", name, f"is {loss.item()} on the first batch; mend it, or leave it out")
+    check(losses.dtype != torch.float64, "losses.set", names, "are float64; compute them in float32, as the weights are")
     if WAYS[config.combiner.name].positive:
         check_positive(losses, names)
     torch.set_rng_state(start)
@@ -207,13 +247,26 @@ def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
 
 
 def check_evaluation(workload: Workload, module: nn.Module) -> None:
-    """Every declared metric is there, and finite."""
-    validation = examples(workload, "validation")
+    """Every declared metric is there, finite and the same at every call; there is a row for each example."""
+    validation, cpu = examples(workload, "validation"), torch.device("cpu")
     some = Part(validation, tuple(range(min(EVALUATED, len(validation)))))
-    found = called(workload, "evaluate", lambda: measured(workload, module, some, torch.device("cpu"))).metrics
+    found, again = (called(workload, "evaluate", lambda: measured(workload, module, some, cpu)).metrics for _ in range(2))
     for name in workload.metrics:
         check(bool(np.isfinite(found[name])), "workload", workload.source,
               f"evaluate gave {name} = {found[name]} on {len(some)} validation examples; return a finite number")
+        check(found[name] == again[name], "workload", workload.source,
+              f"two evaluations of the same weights give {name} = {found[name]:g} and {again[name]:g}; leave out what is random, or draw it from torch's generator")
+    if not workload.defines("evaluate"):
+        check_rows(workload, called(workload, "predict", lambda: quietly(module, lambda: workload.predict(module, some, cpu))), len(some))
+
+
+def check_rows(workload: Workload, rows: list[dict[str, Any]], count: int) -> None:
+    """A row an example at least, and `measure` leaves them as they are."""
+    check(len(rows) >= count, "workload", workload.source, f"predict gave {len(rows)} rows for {count} examples; return one for each")
+    before = copy.deepcopy(rows)
+    called(workload, "measure", lambda: workload.measure(rows))
+    where = difference(before, rows)
+    check(where is None, "workload", workload.source, f"measure changes its rows{f' in {where}' if where else ''}; leave them as they are")
 
 
 def difference(a: Any, b: Any, place: str = "") -> str | None:
