@@ -92,10 +92,16 @@ def notes(one: Screened) -> list[str]:
             "The intervals hold together: with 95 % confidence none of them is wrong."]  # fmt: skip
     if not sweep.metric.higher:
         said.append("Lower is better: a loss that helps has a negative number.")
-    said += [f"{words}." for effect in found.effects if (words := screening_text.depends(effect, sweep.metric.higher, sweep.metric.digits))]
+    said += _of_pairs(one)
     if found.design.aliased:
         said.append(f"Not told apart by this design: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}.")
     return [*said, *screening_text.notes(found), *_of_examples(one), *_of_diverged(one)]
+
+
+def _of_pairs(one: Screened) -> list[str]:
+    """Of each loss that depends on another, what it gives without that one and with it."""
+    metric = one.sweep.metric
+    return [f"{words}." for effect in one.found.effects if (words := screening_text.depends(effect, metric.higher, metric.digits))]
 
 
 def _of_examples(one: Screened) -> list[str]:
@@ -157,5 +163,5 @@ def best_sentence(one: Screened) -> str:
 def text(one: Screened) -> str:
     """The table and the sentence, for a terminal."""
     metric = one.sweep.metric
-    lines = [screening_text.text(one.found, one.sweep.label, metric.higher, metric.digits, title(one)), *_of_examples(one), *_of_diverged(one), best_sentence(one)]
+    lines = [screening_text.text(one.found, one.sweep.label, metric.higher, metric.digits, title(one)), *_of_pairs(one), *_of_examples(one), *_of_diverged(one), best_sentence(one)]
     return "\n".join(lines)
