@@ -193,7 +193,7 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
      "control changes ['x'] of the batch that it is given, whose own targets are trained on; change a copy"),
     (DOC, DOC + "    def control(self, batch, generator): return dict(batch)\n", "losses.set=controlled", "control gave the batch as it is; permute its targets"),
     (DOC, DOC + "    def baselines(self): return {'tset': {'chance': {'error': 1.0}}}\n", "", "baselines has the split tset; use train, meta, validation, test"),
-    (DOC, DOC + "    def baselines(self): return {'test': {'chance': {'eror': 1.0}}}\n", "", "baselines has eror of chance, which is no metric; use one of error"),
+    (DOC, DOC + "    def baselines(self): return {'test': {'chance': {'eror': 1.0}}}\n", "", "baselines gives eror for chance, which is no metric; use one of error"),
     (DOC, DOC + "    def baselines(self): return None\n", "", "baselines gave None; return {split: {name: {metric: number}}}"),
     (DOC, DOC + "    def fingerprint(self): return {'data': str(np.random.rand())}\n", "", "return the same at every call, as it tells whether data are the same"),
     (DOC, DOC + "    def baselines(self): return {'chance': 0.5}\n", "", "baselines"),

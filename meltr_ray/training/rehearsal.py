@@ -6,10 +6,8 @@ Every fault of a workload that would end a trial, or be silently wrong in it, is
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -21,13 +19,14 @@ from torch.overrides import TorchFunctionMode
 from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import check_positive
 from meltr_ray.config import Config, workload_settings
-from meltr_ray.config.declared import NAME
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.training.batches import Batches, check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
+from meltr_ray.training.difference import difference
 from meltr_ray.training.evaluation import measured, quietly
 from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl
+from meltr_ray.training.said import check_said
 from meltr_ray.training.splits import SPLITS, Part, examples
 from meltr_ray.training.shapes import shapes_alone
 from meltr_ray.training.tuning import check_tuning, prepare_for_tuning
@@ -88,32 +87,6 @@ def rehearse(config: Config) -> None:
             check_evaluation(workload, module)
         check(all(torch.equal(p, was) for p, was in zip(module.parameters(), before)), "workload", workload.source,
               "an evaluation or a forward changes the module's weights; leave them as they are")
-
-
-def check_said(workload: Workload) -> None:
-    """What the report and a checkpoint take from a workload has the form that they need."""
-
-    def checked(member: str, good: Callable[[Any], bool], wanted: str) -> None:
-        found = called(workload, member, getattr(workload, member))
-        said = f"a {type(found).__name__}" if isinstance(found, (str, dict, list, tuple)) and not isinstance(found, str) else repr(found)
-        check(called(workload, member, lambda: good(found)), "workload", workload.source, f"{member} gave {said}; return {wanted}")
-
-    checked("title", lambda x: isinstance(x, str) and NAME.fullmatch(x) is not None, "a name of letters, digits, _ and -, for folders")
-    checked("caveats", lambda x: isinstance(x, (list, tuple)) and all(isinstance(each, str) for each in x), "a list of sentences")
-    checked("fingerprint", lambda x: isinstance(x, dict) and all(isinstance(each, str) for each in x.values()), "a dictionary, name -> text")
-    checked("fingerprint", lambda x: x == workload.fingerprint(), "the same at every call, as it tells whether data are the same")
-    checked("describe", lambda x: isinstance(x, dict) and bool(json.dumps(x)), "a dictionary, with `name` and `description`")
-    def numbers(x: Any) -> bool:
-        nested = isinstance(x, dict) and all(isinstance(named, dict) and all(isinstance(v, dict) for v in named.values()) for named in x.values())
-        return nested and all(isinstance(value, (int, float)) and np.isfinite(value) for named in x.values() for values in named.values() for value in values.values())
-
-    checked("baselines", numbers, "{split: {name: {metric: number}}}")
-    known = (*workload.metrics, *workload.reported_metrics)
-    for split, named in workload.baselines().items():
-        check(split in SPLITS, "workload", workload.source, f"baselines has the split {split}; use {', '.join(SPLITS)}")
-        for name, values in named.items():
-            for metric in values:
-                check(metric in known, "workload", workload.source, f"baselines has {metric} of {name}, which is no metric; use one of {', '.join(known)}")
 
 
 def check_module(workload: Workload, module: nn.Module) -> None:
@@ -267,32 +240,6 @@ def check_rows(workload: Workload, rows: list[dict[str, Any]], count: int) -> No
     called(workload, "measure", lambda: workload.measure(rows))
     where = difference(before, rows)
     check(where is None, "workload", workload.source, f"measure changes its rows{f' in {where}' if where else ''}; leave them as they are")
-
-
-def difference(a: Any, b: Any, place: str = "") -> str | None:
-    """Where two nested values differ, such as `.x[0]`; None where they don't."""
-    if type(a) is not type(b):
-        return place or "its type"
-    if isinstance(a, Tensor):
-        same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a) if a.is_floating_point() else a,
-                                                                         torch.nan_to_num(b) if b.is_floating_point() else b)  # fmt: skip
-        return None if same else place or "a tensor"
-    if isinstance(a, np.ndarray):
-        return None if np.array_equal(a, b) else place or "an array"
-    pairs: list[tuple[str, Any, Any]] = []
-    if isinstance(a, dict):
-        if a.keys() != b.keys():
-            return place or "its keys"
-        pairs = [(f"{place}[{key!r}]", a[key], b[key]) for key in a]
-    elif isinstance(a, (list, tuple)):
-        if len(a) != len(b):
-            return place or "its length"
-        pairs = [(f"{place}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b))]
-    elif dataclasses.is_dataclass(a):
-        pairs = [(f"{place}.{item.name}", getattr(a, item.name), getattr(b, item.name)) for item in dataclasses.fields(a)]
-    elif isinstance(a, (int, float, str, bool, type(None))):
-        return None if a == b or (a != a and b != b) else place or "a value"
-    return next((found for name, x, y in pairs if (found := difference(x, y, name)) is not None), None)
 
 
 def _tensors(x: Any) -> list[Tensor]:

@@ -1,0 +1,36 @@
+"""Where two nested values differ: tensors, arrays, lists, dictionaries, dataclasses, plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def difference(a: Any, b: Any, place: str = "") -> str | None:
+    """Where two nested values differ, such as `.x[0]`; None where they don't."""
+    if type(a) is not type(b):
+        return place or "its type"
+    if isinstance(a, Tensor):
+        same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a) if a.is_floating_point() else a,
+                                                                         torch.nan_to_num(b) if b.is_floating_point() else b)  # fmt: skip
+        return None if same else place or "a tensor"
+    if isinstance(a, np.ndarray):
+        return None if np.array_equal(a, b) else place or "an array"
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return place or "its keys"
+        pairs = [(f"{place}[{key!r}]", a[key], b[key]) for key in a]
+    elif isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return place or "its length"
+        pairs = [(f"{place}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b))]
+    elif dataclasses.is_dataclass(a):
+        pairs = [(f"{place}.{item.name}", getattr(a, item.name), getattr(b, item.name)) for item in dataclasses.fields(a)]
+    elif isinstance(a, (int, float, str, bool, type(None))):
+        return None if a == b or (a != a and b != b) else place or "a value"
+    return next((found for name, x, y in pairs if (found := difference(x, y, name)) is not None), None)
