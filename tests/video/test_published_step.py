@@ -103,8 +103,11 @@ class PlainEngine:
     def losses(self, batch: UniVLBatch) -> Tensor:
         return self.module(batch)
 
-    def shared(self, losses: Tensor) -> Tensor:
+    def shared(self, losses: Tensor, always: bool = False) -> Tensor:
         return losses.detach()
+
+    def average(self, tensors: list[Tensor]) -> list[Tensor]:
+        return list(tensors)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
