@@ -49,10 +49,13 @@ def answer(sweep: Sweep) -> list[str]:
     how, table = tables.headline_comparison(sweep)
     if table.empty:
         return [f"{cells.plain_name(sweep.ours)}: the sweep names no baseline to compare with, so no finding."]
-    lines = [_finding(sweep, how, table, baseline) for baseline in table.index]
+    few = table.index if len(table) <= MOST_FINDINGS else table.index[:MOST_FINDINGS]
+    lines = [_finding(sweep, how, table, baseline) for baseline in few]
     seconds = tables.comparisons(sweep, "seconds")
     if seconds.n.iloc[0]:
         lines.insert(1, _finding(sweep, "seconds", seconds, table.index[0]))
+    if more := len(table) - len(few):
+        lines.append(f"{more} more baselines: see the tables, the first of which says where each arm ends.")
     if table.n.iloc[0] and how != "test":
         lines.append("No pair of trials has test scores yet; validation scores are shown in their place.")
     n, least = table.n.iloc[0], table.least_p_adjusted.iloc[0]
@@ -82,6 +85,8 @@ class Section:
     items: list[str] = field(default_factory=list)
 
 
+MOST_FINDINGS = 4
+"""Comparisons that the answer names; of more, the rest stand in the tables alone."""
 AGREES = (
     "A loss weighs more or less than the primary by its slope. Agrees: more where it helps, less where it harms; only of losses whose verdict is sure. "
     "A slope is not an importance: it multiplies a loss whose gradient may be large, small or zero. Share of the step: the part of what the last step did to "

@@ -379,3 +379,6 @@ def test_arms_stand_by_the_metric_itself_where_lower_is_better(tmp_path):
     sweep.plan.baselines = ["uniform", "never"]
     table = standing.standing_table(sweep)
     assert table.rows[-1][:3] == ["never", "0", cells.DASH]
+    sweep.plan.baselines = ["uniform", *(f"never{number}" for number in range(6))]
+    said = report.answer(sweep)
+    assert sum("against" in line for line in said) <= 5 and any(line.startswith("3 more baselines: see the tables") for line in said)
