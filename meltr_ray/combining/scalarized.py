@@ -28,8 +28,6 @@ class Scalarized(Way):
 
     learns: ClassVar[bool] = False
     averages: ClassVar[bool] = True
-    positive: ClassVar[bool] = False
-    """Whether it is defined for positive losses alone."""
     trained: ClassVar[bool] = False
     """Whether its parameters are trained beside w."""
     attributes: ClassVar[Sequence[str]] = ()

@@ -24,7 +24,7 @@ from meltr_ray.errors import ConfigError, check
 from meltr_ray.training.batches import Batches, check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.difference import difference
-from meltr_ray.training.evaluation import measured, quietly
+from meltr_ray.training.evaluation import checked, quietly
 from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl
 from meltr_ray.training.said import check_said
 from meltr_ray.training.splits import SPLITS, Part, examples
@@ -223,7 +223,7 @@ def check_evaluation(workload: Workload, module: nn.Module) -> None:
     """Every declared metric is there, finite and the same at every call; there is a row for each example."""
     validation, cpu = examples(workload, "validation"), torch.device("cpu")
     some = Part(validation, tuple(range(min(EVALUATED, len(validation)))))
-    found, again = (called(workload, "evaluate", lambda: measured(workload, module, some, cpu)).metrics for _ in range(2))
+    found, again = (called(workload, "evaluate", lambda: checked(workload, quietly(module, lambda: workload.evaluate(module, some, cpu)))) for _ in range(2))
     for name in workload.metrics:
         check(bool(np.isfinite(found[name])), "workload", workload.source,
               f"evaluate gave {name} = {found[name]} on {len(some)} validation examples; return a finite number")
