@@ -23,19 +23,19 @@ def called(workload: Workload | type[Workload], member: str, function: Callable[
         return function()
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         cls = workload if isinstance(workload, type) else type(workload)
         source = source or workload.source or cls.__name__
         raise ConfigError(f"workload={source}: {member} failed{line_of(error, inspect.getsourcefile(cls))}: {in_words(error)}; mend it") from error
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """`KeyError: 'x'`, whatever it is in one line; the first that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def line_of(error: Exception, file: str | Path | None) -> str:
+def line_of(error: BaseException, file: str | Path | None) -> str:
     """` (line 7)`: the deepest line of `file` that the error went through; empty where it went through none."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).name == Path(file or "").name:
         return f" (line {error.lineno})"

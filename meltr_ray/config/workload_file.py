@@ -129,7 +129,7 @@ def _run(source: str, name: str) -> ModuleType:
         return importlib.import_module(name)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that parses arguments or ends as it is imported
         file = getattr(_spec(name), "origin", None)
         raise ConfigError(f"workload={source}: doesn't import{line_of(error, file)}: {in_words(error)}; mend it") from error
 

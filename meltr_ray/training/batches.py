@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from meltr_ray.config.user_code import called
 from meltr_ray.errors import check
 from meltr_ray.training.loss_vector import WithControl
 from meltr_ray.training.splits import examples
@@ -48,8 +49,10 @@ class Batches:
         start = (within * self.world_size + self.rank) * self.batch_size
         chosen = [self.examples[int(i)] for i in order[start : start + self.batch_size]]
         generator = np.random.default_rng(_mix(self.seed, index, self.rank))
-        batch = self.workload.batch(chosen, generator)
-        return WithControl((batch, self.workload.control(batch, generator))) if self.with_control else batch
+        batch = called(self.workload, "batch", lambda: self.workload.batch(chosen, generator))
+        if not self.with_control:
+            return batch
+        return WithControl((batch, called(self.workload, "control", lambda: self.workload.control(batch, generator))))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "examples"}

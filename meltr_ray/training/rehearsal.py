@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,15 +26,20 @@ from meltr_ray.training.batches import Batches, check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.difference import difference
 from meltr_ray.training.evaluation import checked, quietly
-from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl
+from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl, named_weights
 from meltr_ray.training.said import check_said
 from meltr_ray.training.splits import SPLITS, Part, examples
 from meltr_ray.training.shapes import shapes_alone
 from meltr_ray.training.tuning import check_tuning, prepare_for_tuning
 from meltr_ray.workload import Workload
 
+T = TypeVar("T")
 EVALUATED = 64
 """Validation examples that the evaluation is tried on."""
+SEED = 20230613
+"""Torch's, one that a workload is unlikely to set itself."""
+SECONDS_OF_BATCHES = 0.5
+"""For how long further batches of the first epoch are made: of small data all of them, of large data a part."""
 
 
 def check_all(configs: Iterable[Config]) -> None:
@@ -70,8 +76,8 @@ def rehearse(config: Config) -> None:
     """One batch through the module, and its losses checked; w, generators and files stay as they are."""
     workload = config.workload
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        module = called(workload, "module", workload.module)
+        torch.manual_seed(SEED)
+        module = seeded_by_the_run(workload, "module", workload.module)
         check(isinstance(module, nn.Module), "workload", workload.source, f"module() gave a {type(module).__name__}; return a torch.nn.Module")
         check_module(workload, module)
         check_made_anew(config, module)
@@ -87,6 +93,16 @@ def rehearse(config: Config) -> None:
             check_evaluation(workload, module)
         check(all(torch.equal(p, was) for p, was in zip(module.parameters(), before)), "workload", workload.source,
               "an evaluation or a forward changes the module's weights; leave them as they are")
+        check_structure(config, module)
+
+
+def seeded_by_the_run(workload: Workload, member: str, function: Callable[[], T]) -> T:
+    """`function()`, which leaves the seed of torch's generator as it is."""
+    before = torch.initial_seed()
+    found = called(workload, member, function)
+    check(torch.initial_seed() == before, "workload", workload.source,
+          f"{member} sets the seed of torch's generator, so every seed of a sweep would draw the same; leave the seed to the run")
+    return found
 
 
 def check_module(workload: Workload, module: nn.Module) -> None:
@@ -109,7 +125,7 @@ def check_module(workload: Workload, module: nn.Module) -> None:
 def check_made_anew(config: Config, module: nn.Module) -> None:
     """module() makes another object at each call, and its weights hang on torch's generator alone."""
     workload = config.workload
-    torch.manual_seed(config.seed)
+    torch.manual_seed(SEED)
     again = called(workload, "module", workload.module)
     check(again is not module, "workload", workload.source, "module() gave one object twice; make a new one at each call, or runs would share weights")
     for (name, a), b in zip(module.named_parameters(), again.parameters()):
@@ -128,14 +144,32 @@ def check_batches(config: Config) -> Any:
     if batches.with_control:
         check_control(workload, batches)
     member = "control" if batches.with_control else "batch"
-    batch, again = (called(workload, member, lambda: batches[0]) for _ in range(2))
+    batch, again = (seeded_by_the_run(workload, member, lambda: batches[0]) for _ in range(2))
     where = difference(batch, again)
     check(where is None, "workload", workload.source,
           f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`")
     where = difference(batch, called(workload, member, lambda: made()[0]))
     check(where is None, "workload", workload.source,
           "examples('train') gives examples that differ from call to call, and so from process to process; draw them with a seed of their own")
+    started = time.perf_counter()
+    for number in range(1, batches.per_epoch):
+        if time.perf_counter() - started > SECONDS_OF_BATCHES:
+            break
+        batches[number]
     return batch
+
+
+def check_structure(config: Config, module: nn.Module) -> None:
+    """`structure()` has the names and shapes of `module()`, whose weights are loaded into it."""
+    workload = config.workload
+    if not workload.defines("structure"):
+        return
+    found = called(workload, "structure", workload.structure)
+    check(isinstance(found, nn.Module), "workload", workload.source, f"structure() gave a {type(found).__name__}; return a torch.nn.Module")
+    prepare_for_tuning(found, config)
+    shapes, wanted = ({name: tuple(p.shape) for name, p in named_weights(each)} for each in (found, module))
+    other = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+    check(not other, "workload", workload.source, f"structure() and module() differ in {other[:1] and other[0]}; give both the same names and shapes")
 
 
 def check_control(workload: Workload, batches: Batches) -> None:
@@ -154,7 +188,7 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> None:
     workload, names = config.workload, config.losses.set
     count = len(names) if not workload.per_example else config.train.batch_size
     start = torch.get_rng_state()
-    losses = called(workload, "module", lambda: model(batch))
+    losses = seeded_by_the_run(workload, "forward", lambda: model(batch))
     check(len(losses) == count, "losses.set", names, f"gave {len(losses)} numbers for {count} examples; return one for each")
     for index, loss in enumerate(losses):
         name = names[0] if workload.per_example else names[index]

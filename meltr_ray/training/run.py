@@ -20,6 +20,7 @@ from meltr_ray.training.evaluation import Measured, measured, measured_saved
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.loop import Progress, train
 from meltr_ray.training.loss_vector import LossVector
+from meltr_ray.training.origin import check_alike, origin
 from meltr_ray.training.splits import examples
 from meltr_ray.training.state import RunState, restore_weights
 from meltr_ray.training.tuning import prepare_for_tuning
@@ -46,6 +47,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     workload, fingerprint = config.workload, config.workload.fingerprint()
     validation = examples(workload, "validation")
     module = workload.module()
+    started_from = origin(workload, module, config.train.batch_size, config.seed)
     prepare_for_tuning(module, config)
     way = WAYS[config.combiner.name].of(config, workload)
 
@@ -56,15 +58,15 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     engine = Engine(model, config, device)
     torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
     state = RunState(engine, way.to(device), Progress())
-    if found:
-        state.restore(found)
+    facts = state.restore(found) if found else {}
+    check_alike(workload, started_from, engine, facts.get("origin"))
     progress = state.progress
     began -= progress.elapsed
 
     place = dict(batch_size=config.train.batch_size, seed=config.seed, rank=engine.rank, world_size=engine.world_size)
     batches = Batches(workload, "train", **place)
     held_out = Batches(workload, "meta", **place) if config.draws_from_meta else None
-    facts = {"trial": folder.name, "arm": arm, "phase": phase}
+    known = {"trial": folder.name, "arm": arm, "phase": phase}
 
     def evaluate() -> None:
         found = measured(workload, module, validation, device)
@@ -75,12 +77,12 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
             if engine.rank == 0:
                 checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | found.metrics)
         last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
-        report(_row(config, facts, engine, way, progress, "validation", "finished" if last else "running", found))
+        report(_row(config, known, engine, way, progress, "validation", "finished" if last else "running", found))
         progress.means = RunningMeans()
 
     def save() -> None:
         progress.elapsed = time.perf_counter() - began
-        state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint})
+        state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint, "origin": started_from})
 
     meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
     workers = workload.loader_workers if config.train.loader_workers is None else config.train.loader_workers
@@ -89,14 +91,14 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     if test:
         found = measured_saved(config, folder / "best.safetensors", "test", device)
         progress.elapsed = time.perf_counter() - began
-        report(_row(config, facts, engine, way, progress, "test", "finished", found))
+        report(_row(config, known, engine, way, progress, "test", "finished", found))
 
 
-def _row(config: Config, facts: dict[str, str], engine: Engine, way: Way, progress: Progress, split: str, status: str,
+def _row(config: Config, known: dict[str, str], engine: Engine, way: Way, progress: Progress, split: str, status: str,
          found: Measured) -> dict[str, Any]:  # fmt: skip
     """A row of the results table, but for the settings."""
     return (
-        facts
+        known
         | {"split": split, "status": status, "step": progress.step, "best_step": progress.best_step}
         | {"time": datetime.now(timezone.utc), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
         | {"elapsed": progress.elapsed}

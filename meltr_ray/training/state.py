@@ -40,8 +40,8 @@ class RunState:
         known = {"progress": asdict(self.progress), "world_size": engine.world_size} | facts
         checkpoint.save(root, self.progress.step, engine.rank, shared, own, known, engine.barrier)
 
-    def restore(self, folder: Path) -> None:
-        """Put back what `save` wrote, but for the weights, which an engine has to be made with."""
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Put back what `save` wrote, but for the weights, which an engine has to be made with. Returns its facts."""
         engine = self.engine
         shared, own, facts = checkpoint.load(folder, engine.rank)
         self.progress = Progress(**facts["progress"] | {"means": RunningMeans(**facts["progress"]["means"])})
@@ -49,6 +49,7 @@ class RunState:
         self.way.load_state(_part(shared, "meta"))
         self.way.load_own_state({name: t.to(engine.device) for name, t in own.items() if name not in OWN_GENERATORS}, engine.w.hold)
         set_generators(own, engine.device)
+        return facts
 
 
 def restore_weights(folder: Path, model: nn.Module) -> None:

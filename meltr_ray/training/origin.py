@@ -1,0 +1,81 @@
+"""What a run starts from, as checksums: processes that have to start alike are held against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from meltr_ray.errors import ConfigError
+from meltr_ray.training.batches import Batches
+from meltr_ray.training.splits import examples
+from meltr_ray.workload import Workload
+
+WHAT = {
+    "batch": "examples('train') or batch() give",
+    "validation": "examples('validation') gives",
+    "weights": "module() gives",
+}
+"""What is compared -> what gave it."""
+
+
+class Ranks(Protocol):
+    """Of an engine: what the other ranks have."""
+
+    rank: int
+    device: torch.device
+
+    def gather(self, own: Tensor) -> list[Tensor]: ...
+
+
+def origin(workload: Workload, module: nn.Module, batch_size: int, seed: int) -> dict[str, int]:
+    """Checksums of what every process of a run has to find alike: the first batch of rank 0, a validation example, the first weights."""
+    batch = Batches(workload, "train", batch_size, seed)[0]
+    return {"batch": checksum(batch), "validation": checksum(examples(workload, "validation")[0]), "weights": checksum(dict(module.named_parameters()))}
+
+
+def check_alike(workload: Workload, own: dict[str, int], ranks: Ranks, before: dict[str, int] | None = None) -> None:
+    """Hold this process against the other ranks and, by its data, against the process that wrote a checkpoint (`before`).
+
+    Raises:
+        ConfigError: what hangs on the process.
+    """
+    everyone = ranks.gather(torch.tensor(list(own.values()), device=ranks.device))
+    for number, name in enumerate(own):
+        alike = all(int(other[number]) == int(everyone[0][number]) for other in everyone)
+        again = name == "weights" or before is None or before.get(name, own[name]) == own[name]
+        if not (alike and again):
+            where = "another when the run goes on" if alike else "another on each worker"
+            raise ConfigError(f"workload={workload.source}: {WHAT[name]} {where}, with the same seed; "
+                              "let nothing hang on the process, such as the order of a set, hash() of a text or the clock")  # fmt: skip
+
+
+def checksum(x: Any) -> int:
+    """63 bits of any nesting of tensors, arrays, lists, dictionaries, dataclasses and plain values; other objects count by their type."""
+    digest = hashlib.blake2b(digest_size=8)
+    _add(digest, x)
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+def _add(digest: Any, x: Any) -> None:
+    digest.update(type(x).__name__.encode())
+    if isinstance(x, Tensor):
+        x = x.detach().cpu()
+        x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    if isinstance(x, (np.ndarray, np.generic)) and x.dtype != object:
+        digest.update(f"{x.dtype}{x.shape}".encode() + np.ascontiguousarray(x).tobytes())
+    elif isinstance(x, np.ndarray):
+        _add(digest, x.tolist())
+    elif isinstance(x, dict):
+        _add(digest, list(x.items()))
+    elif isinstance(x, (list, tuple)):
+        for each in x:
+            _add(digest, each)
+    elif dataclasses.is_dataclass(x) and not isinstance(x, type):
+        _add(digest, [getattr(x, item.name) for item in dataclasses.fields(x)])
+    elif isinstance(x, (int, float, str, bytes, bool, type(None))):
+        digest.update(repr(x).encode())
