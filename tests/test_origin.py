@@ -60,4 +60,4 @@ def test_a_run_whose_examples_hang_on_the_order_of_a_set_does_not_go_on(tmp_path
     assert done.returncode == 0, done.stderr
     shutil.rmtree(tmp_path / "outputs/runs/mine/checkpoints/step-00000004")
     other = train("resume=outputs/runs/mine", hashed="2")
-    assert other.returncode == 1 and "give another when the run goes on, with the same seed; let nothing hang on the process" in other.stderr, other.stderr
+    assert other.returncode == 1 and "another when the run goes on, with the same seed; let nothing hang on the process" in other.stderr, other.stderr
