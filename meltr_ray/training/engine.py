@@ -19,6 +19,7 @@ from meltr_ray.training.bert_adam import BertAdam
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.loss_vector import PREFIX, named_weights
 from meltr_ray.training.schedules import rate_factor
+from meltr_ray.training.snapshot import Snapshot
 from meltr_ray.training.tuning import parameter_groups
 from meltr_ray.training.zero import ShardedWeights, WholeWeights, fixed_point  # first: it tells DeepSpeed what machine this is
 
@@ -146,8 +147,8 @@ class Engine:
         return self._fixed_point([0.0] * len(self.w.parameters)).scale if self.deepspeed.global_steps else None
 
     def _fixed_point(self, decay: Sequence[float]) -> FixedPoint:
-        self._link_moments()
-        group = self._adam().param_groups[0]
+        self.link_moments()
+        group = self.adam().param_groups[0]
         beta = group["betas"][1] if self.config.optimizer.name == "adamw" else 0.0  # BertAdam corrects no bias
         return fixed_point(self.w, decay, beta, group["eps"])
 
@@ -179,6 +180,14 @@ class Engine:
 
     # --- state
 
+    def snapshot(self) -> Snapshot:
+        """All that optimiser steps change, to be put back by `restore`."""
+        return Snapshot.of(self)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """w, its moments, counts, buffers and generators bit for bit as they were; every rank calls it."""
+        snapshot.put_back(self)
+
     def weights(self) -> dict[str, Tensor]:
         """Whole weights and buffers by name, on the CPU, on every rank (a collective under stage 3)."""
         state = {}
@@ -189,7 +198,7 @@ class Engine:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments, whole, by `moment/name`: the same for every stage and number of ranks (a collective)."""
-        self._link_moments()
+        self.link_moments()
         state = {}
         for name, p in self._trained():
             for key in ADAM_STATE:
@@ -199,7 +208,7 @@ class Engine:
 
     def load_optimizer_state(self, state: dict[str, Tensor], step: int) -> None:
         """Put back what `optimizer_state` gave after `step` optimiser steps."""
-        self._link_moments()
+        self.link_moments()
         for name, p in self._trained():
             for key in ADAM_STATE:
                 value = state[f"{key}/{name}"].to(self.device)
@@ -209,7 +218,7 @@ class Engine:
                     safe_set_local_optimizer_state(p, self._shard(p, value), key)
                 else:
                     safe_set_full_optimizer_state(p, value, key)
-        for entry in self._adam().state.values():
+        for entry in self.adam().state.values():
             entry["step"].fill_(step)
         self.deepspeed.global_steps = step
         self.deepspeed.micro_steps = step * self.config.engine.gradient_accumulation
@@ -224,15 +233,16 @@ class Engine:
         padded[: whole.numel()] = whole.flatten()
         return padded[self.rank * size : (self.rank + 1) * size]
 
-    def _adam(self) -> torch.optim.Optimizer:
+    def adam(self) -> torch.optim.Optimizer:
+        """The optimiser that DeepSpeed's wraps."""
         return self.deepspeed.optimizer if self.stage == 0 else self.deepspeed.optimizer.optimizer
 
-    def _link_moments(self) -> None:
+    def link_moments(self) -> None:
         """Make the moments that torch makes at the first step, and let DeepSpeed's accessors find them.
 
         Stages 1 and 2 look them up once, after the step of the first parameter group, and miss those of the others.
         """
-        adam = self._adam()
+        adam = self.adam()
         for group in adam.param_groups if self.stage != 3 else []:
             for flat in group["params"]:
                 _make_moments(adam, flat)

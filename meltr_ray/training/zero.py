@@ -70,7 +70,7 @@ class ShardedWeights(WholeWeights):
 
     @contextmanager
     def moved(self, v: Vector | None, eps: float, consume: bool = False) -> Iterator[None]:
-        held = self._shards()
+        held = self.shards()
         saved = [shard.clone() for shard in held] if v is not None else []
         self.is_moved = True
         try:
@@ -80,9 +80,10 @@ class ShardedWeights(WholeWeights):
         finally:  # from the copy: adding and subtracting is not exact
             self.is_moved = False
             if v is not None:
-                torch._foreach_copy_(self._shards(), saved)
+                torch._foreach_copy_(self.shards(), saved)
 
-    def _shards(self) -> list[Tensor]:
+    def shards(self) -> list[Tensor]:
+        """This rank's pieces of w, live."""
         for p in self.parameters:  # one that stayed gathered after a forward would hide a move of its shard
             p.partition()
         return [p.ds_tensor.data for p in self.parameters]
