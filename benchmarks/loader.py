@@ -39,7 +39,7 @@ def measure(config: Config, workers: int, steps: int) -> tuple[float, float]:
     model = config.workload.module()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     batches = Batches(config.workload, "train", config.train.batch_size, seed=0)
-    loader = Loader(batches, MetaBatches("next", batches, None), lambda step: False, 0, WARM_UP + steps, workers, config.train.prefetch,
+    loader = Loader(MetaBatches("next", batches, None), lambda step: None, 0, WARM_UP + steps, workers, config.train.prefetch,
                     config.workload.preloaded)  # fmt: skip
     for step, ((batch,), _) in enumerate(loader):
         if step == WARM_UP:

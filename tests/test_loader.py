@@ -77,7 +77,7 @@ def test_any_number_of_workers_gives_the_same_and_goes_on_at_any_step(digits_fol
     batches, meta_batches = make_batches(digits_folder, backbone, kind)
     for first in (0, 7):
         torch.manual_seed(0)
-        seen = list(Loader(batches, meta_batches, is_due, first, LAST, workers))
+        seen = list(Loader(meta_batches, lambda step: meta_batches.keys(step) if is_due(step) else None, first, LAST, workers))
         assert torch.initial_seed() == 0 and torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
         assert len(seen) == LAST - first
         for step, (micro, meta) in enumerate(seen, first):
@@ -90,7 +90,8 @@ def test_any_number_of_workers_gives_the_same_and_goes_on_at_any_step(digits_fol
 def test_no_batch_is_made_twice_and_none_is_kept_too_long(digits_folder, kind):
     made.clear()
     train, held_out = (numbers(4, seed) for seed in (1, 2))
-    loader = iter(Loader(train, MetaBatches(kind, train, held_out, MICRO, META), is_due, 0, 60))
+    meta = MetaBatches(kind, train, held_out, MICRO, META)
+    loader = iter(Loader(meta, lambda step: meta.keys(step) if is_due(step) else None, 0, 60))
     most = max(len(loader.gi_frame.f_locals["held"]) for _ in loader)
     assert len(made) == len(set(made)) == 60 * MICRO + {"recent": 0, "next": META * (60 % EVERY == 0), "held_out": 20 * META}[kind]
     assert most <= 10 + MICRO + META
@@ -100,7 +101,7 @@ def test_a_worker_that_fails_is_one_line():
     batches = numbers(2, 0, "decode")
     for workers in (0, 1):
         with pytest.raises(ConfigError, match=r"^video=<8 bytes>: can't be decoded \(.*\); replace the file$"):
-            list(Loader(batches, MetaBatches("next", batches, None), is_due, 0, 2, workers))
+            list(Loader(MetaBatches("next", batches, None), lambda step: None, 0, 2, workers))
 
 
 def test_workers_end_with_a_killed_parent():
@@ -109,7 +110,7 @@ import sys, time; sys.path.insert(0, sys.argv[1])
 from tests.test_loader import *
 if __name__ == "__main__":
     batches = numbers(2, 0)
-    for step in Loader(batches, MetaBatches("next", batches, None), is_due, 0, 40, 2):
+    for step in Loader(MetaBatches("next", batches, None), lambda step: None, 0, 40, 2):
         print("started", flush=True)
         time.sleep(60)
 """

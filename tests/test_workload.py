@@ -337,7 +337,7 @@ def test_batches_and_their_controls_reach_the_module_as_they_were_made(tmp_path)
     (tmp_path / "mine.py").write_text(text)
     config = attempt(f"{tmp_path}/mine.py:Mine", "losses.set=controlled")
     train = Batches(config.workload, "train", 8, 0)
-    ((micro, _),) = Loader(train, MetaBatches("next", train, None), lambda step: False, 0, 1)
+    ((micro, _),) = Loader(MetaBatches("next", train, None), lambda step: None, 0, 1)
     (batch, control), (same, _) = micro[0], train[0]
     assert isinstance(micro[0], WithControl) and isinstance(batch, tuple) and isinstance(batch[0], np.ndarray)
     assert np.array_equal(batch[0], same[0]) and np.array_equal(control[0], batch[0][::-1])

@@ -6,10 +6,11 @@ from meltr_ray.combining import from_gramian, scalarized
 from meltr_ray.combining.aligned import Aligned
 from meltr_ray.combining.fixed import Fixed
 from meltr_ray.combining.learned import Meltr, Own
+from meltr_ray.combining.look_ahead import LookAhead
 from meltr_ray.combining.uw_so import SoftOptimal
 from meltr_ray.combining.way import Way
 
-LEARNED: dict[str, type[Way]] = {"meltr": Meltr, "own": Own, "aligned": Aligned}
+LEARNED: dict[str, type[Way]] = {"meltr": Meltr, "own": Own, "aligned": Aligned, "look_ahead": LookAhead}
 """By what they do to the primary loss of meta batches."""
 OF_LOSSES: dict[str, type[Way]] = {
     "uncertainty": scalarized.Uncertainty, "uw_so": SoftOptimal, "dwa": scalarized.DynamicWeightAverage, "rlw": scalarized.RandomWeights,

@@ -13,6 +13,20 @@ from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
 
+Key = tuple[str, int]
+"""Names a batch: `train` or `held_out`, and its number there."""
+
+
+class Sources(Protocol):
+    """Which batches there are."""
+
+    def keys(self, step: int) -> list[Key]:
+        """The meta batches of a step."""
+
+    def trained(self, step: int) -> list[Key]:
+        """The M micro-batches of a step."""
+
+
 class Step(Protocol):
     """One optimiser step as a way of combining may ask about it. Nothing is computed before it is asked for."""
 
@@ -20,6 +34,8 @@ class Step(Protocol):
     """Counted from 0."""
     batches: list[Any]
     """Its micro-batches, M of them."""
+    meta_batches: Optional[list[Any]]
+    """Those of `Way.beside_step`."""
 
     def problem(self) -> Problem:
         """Losses, primary gradient, J v, rows of J: at this w, with the masks of this step; in `before` alone."""
@@ -38,6 +54,12 @@ class Step(Protocol):
 
     def losses_again(self) -> Tensor:
         """l at the w that the step has led to, (M, T), same batches and masks: one more forward each; in `after` alone."""
+
+    def held_out_loss(self, batches: Sequence[Any]) -> float:
+        """F: the primary loss at this w, in evaluation mode, mean over `batches` and ranks."""
+
+    def look_ahead(self, a: Tensor, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
+        """F after optimiser steps with slopes `a` (T,) on the micro-batches `ahead`; then all is as it was, bit for bit."""
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Mean over ranks, bit-identical on each."""
@@ -65,6 +87,11 @@ class Way:
     every: ClassVar[Optional[int]] = None
     window: ClassVar[Optional[int]] = None
     """Defaults of `combiner.every` and `combiner.window`, likewise."""
+    horizon: ClassVar[Optional[int]] = None
+    start: ClassVar[Optional[str]] = None
+    """Defaults of `combiner.horizon` and `combiner.start`, likewise."""
+    held_out: ClassVar[bool] = False
+    """Whether its meta batches have to be such that training doesn't see."""
     needs: ClassVar[Sequence[str]] = ()
     """Packages beyond torchjd's own."""
     num_steps: int = 0
@@ -82,6 +109,10 @@ class Way:
     def is_due(self, number: int) -> bool:
         """Whether step `number` needs meta batches."""
         return False
+
+    def beside_step(self, number: int, sources: Sources) -> Optional[list[Key]]:
+        """Batches that `before` is given as `step.meta_batches`; None: none."""
+        return sources.keys(number) if self.is_due(number) else None
 
     def before(self, step: Step) -> dict[str, Any]:
         """Before w moves: learn, measure. Returns numbers for the results table."""

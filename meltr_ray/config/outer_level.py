@@ -9,6 +9,8 @@ from typing import Any, Optional
 from meltr_ray.errors import check, check_at_least, check_choice
 
 META_BATCHES = ("recent", "next", "held_out")
+STARTS = ("primary", "uniform", "probe")
+"""Of `look_ahead`."""
 
 # What a name stands for is imported where a configuration is made: torch takes seconds, which `--help` can do without.
 
@@ -18,17 +20,21 @@ class CombinerConfig:
     """g_phi, which turns the vector of losses into one training loss."""
 
     name: str = "meltr"
-    """Way to combine losses: `fixed` weights; learned by meta steps: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
+    """Way to combine losses: `fixed` weights; by held-out batches: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`, `look_ahead`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
     weights: Any = "uniform"
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
     every: Optional[int] = None
-    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3)."""
+    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead` (30)."""
+    horizon: Optional[int] = None
+    """Steps that a probe of `look_ahead` trains on before it is put back (default 10)."""
+    start: Optional[str] = None
+    """How `look_ahead` begins: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
     window: Optional[int] = None
     """Steps that `dwa` takes a mean over, in place of an epoch (default 50)."""
     temperature: Optional[float] = None
     """How even weights are: of `dwa` (default 2), `uw_so` (1), `stch` (0.1)."""
     strength: Optional[float] = None
-    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02) and `aligned` (the primary's least share, 0.25)."""
+    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` (least effect that turns a switch, as a share of the primary loss, 0.005)."""
     mode: str = "near_sum"
     """How MELTR starts: `near_sum` adds the transformer to the plain sum of losses, its last layer small; `paper` is the published form."""
     embedding_size: int = 256
@@ -49,11 +55,16 @@ class CombinerConfig:
 
         check_choice("combiner.name", self.name, tuple(WAYS))
         way = WAYS[self.name]
-        for name in ("temperature", "strength", "every", "window"):
+        for name in ("temperature", "strength", "every", "window", "horizon", "start"):
             given, default = getattr(self, name), getattr(way, name)
             check(given is None or default is not None, f"combiner.{name}", given, f"combiner.name={self.name} makes nothing of it; leave it out")
-            check(given is None or 0 < given < float("inf"), f"combiner.{name}", given, "must be positive and finite; change it")
+            if isinstance(given, (int, float)):
+                check(0 < given < float("inf"), f"combiner.{name}", given, "must be positive and finite; change it")
             setattr(self, name, default if given is None else given)
+        if self.start is not None:
+            check_choice("combiner.start", self.start, STARTS)
+        check(self.horizon is None or self.every >= self.horizon, "combiner.every", self.every,
+              f"is less than combiner.horizon={self.horizon}, and probes don't overlap; raise it to that at least")
         check(self.strength is None or self.strength <= way.strongest, "combiner.strength", self.strength,
               f"must be at most {way.strongest:g} for combiner.name={self.name}; lower it")
         check(self.name == "fixed" or self.weights == "uniform", "combiner.weights", self.weights,

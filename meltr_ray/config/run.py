@@ -67,6 +67,11 @@ class Config:
               f"{type(self.workload).__name__} defines no combiner; write the method, or use combiner.name=meltr")
         check(WAYS[self.combiner.name].per_example or not one, "combiner.name", self.combiner.name,
               "combines losses, and this workload has a number for each example; use combiner.name=own or fixed")
+        way = WAYS[self.combiner.name]
+        check(not way.held_out or self.aid.meta_batch == "held_out", "aid.meta_batch", self.aid.meta_batch,
+              f"combiner.name={self.combiner.name} judges by batches that training doesn't see; use held_out")
+        check(way.horizon is None or self.combiner.horizon <= self.train.steps, "combiner.horizon", self.combiner.horizon,
+              f"looks beyond the end of training, train.steps={self.train.steps}; lower it")
         check(not one or len(self.losses.set) == 1, "losses.set", self.losses.set,
               "a workload with a number for each example trains one loss; use losses.set=primary")
         check(not (one and self.combiner.name == "own" and self.aid.gamma > 0), "aid.gamma", self.aid.gamma,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from meltr_ray.combining.way import Key
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import check
 from meltr_ray.training.loss_vector import WithControl
@@ -20,8 +21,6 @@ from meltr_ray.workload import SHUFFLED, Workload
 
 RECENT = 10
 """Training batches that `aid.meta_batch=recent` draws from, as published."""
-Key = tuple[str, int]
-"""Names a batch: `train` or `held_out`, and its number there."""
 
 
 class Batches:
@@ -81,8 +80,13 @@ class MetaBatches:
         sources = {"train": self.train, "held_out": self.held_out}
         return [sources[source][index] for source, index in self.keys(step)]
 
+    def trained(self, step: int) -> list[Key]:
+        """The micro-batches of an optimiser step."""
+        first = step * self.micro_batches
+        return [("train", first + number) for number in range(self.micro_batches)]
+
     def keys(self, step: int) -> list[Key]:
-        """Which batches those are."""
+        """The meta batches before it."""
         if self.kind == "held_out":
             return [("held_out", step * self.count + j) for j in range(self.count)]
         first = step * self.micro_batches

@@ -17,8 +17,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
+from meltr_ray.combining.way import Key
 from meltr_ray.errors import ConfigError
-from meltr_ray.training.batches import Batches, Key, MetaBatches
+from meltr_ray.training.batches import Batches, MetaBatches
 
 START_METHOD = "forkserver"
 """A fork of a process with threads (Ray, gRPC, OpenMP) may hang; a spawned worker imports torch by itself, seconds each time."""
@@ -27,13 +28,13 @@ PRELOADED = ("torch.utils.data", __name__)
 
 
 class Loader:
-    """What each optimiser step from `first` to before `last` trains on: iterate to get (micro-batches, meta batches or None).
+    """What each optimiser step from `first` to before `last` trains on: iterate to get (micro-batches, batches beside them or None).
 
     A batch that a later step asks for again, as meta batches of training batches do, is made once and kept until then.
 
     Args:
-        batches: micro-batches; step s takes numbers s n to s n + n - 1, with n `meta_batches.micro_batches`.
-        meta_batches: taken at steps of which `is_due` is true; None at the others.
+        sources: name the batches of a step.
+        beside: step -> keys of the batches that it has beside its own; None: none.
         workers: processes that make batches; 0: this one does, when they are asked for.
         prefetch: steps that each worker is ahead.
         preloaded: modules that the workers share once imported.
@@ -43,14 +44,13 @@ class Loader:
         RuntimeError: a worker died.
     """
 
-    def __init__(self, batches: Batches, meta_batches: MetaBatches, is_due: Callable[[int], bool], first: int, last: int,
+    def __init__(self, sources: MetaBatches, beside: Callable[[int], Sequence[Key] | None], first: int, last: int,
                  workers: int = 0, prefetch: int = 2, preloaded: Sequence[str] = ()):  # fmt: skip
         self.steps = range(first, last)
-        micro = meta_batches.micro_batches
-        self.micro = [[("train", step * micro + number) for number in range(micro)] for step in self.steps]
-        self.meta = [meta_batches.keys(step) if is_due(step) else None for step in self.steps]
+        self.micro = [sources.trained(step) for step in self.steps]
+        self.meta = [beside(step) for step in self.steps]
         self.makes, self.drops = _plan([[*micro, *(meta or [])] for micro, meta in zip(self.micro, self.meta)])
-        self.maker = _Maker({"train": batches, "held_out": meta_batches.held_out})
+        self.maker = _Maker({"train": sources.train, "held_out": sources.held_out})
         self.workers, self.prefetch, self.preloaded = workers, prefetch, (*PRELOADED, *preloaded)
         self.seconds_waited = 0.0
         """Time that the steps so far have waited for their batches."""

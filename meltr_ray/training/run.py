@@ -86,7 +86,8 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
 
     meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
     workers = workload.loader_workers if config.train.loader_workers is None else config.train.loader_workers
-    loader = Loader(batches, meta_batches, way.is_due, progress.step, config.train.steps, workers, config.train.prefetch, workload.preloaded)
+    loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, workers,
+                    config.train.prefetch, workload.preloaded)  # fmt: skip
     train(config, engine, way, loader, progress, evaluate, save)
     if test:
         found = measured_saved(config, folder / "best.safetensors", "test", device)

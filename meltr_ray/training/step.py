@@ -11,6 +11,7 @@ from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.training.engine import Engine
+from meltr_ray.training.evaluation import quietly
 
 
 class EngineStep:
@@ -44,6 +45,21 @@ class EngineStep:
         along = problem.jvp(problem.gradient(lambda l: a @ l)).mean(0)  # <g_t, g>, by this rank's losses
         parts = a * self.average([along])[0]
         return parts / parts.sum()
+
+    def held_out_loss(self, batches: Sequence[Any]) -> float:
+        with torch.no_grad():
+            losses = [quietly(self.engine.module, lambda: self.engine.module(batch, (self.primary,)).mean()) for batch in batches]
+        return float(self.engine.average([torch.stack(losses).double().mean()])[0])
+
+    def look_ahead(self, a: Tensor, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
+        engine, micro = self.engine, len(self.batches)
+        before = engine.snapshot()
+        for number, batch in enumerate(ahead):
+            engine.backward(a @ engine.losses(batch))
+            engine.step(self.number + number // micro)
+        found = self.held_out_loss(batches)
+        engine.restore(before)
+        return found
 
     def adam_scale(self) -> Vector | None:
         return self.engine.adam_scale()
