@@ -32,8 +32,30 @@ ROWS = {
 
 def config_of(name, stage=0, **settings):
     config = toy_config(stage, product="central")
-    often = {key: 1 for key in ("every", "window") if getattr(named.WAYS[name], key) is not None}
-    return replace(config, combiner=CombinerConfig(name=name, **often | settings), losses=replace(config.losses), workload=ToyWorkload())
+    often = {key: 1 for key in ("every", "window", "horizon") if getattr(named.WAYS[name], key) is not None}
+    aid = replace(config.aid, meta_batch="held_out")
+    return replace(config, combiner=CombinerConfig(name=name, **often | settings), losses=replace(config.losses), workload=ToyWorkload(), aid=aid)
+
+
+class Numbered:
+    """Names of batches, and the batches of a rank."""
+
+    def __init__(self, rank):
+        self.start = {"train": 1000 * rank, "held_out": 1000 * rank + 500}
+
+    def trained(self, step):
+        return [("train", step)]
+
+    def keys(self, step):
+        return [("held_out", step)]
+
+    def of(self, way, step):
+        """What the loop is given for a step."""
+        beside = way.beside_step(step, self)
+        return self.made(self.trained(step)), None if beside is None else self.made(beside)
+
+    def made(self, keys):
+        return [toy_batch(self.start[source] + number) for source, number in keys]
 
 
 def way_of(name, **settings):
@@ -62,7 +84,7 @@ def trained(name, stage, steps, folder, stop):
         return state
 
     def advance(state, last):
-        batches = [([toy_batch(1000 * state.engine.rank + step)], [toy_batch(500 + step)]) for step in range(state.progress.step, last)]
+        batches = [Numbered(state.engine.rank).of(state.way, step) for step in range(state.progress.step, last)]
         train(config, state.engine, state.way, batches, state.progress, lambda: None, lambda: None)
         state.save(root / f"{stop}-{last}", {})
         return checkpoint.load(checkpoint.latest(root / f"{stop}-{last}"), state.engine.rank)[:2]

@@ -41,6 +41,9 @@ def timed(trials: list[Trial], folder: Path, config: Config) -> Timed:
 def cut(config: Config) -> Config:
     """The same run, evaluated twice after a few steps."""
     config = copy.deepcopy(config)
+    combiner = config.combiner
+    if combiner.horizon:  # as large a share of steps is looked ahead, only sooner
+        combiner.every, combiner.horizon = LEAST_STEPS, max(1, round(LEAST_STEPS * combiner.horizon / combiner.every))
     steps = config.aid.inner_steps * -(-LEAST_STEPS // config.aid.inner_steps)
     config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 2 * steps, steps, steps
     return config

@@ -70,10 +70,12 @@ class LookAhead(Way):
 
     def length(self, start: int) -> int:
         """Steps of the probe that starts before step `start`; 0: none does."""
+        if not self.probed:
+            return 0
         if self.begin and start == 0:
             return self.begin
         fits = start >= self.begin and (start - self.begin) % self.period == 0 and start + self.K <= self.steps
-        return self.K if fits and self.probed else 0
+        return self.K if fits else 0
 
     def begun(self, end: int) -> Optional[int]:
         """Start of the probe that training has caught up with before step `end`; None: of none."""
