@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from analysis import agreement, cells, effect_plots, pages, plots, screening, statistics, tables
 from analysis.methods import methods
+from analysis.signals import signals_table
 from analysis.standing import standing_table
 from analysis.tables import Sweep
 from meltr_ray.errors import ConfigError
@@ -182,7 +183,9 @@ def _curves_and_floors(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
 
 def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     searched = sweep.plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
+    seen = signals_table(sweep)
     return [
+        *([Section("What held-out batches said", tables=[seen])] if seen else []),
         Section("What it cost", tables=[cells.ledger_table(sweep)]),
         Section("Configurations and their cost", figure=pictures.get("cost"),
                 tables=[cells.configurations_table(sweep), cells.settings_table(sweep)],

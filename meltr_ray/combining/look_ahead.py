@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Optional
 import torch
 from torch import Tensor
 
-from meltr_ray.combining.way import Key, Sources, Way
+from meltr_ray.combining.way import EFFECTS, Key, Sources, Way
 from meltr_ray.workload import CONSTANT, Workload
 
 DECAY = 0.5
@@ -108,7 +108,8 @@ class LookAhead(Way):
         looked = (len(given) - length * len(step.batches)) // ((start is not None) + (length > 0) or 1)
         said: dict[str, Any] = {}
         if start is not None:
-            self.learn(self.turned(start), float(self.seen), step.held_out_loss(given[:looked]))
+            effects = self.learn(self.turned(start), float(self.seen), step.held_out_loss(given[:looked]))
+            said = {EFFECTS: effects}
             given = given[looked:]
         if length:
             flipped = self.a.clone()
@@ -116,21 +117,26 @@ class LookAhead(Way):
             self.seen = torch.tensor(step.look_ahead(flipped, given[looked:], given[:looked]), dtype=torch.float64)
             self.num_steps += 1
             passes = length * len(step.batches)
-            said = {"meta_forward_passes": passes + (1 + (start is not None)) * looked, "meta_backward_passes": passes}
+            said |= {"meta_forward_passes": passes + (1 + (start is not None)) * looked, "meta_backward_passes": passes}
         return said
 
-    def learn(self, turned: list[int], with_turned: float, as_it_stands: float) -> None:
-        """Turn the switch of a loss, or of all of them, if the other way leads to a lower F. Not finite: it doesn't."""
+    def learn(self, turned: list[int], with_turned: float, as_it_stands: float) -> Tensor:
+        """Turn the switch of a loss, or of all of them, if the other way leads to a lower F. Not finite: it doesn't.
+
+        Returns (T,): by how much the loss that was probed lowers F; NaN of the others.
+        """
         effect = with_turned - as_it_stands  # below 0: turned is better
         if not effect - effect == 0:
             effect = abs(as_it_stands)
-        on = self.a[turned[0]] > 0
+        on, seen = self.a[turned[0]] > 0, torch.full((len(self.a),), torch.nan, dtype=torch.float64)
         for t in turned if len(turned) == 1 else []:
+            seen[t] = effect if on else -effect
             self.counts[t] += 1
             self.effects[t] = DECAY * self.effects[t] + (1 - DECAY) * (-effect if on else effect)
             effect = float(self.effects[t] / (1 - DECAY ** int(self.counts[t]))) * (-1 if on else 1)
         if effect < -self.least * abs(as_it_stands):
             self.a[turned] = 0.0 if on else 1.0
+        return seen
 
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         a = self.a.to(losses.dtype)

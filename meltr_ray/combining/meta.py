@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from meltr_ray.combining import kept
 from meltr_ray.combining.slopes import NonNegativeSlopes, slopes
-from meltr_ray.combining.way import Step, Way
+from meltr_ray.combining.way import EFFECTS, Step, Way
 from meltr_ray.hypergrad.combined import on_batches
 from meltr_ray.hypergrad.hypergradient import hypergradient
 from meltr_ray.hypergrad.named import SOLVERS
@@ -81,7 +81,7 @@ class Meta(Way):
         passes, v = problem.passes() - before, result.solution.v
         self.last_v = v if self.aid.warm_start else None
         errors = product_errors(problem, on_batches(combiner, batches) if self.asks_batch else combiner, v) if checked and v else {}
-        gradient = problem.average(result.total())
+        *gradient, effects = problem.average([*result.total(), result.alignments.mean(0)])
         norm = _norm(gradient)
         if norm.isfinite():
             scale = min(1.0, self.aid.clip / (float(norm) + 1e-6)) if self.aid.clip else 1.0  # as torch clips
@@ -90,6 +90,7 @@ class Meta(Way):
             self.optimizer.step()
         self.num_steps += 1
         return {
+            EFFECTS: effects,
             "hypergradient_norm": float(norm),
             "direct_norm": float(_norm(result.direct)),
             "implicit_norm": float(_norm(result.implicit)),

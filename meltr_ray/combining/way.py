@@ -13,6 +13,8 @@ from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
 
+EFFECTS = "effects"
+"""In what `before` returns: (T,), how much each loss lowers the primary loss of held-out batches, by what the way knows; NaN: not looked at."""
 Key = tuple[str, int]
 """Names a batch: `train` or `held_out`, and its number there."""
 

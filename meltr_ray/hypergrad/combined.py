@@ -33,6 +33,8 @@ class CombinedLosses:
         combiner = combiner if isinstance(combiner, Replayed) else Replayed(combiner)
         self.combiner = combiner if batches is None else on_batches(combiner, batches)
         self.keep_v = keep_v
+        self.J_v: Tensor | None = None
+        """(M, T), once it has been taken."""
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
         self.fixed_point = problem.fixed_point
 
@@ -56,6 +58,7 @@ class CombinedLosses:
 
     def mixed_through(self, J_v: Tensor) -> list[Tensor]:
         """The same where J v, (M, T), is known."""
+        self.J_v = J_v
         l = self.problem.losses().detach().clone().requires_grad_()
         _check_losses(l)
         (a,) = torch.autograd.grad(self._combined(l), l, create_graph=True)  # (M, T): slopes over M

@@ -30,6 +30,8 @@ class HyperGradient:
     implicit: list[Tensor]
     direct: list[Tensor]
     solution: Solution
+    alignments: Optional[Tensor] = None
+    """J v, (M, T), of this rank's losses: how much a step along -d_w of each lowers F, by what the solve knows; None of a `BilevelProblem`."""
 
     def total(self) -> list[Tensor]:
         return [a + b for a, b in zip(self.implicit, self.direct)]
@@ -61,4 +63,5 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
     b = level.outer_gradient()
     solution = solver(level, b, start)
     mixed = level.mixed(solution.v) if solution.J_v is None else level.mixed_through(solution.J_v)
-    return HyperGradient([-m for m in mixed], level.direct(), solution if keep_v else replace(solution, v=None))
+    alignments = None if combiner is None else level.J_v.detach()
+    return HyperGradient([-m for m in mixed], level.direct(), solution if keep_v else replace(solution, v=None), alignments)

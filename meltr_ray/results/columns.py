@@ -3,6 +3,9 @@
     metric.<name>    what the workload measures           setting.<name>   the settings of the run, typed by their values
     loss.<name>      mean since the last row              slope.<name>     d g_phi / d l, mean since the last row
     share.<name>     of the step before the row: a_t <g_t, g> / <g, g>, g = sum_t a_t g_t; of ways that learn
+    effect.<name>    how much the loss lowers the primary loss of held-out batches, mean of the looks since the last row: to first order
+                     (J v, `meltr`, `own`, `aligned`), or in combiner.horizon steps (`look_ahead`)
+    effect_square.<name>   mean of its square
 
 A trial's table has the columns of its own run. Tables of several trials are joined by `unify`: what a trial lacks is null there.
 Every field says in its metadata what it means, and its unit.
@@ -21,7 +24,7 @@ from meltr_ray.workload import Metric
 
 VERSION = "2"
 """Of the schema, in its metadata. Version 1, without one, had bare columns of fixed names (migration.py)."""
-METRIC, LOSS, SLOPE, SHARE, SETTING = FAMILIES = ("metric.", "loss.", "slope.", "share.", "setting.")
+METRIC, LOSS, SLOPE, SHARE, EFFECT, EFFECT_SQUARE, SETTING = FAMILIES = ("metric.", "loss.", "slope.", "share.", "effect.", "effect_square.", "setting.")
 SEARCHES = ("learning_rate_search", "weight_search")
 """Phases that find settings for arms; none of their trials is compared."""
 FIXED: dict[str, tuple[pa.DataType, str, str]] = {
@@ -67,19 +70,21 @@ class Columns:
 
     @classmethod
     def of(cls, metrics: Mapping[str, Metric], losses: Sequence[str], settings: Mapping[str, Any], with_slopes: bool = True,
-           with_shares: bool = False) -> Columns:  # fmt: skip
+           learns: bool = False) -> Columns:  # fmt: skip
         """`settings`: dotted name -> value. A number or a truth value is kept as it is; lists and dictionaries as JSON.
 
-        `with_slopes`: whether each loss has one slope; a loss by example has as many as a batch. `with_shares`: whether shares are taken.
+        `with_slopes`: whether each loss has one slope; a loss by example has as many as a batch. `learns`: whether shares and effects are taken.
         """
         cells = {SETTING + name: value if isinstance(value, (bool, int, float, str, type(None))) else json.dumps(value)
                  for name, value in settings.items()}  # fmt: skip
         measured = [metric_field(name, metric) for name, metric in metrics.items()]
         means = [field(f"{LOSS}{loss}", pa.float64(), f"loss {loss}, mean since the last row") for loss in losses]
         slopes = [field(f"{SLOPE}{loss}", pa.float64(), f"slope d g_phi / d l of {loss}, mean since the last row") for loss in losses if with_slopes]
-        shares = [field(f"{SHARE}{loss}", pa.float64(), f"part of the step before the row that {loss} stands for") for loss in losses if with_shares]
+        shares = [field(f"{SHARE}{loss}", pa.float64(), f"part of the step before the row that {loss} stands for") for loss in losses if learns]
+        effects = [field(f"{family}{loss}", pa.float64(), f"{meaning} {loss} lowers the primary loss of held-out batches, mean since the last row")
+                   for loss in losses if learns for family, meaning in ((EFFECT, "how much"), (EFFECT_SQUARE, "square of how much"))]  # fmt: skip
         chosen = [setting_field(name, pa.scalar(value).type) for name, value in cells.items()]
-        return cls(make_schema([*fixed_fields(), *measured, *means, *slopes, *shares, *chosen]), cells)
+        return cls(make_schema([*fixed_fields(), *measured, *means, *slopes, *shares, *effects, *chosen]), cells)
 
 
 def make_schema(fields: Iterable[pa.Field]) -> pa.Schema:

@@ -10,9 +10,10 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from meltr_ray.combining.way import Way
+from meltr_ray.combining.way import EFFECTS, Way
 from meltr_ray.config import Config
 from meltr_ray.hypergrad.combined import InvalidLosses
+from meltr_ray.results.columns import EFFECT, EFFECT_SQUARE
 from meltr_ray.results.table import RunningMeans
 from meltr_ray.training.batches import to_device
 from meltr_ray.training.step import EngineStep
@@ -47,7 +48,7 @@ def train(config: Config, engine: Any, way: Way, batches: Iterable[tuple[list[An
         step = EngineStep(engine, number, micro_batches, meta_batches, config.losses.primary, config.aid)
         meta_started = time.perf_counter()
         if learned := before(way, step, config):
-            progress.means.add(learned)
+            progress.means.add(by_name(learned, config))
             progress.meta_seconds += time.perf_counter() - meta_started
         looked_at = way.learns and not config.workload.per_example and is_due(number + 1, config.train.evaluate_every, config.train.steps)
         if looked_at:
@@ -73,6 +74,15 @@ def train(config: Config, engine: Any, way: Way, batches: Iterable[tuple[list[An
 def is_due(step: int, every: int, last: int) -> bool:
     """Whether something done `every` so many steps, and at the last, is due after `step` steps; 0: only at the last."""
     return step == last or (every > 0 and step % every == 0)
+
+
+def by_name(learned: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What a way said, its effects by the names of losses, and their squares, of which their noise is told."""
+    effects = learned.pop(EFFECTS, None)
+    if effects is None or config.workload.per_example:
+        return learned
+    pairs = list(zip(config.losses.set, effects.tolist()))
+    return learned | {f"{EFFECT}{name}": value for name, value in pairs} | {f"{EFFECT_SQUARE}{name}": value**2 for name, value in pairs}
 
 
 def before(way: Way, step: EngineStep, config: Config) -> dict[str, Any]:
