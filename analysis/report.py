@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import agreement, cells, effect_plots, pages, plots, screening, statistics, tables
+from analysis.chosen import chosen_table
 from analysis.methods import methods
 from analysis.standing import standing_table
 from analysis.tables import Sweep
@@ -181,20 +182,26 @@ def _curves_and_floors(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
 
 
 def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
-    searched = sweep.plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
     return [
         Section("What it cost", tables=[cells.ledger_table(sweep)]),
         Section("Configurations and their cost", figure=pictures.get("cost"),
                 tables=[cells.configurations_table(sweep), cells.settings_table(sweep)],
                 caption="Time a step, means over finished trials, and the largest peak memory among them."),
-        Section("Learning rates", [] if searched else ["No learning rate was searched."], pictures.get("learning_rate_search"),
-                "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "",
-                [cells.learning_rate_table(sweep)]),
+        _searched(sweep, pictures),
         Section("Trials that did not finish", [] if len(tables.not_finished(sweep)) else ["None."],
                 tables=[cells.not_finished_table(sweep)]),
         Section("How the numbers were made", items=methods(sweep)),
         Section("Where and when", items=_environment(sweep)),
     ]  # fmt: skip
+
+
+def _searched(sweep: Sweep, pictures: dict[str, str]) -> Section:
+    if sweep.plan.budget_each:
+        table = chosen_table(sweep)
+        return Section("Settings that each arm chose", [] if table else ["No search has ended yet."], tables=[table])
+    searched = sweep.plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
+    return Section("Learning rates", [] if searched else ["No learning rate was searched."], pictures.get("learning_rate_search"),
+                   "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "", [cells.learning_rate_table(sweep)])
 
 
 def _environment(sweep: Sweep) -> list[str]:

@@ -59,8 +59,8 @@ def phases(settings: DictConfig, config: Config, counted: Mapping[str, int] | No
         check(bool(sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms, or sweep.design=full")
         if sweep.budget_each:
             equal_budgets.check_equal(config)
-            return [Phase(lambda known: equal_budgets.search(settings, config, counted or {}, known.halved), is_counted=True),
-                    Phase(lambda known: equal_budgets.comparison(settings, config, counted or {}, known.halved))]  # fmt: skip
+            equal = equal_budgets.EqualBudgets(settings, config, counted or {})
+            return [Phase(lambda known: equal.search(known.halved), is_counted=True), Phase(lambda known: equal.comparison(known.halved))]
         return [Phase(lambda known: arms.learning_rate_search(settings, config, known.tried)),
                 Phase(lambda known: arms.weight_search(settings, config, known.weighed)),
                 Phase(lambda known: arms.comparison(settings, config, known.rates, known.weighed))]  # fmt: skip

@@ -21,9 +21,10 @@ from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put
-from tune_spaces import equal_budgets, plan
+from tune_spaces import plan
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
+from tune_spaces.equal_budgets import EqualBudgets
 from workloads import cli
 
 
@@ -58,8 +59,8 @@ def sweep(request: cli.Request) -> int:
         counted = phases.candidates_of(folder)
         if not counted:
             timed = time_some(config, trials)
-            counted = equal_budgets.counts(settings, config, timed.cost)
-        trials, words = plan.all_trials(settings, config, counted), equal_budgets.in_words(settings, config, counted)
+            counted = EqualBudgets(settings, config, {}).count(timed.cost)
+        trials, words = plan.all_trials(settings, config, counted), EqualBudgets(settings, config, counted).in_words()
     print("\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
     if timed is None and (plan_only or config.sweep.budget):
         timed = time_some(config, trials)

@@ -65,6 +65,7 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
     `timed`: what trials cost, where `sweep.budget` limits that.
     """
     metric, counted = next(iter(config.workload.metrics.values())), candidates_of(folder)
+    equal = equal_budgets.EqualBudgets(settings, config, counted) if config.sweep.budget_each else None
     progress = Progress(terminal, total, config.sweep.progress_every, metric)
     budget = Budget.of(folder, config.sweep.budget_seconds)
     ending = Ending.FINISHED
@@ -75,14 +76,14 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
                     if budget.exhausted:
                         break
                     progress.expect(len(trials) if number and not phase.is_counted else 0)
-                    describe(folder, config, known.rates, command, ended=None, best=known.best, settings_chosen=chosen(settings, config, counted, known.halved))
+                    describe(folder, config, known.rates, command, ended=None, best=known.best, settings_chosen=equal.chosen(known.halved) if equal else {})
                     run_trials(trials, folder, config, progress, budget, timed.cost if timed else lambda trial: 0.0)
     except KeyboardInterrupt:
         ending = Ending.INTERRUPTED
         results.mark_stopped(folder)
     results.gather(folder)
     describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=now(),
-             settings_chosen=chosen(settings, config, counted, best_scores(folder, equal_budgets.PHASE)))  # fmt: skip
+             settings_chosen=equal.chosen(best_scores(folder, equal_budgets.PHASE)) if equal else {})  # fmt: skip
     keep_best(folder)
     return Ending.BUDGET if budget.exhausted else ending
 
@@ -99,11 +100,6 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
             return
         seen |= {trial.name for trial in trials}
         yield known, trials
-
-
-def chosen(settings: DictConfig, config: Config, counted: Mapping[str, int], scores: Mapping[str, float]) -> dict[str, Any]:
-    """Arm -> what its search in an equal budget chose."""
-    return equal_budgets.chosen(settings, config, counted, scores) if config.sweep.budget_each else {}
 
 
 def describe(folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None,
