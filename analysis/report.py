@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from analysis import agreement, cells, effect_plots, pages, plots, screening, statistics, tables
 from analysis.chosen import chosen_table
+from analysis.leaders import leaders_table, sentences
 from analysis.methods import methods
 from analysis.standing import standing_table
 from analysis.tables import Sweep
@@ -57,7 +58,10 @@ def answer(sweep: Sweep) -> list[str]:
         lines.insert(1, _finding(sweep, "seconds", seconds, table.index[0]))
     if more := len(table) - len(few):
         lines.append(f"{more} more baselines: see the tables, the first of which says where each arm ends.")
-    if table.n.iloc[0] and how != "test":
+    if sweep.plan.leaders:
+        lines = [*(sentences(sweep) or ["The leaders have not run on fresh seeds yet."]), *lines,
+                 "The test split is scored in the leaders' runs on fresh seeds alone; the others are validation scores."]  # fmt: skip
+    elif table.n.iloc[0] and how != "test":
         lines.append("No pair of trials has test scores yet; validation scores are shown in their place.")
     n, least = table.n.iloc[0], table.least_p_adjusted.iloc[0]
     if n and least >= statistics.SIGNIFICANCE:
@@ -134,7 +138,7 @@ def sections(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, s
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
     bars = "Dots: seeds. Diamond: mean. Thick bar: 95 % bootstrap interval. Thin bar: Student's."
     return [
-        Section("Every arm", tables=[standing_table(sweep)]),
+        Section("Every arm", tables=[leaders_table(sweep), standing_table(sweep)]),
         Section("Against the baselines", figure=pictures.get("paired_differences"), tables=tests,
                 caption=f"Paired differences, {sweep.ours} minus baseline; each panel has its own scale. {bars}"),
         *_curves_and_floors(sweep, pictures),

@@ -94,7 +94,7 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
     while True:
         tried = learning_rates_tried(folder)
         known = Known(chosen_rates(tried), choose(folder) if phase.needs_best else None, tried, best_scores(folder, "weight_search"),
-                      best_scores(folder, equal_budgets.PHASE))  # fmt: skip
+                      best_scores(folder, equal_budgets.PHASE), best_scores(folder, "comparison"))  # fmt: skip
         trials = [trial for trial in phase.trials(known) if trial.name not in seen]
         if not trials:
             return

@@ -26,7 +26,7 @@ class SweepConfig:
     confirm: list[str] = field(default_factory=lambda: ["primary_only"])
     """Arms that the best set of a screening is compared with, in this order, on fresh seeds; empty: no confirmation."""
     confirmation_seeds: int = 6
-    """Fresh seeds of the confirmation."""
+    """Fresh seeds of the confirmation, or of the `leaders`."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Configurations: name -> dotted settings that differ from the rest of this configuration. Of a screening: trained on its seeds too, with all of `losses.set`."""
     ours: str = "meltr"
@@ -49,6 +49,8 @@ class SweepConfig:
     """Runs that look for the fixed weights of an arm `tuned`, half of them at random and half where a fit to the others has its best; 0: no such arm. To be compared, name `tuned` among the baselines."""
     budget_each: Optional[str] = None
     """Device time, such as `20m`, in which `ours` and each baseline search settings of their own by successive halving, in place of a grid of learning rates and of `tuned_weights`: learning rate (between the least and the greatest of `learning_rates`), weight decay, and what belongs to the way to combine; of an arm `tuned`, the fixed weights. Default: no such search."""
+    leaders: int = 0
+    """Compared arms, the best by their mean on validation, that run again on `confirmation_seeds` fresh seeds beside the first baseline; the test split is scored in these runs alone. 0: none, it is scored in the comparison."""
     space: list[str] = field(default_factory=list)
     """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
     search: str = "random"
