@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,8 +120,7 @@ def test_a_sweep_gives_each_arm_the_same_seconds_then_its_seeds():
         ended = {trial.name: -trial.config.optimizer.learning_rate for trial in trials}
         trials = search.trials(plan.Known({}, halved=ended))
     assert {trial.config.seed for trial in trials} == {1000} and {trial.phase for trial in trials} == {"settings_search"} and not any(trial.test for trial in trials)
-    assert [trial.name for trial in plan.all_trials(settings, config, counted) if trial.phase == "settings_search"] != [] and (
-        len([trial for trial in plan.all_trials(settings, config, counted) if trial.phase == "settings_search"]) == len(trials))
+    assert sum(trial.phase == "settings_search" for trial in plan.all_trials(settings, config, counted)) == len(trials)
     for arm in counted:
         spent = sum(by_losses(trial) for trial in trials if trial.arm == arm)
         assert 0.75 * 3600 <= spent <= 3600
@@ -167,3 +167,31 @@ def test_what_equal_budgets_cannot_be_is_one_line(settings, rule):
     with pytest.raises(ConfigError, match=f"^{re.escape(rule)}") as caught:
         plan.all_trials(*configured(*settings.split()))
     assert "\n" not in str(caught.value)
+
+
+def test_leaders_are_the_best_on_validation_and_the_first_baseline_on_fresh_seeds():
+    settings, config = configured("sweep.leaders=1", "sweep.confirmation_seeds=3")
+    search, comparison, confirmation = plan.phases(settings, config)
+    known = plan.Known({}, halved={trial.name: 0.0 for trial in search.trials(plan.Known({}))})
+    compared = comparison.trials(known)
+    assert compared and not any(trial.test for trial in compared) and confirmation.trials(known) == []  # not before all have ended
+    scores = {trial.name: {"meltr": 1.0, "uniform": 2.0, TUNED: 3.0}.get(trial.arm, 9.0) for trial in compared}
+    fresh = confirmation.trials(replace(known, compared=scores))
+    assert {(trial.arm, trial.config.seed) for trial in fresh} == {(arm, seed) for arm in (TUNED, "uniform") for seed in (2000, 2001, 2002)}
+    assert all(trial.test and trial.phase == "confirmation" for trial in fresh)
+    for trial in fresh:
+        before = next(other.config for other in compared if other.arm == trial.arm)
+        assert before.seed == 0 and replace(before, seed=trial.config.seed) == trial.config  # as it was compared
+    diverged = scores | {trial.name: -INF for trial in compared if trial.arm == TUNED and trial.config.seed == 1}
+    assert {trial.arm for trial in confirmation.trials(replace(known, compared=diverged))} == {"uniform"}
+    words = plan.in_words(config, plan.all_trials(settings, config))
+    assert words[0] == "leaders: the best 1 on validation and uniform: 3 fresh seeds, at most 6 trials; the test split is scored in them alone"
+
+
+@pytest.mark.parametrize("settings, rule", [
+    ("sweep.leaders=4", "sweep.leaders=4: must lie between 0 and the 3 arms"),
+    ("sweep.confirmation_seeds=3", "sweep.confirmation_seeds=3: has no part in a comparison"),
+])  # fmt: skip
+def test_leaders_that_cannot_be_are_one_line(settings, rule):
+    with pytest.raises(ConfigError, match=f"^{re.escape(rule)}"):
+        plan.all_trials(*configured(*settings.split()))
