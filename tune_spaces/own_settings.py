@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config
 from tune_spaces import weights
 from tune_spaces.domains import Domain, LogUniform, OrZero
@@ -40,6 +39,8 @@ def space(config: Config, pinned: Collection[str], weighs: bool = False) -> dict
         pinned: settings that the arm itself gives, which stay.
         weighs: whether its fixed weights are searched for.
     """
+    from meltr_ray.combining.named import WAYS  # torch, which --help can do without
+
     names, rates = config.losses.set, config.sweep.learning_rates
     found: dict[str, Domain] = {RATE: LogUniform(min(rates), max(rates))} | DECAY
     found |= {name: LogUniform(low, high) for name, (low, high) in WAYS[config.combiner.name].ranges(config).items()}
