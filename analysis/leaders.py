@@ -41,11 +41,16 @@ def leaders_table(sweep: Sweep) -> Table | None:
 def sentences(sweep: Sweep) -> list[str]:
     """The findings, the best leader's first; their order was fixed before the fresh runs, so p is the largest up to each place."""
     table, found = leaders(sweep), []
-    table = table[[one is not None and one.n > 0 for one in table.paired]] if len(table) else table
-    in_order = statistics.fixed_sequence([one.p for one in table.paired]) if len(table) else []
+    if table.empty:
+        return ["The leaders have not run on fresh seeds yet."]
+    if list(table.index) == sweep.plan.baselines[:1]:
+        (r,) = table.itertuples()
+        return [f"{plain_name(r.Index)}, the first baseline, is itself the best on validation; on {r.n} fresh seeds, test: {sweep.label} {score(sweep, r.test)}."]
+    table = table[[one is not None and one.n > 0 for one in table.paired]]
+    in_order = statistics.fixed_sequence([one.p for one in table.paired])
     for (arm, r), p in zip(table.iterrows(), in_order):
         verdict = statistics.verdict(r.paired.mean, r.paired.interval, p, sweep.metric.higher)
         difference, said = f"{score(sweep, r.paired.mean, True)} {sweep.points}".strip(), p_value(p)
         found.append(f"{plain_name(arm)}, among the best on validation, against {plain_name(sweep.plan.baselines[0])} on fresh seeds, test: {sweep.label}{sweep.better} "
                      f"{difference} {bracket(sweep, *r.paired.student)}, n = {r.paired.n} pair{'s' * (r.paired.n > 1)}, p {said if '<' in said else f'= {said}'}: {verdict}.")  # fmt: skip
-    return found
+    return found or ["No leader has a pair with the first baseline on fresh seeds yet."]

@@ -59,7 +59,7 @@ def answer(sweep: Sweep) -> list[str]:
     if more := len(table) - len(few):
         lines.append(f"{more} more baselines: see the tables, the first of which says where each arm ends.")
     if sweep.plan.leaders:
-        lines = [*(sentences(sweep) or ["The leaders have not run on fresh seeds yet."]), *lines,
+        lines = [*sentences(sweep), *lines,
                  "The test split is scored in the leaders' runs on fresh seeds alone; the others are validation scores."]  # fmt: skip
     elif table.n.iloc[0] and how != "test":
         lines.append("No pair of trials has test scores yet; validation scores are shown in their place.")

@@ -409,6 +409,9 @@ def test_leaders_are_judged_on_their_fresh_seeds_alone(tmp_path):
     assert said[0].startswith("MELTR, among the best on validation, against uniform weights on fresh seeds, test: R@10 −3.0 points") and said[0].endswith("worse.")
     assert not [note for note in tables.missing(sweep) if "test score" in note]
     assert "Leaders on fresh seeds" in report.write_report(tmp_path).read_text()
+    sweep.rows = sweep.rows[(sweep.rows.phase != "confirmation") | (sweep.rows.arm == "uniform")]
+    del sweep.trials
+    assert report.answer(sweep)[0] == "uniform weights, the first baseline, is itself the best on validation; on 6 fresh seeds, test: R@10 42.5."
 
 
 def test_what_each_arm_chose_stands_with_what_its_search_took(tmp_path):
