@@ -8,7 +8,7 @@ from analysis.records import Sweep, column
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import SETTING
 
-PHASES = ("learning_rate_search", "weight_search", "screening", "confirmation", "comparison", "ablation", "search", "single")
+PHASES = ("learning_rate_search", "weight_search", "settings_search", "screening", "comparison", "confirmation", "ablation", "search", "single")
 """In the order in which they run."""
 
 

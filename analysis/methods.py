@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis import statistics, tables
+from analysis import chosen, statistics, tables
 from analysis.tables import Sweep
 
 LEVEL = f"{100 * statistics.CONFIDENCE:.0f} %"
@@ -114,7 +114,9 @@ def _controls() -> str:
 
 def _search(sweep: Sweep) -> str:
     plan = sweep.plan
-    if not plan.learning_rates:
+    if plan.budget_each:
+        text = chosen.in_words(sweep)
+    elif not plan.learning_rates:
         text = "No learning rate was searched."
     else:
         rates, seeds = ", ".join(f"{rate:g}" for rate in plan.learning_rates), plan.learning_rate_seeds

@@ -163,12 +163,13 @@ def _trials(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 def arm_trials(sweep: Sweep, arm: str) -> pd.DataFrame:
     """Trials of one arm outside the learning-rate search, indexed by seed; of two with one seed, the newer.
 
-    An arm that has trials of the comparison, or of a screening's confirmation, is judged by those alone.
+    An arm that has trials of the comparison, or of a screening's confirmation, is judged by those alone; what leaders of a comparison do on
+    fresh seeds stands apart (leaders.py).
     """
-    found = sweep.trials
+    found, led = sweep.trials, LED if sweep.screened else LED[:1]
     found = found[(found.arm == arm) & ~found.phase.isin(SEARCHES)]
-    if found.phase.isin(LED).any():
-        found = found[found.phase.isin(LED)]
+    if found.phase.isin(led).any():
+        found = found[found.phase.isin(led)]
     return found.sort_values("time").reset_index().drop_duplicates("seed", keep="last").set_index("seed").sort_index()
 
 

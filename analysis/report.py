@@ -19,6 +19,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import agreement, cells, effect_plots, pages, plots, screening, statistics, tables
+from analysis.chosen import chosen_table
+from analysis.leaders import leaders_table, sentences
 from analysis.methods import methods
 from analysis.signals import signals_table
 from analysis.standing import standing_table
@@ -57,7 +59,10 @@ def answer(sweep: Sweep) -> list[str]:
         lines.insert(1, _finding(sweep, "seconds", seconds, table.index[0]))
     if more := len(table) - len(few):
         lines.append(f"{more} more baselines: see the tables, the first of which says where each arm ends.")
-    if table.n.iloc[0] and how != "test":
+    if sweep.plan.leaders:
+        lines = [*sentences(sweep), *lines,
+                 "The test split is scored in the leaders' runs on fresh seeds alone; the others are validation scores."]  # fmt: skip
+    elif table.n.iloc[0] and how != "test":
         lines.append("No pair of trials has test scores yet; validation scores are shown in their place.")
     n, least = table.n.iloc[0], table.least_p_adjusted.iloc[0]
     if n and least >= statistics.SIGNIFICANCE:
@@ -134,7 +139,7 @@ def sections(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, s
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
     bars = "Dots: seeds. Diamond: mean. Thick bar: 95 % bootstrap interval. Thin bar: Student's."
     return [
-        Section("Every arm", tables=[standing_table(sweep)]),
+        Section("Every arm", tables=[leaders_table(sweep), standing_table(sweep)]),
         Section("Against the baselines", figure=pictures.get("paired_differences"), tables=tests,
                 caption=f"Paired differences, {sweep.ours} minus baseline; each panel has its own scale. {bars}"),
         *_curves_and_floors(sweep, pictures),
@@ -182,7 +187,6 @@ def _curves_and_floors(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
 
 
 def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
-    searched = sweep.plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
     seen = signals_table(sweep)
     return [
         *([Section("What held-out batches said", tables=[seen])] if seen else []),
@@ -190,14 +194,21 @@ def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
         Section("Configurations and their cost", figure=pictures.get("cost"),
                 tables=[cells.configurations_table(sweep), cells.settings_table(sweep)],
                 caption="Time a step, means over finished trials, and the largest peak memory among them."),
-        Section("Learning rates", [] if searched else ["No learning rate was searched."], pictures.get("learning_rate_search"),
-                "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "",
-                [cells.learning_rate_table(sweep)]),
+        _searched(sweep, pictures),
         Section("Trials that did not finish", [] if len(tables.not_finished(sweep)) else ["None."],
                 tables=[cells.not_finished_table(sweep)]),
         Section("How the numbers were made", items=methods(sweep)),
         Section("Where and when", items=_environment(sweep)),
     ]  # fmt: skip
+
+
+def _searched(sweep: Sweep, pictures: dict[str, str]) -> Section:
+    if sweep.plan.budget_each:
+        table = chosen_table(sweep)
+        return Section("Settings that each arm chose", [] if table else ["No search has ended yet."], tables=[table])
+    searched = sweep.plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
+    return Section("Learning rates", [] if searched else ["No learning rate was searched."], pictures.get("learning_rate_search"),
+                   "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "", [cells.learning_rate_table(sweep)])
 
 
 def _environment(sweep: Sweep) -> list[str]:

@@ -9,7 +9,7 @@ from analysis import statistics
 from analysis.cells import Table, bracket, number, score
 from analysis.ledger import device_seconds
 from analysis.records import Sweep, arm_trials, column
-from meltr_ray.results.columns import SEARCHES
+from meltr_ray.results.columns import SEARCHES, SETTING
 
 LEAST = 3
 """Arms from which on the table says more than the paired comparisons."""
@@ -20,11 +20,13 @@ def standing(sweep: Sweep) -> pd.DataFrame:
 
     Columns: n, score (mean of the metric on test, else on validation), low, high (Student's 95 %), regret (distance to the best mean in
     margins), tuning and run (device-seconds of its searches, and of a trial), forward and backward (passes a step beyond a plain
-    one), seconds_per_step, memory (bytes).
+    one), seconds_per_step, memory (bytes), equal_steps and equal_seconds (mean of the best metric on validation within the steps, and within the
+    training time, of the arm whose runs have the fewest, and take the least; NaN where a run has no evaluation by then).
     """
     cost, searched = device_seconds(sweep), sweep.trials[sweep.trials.phase.isin(SEARCHES)]
     trials = {arm: (mine := arm_trials(sweep, arm))[mine.status == "finished"] for arm in sweep.compared}
     on_test = all(done.test_score.notna().any() for done in trials.values())
+    equal = {budget: _equal(sweep, trials, budget) for budget in ("step", "seconds")}
     records = []
     for arm, done in trials.items():
         scores = (done.test_score if on_test else done.score).dropna().to_numpy()
@@ -35,6 +37,7 @@ def standing(sweep: Sweep) -> pd.DataFrame:
         records.append({
             "arm": arm, "n": len(scores), "score": scores.mean() if len(scores) else np.nan, "low": low, "high": high,
             "tuning": cost.reindex(searched.index[searched.arm == arm]).sum(), "run": cost.reindex(done.trial).mean(), **extra,
+            "equal_steps": equal["step"].get(arm, np.nan), "equal_seconds": equal["seconds"].get(arm, np.nan),
             "seconds_per_step": (done.seconds / done.step).mean(), "memory": done.peak_memory_bytes.max(),
         })  # fmt: skip
     table = pd.DataFrame(records).set_index("arm").sort_values("score", ascending=not sweep.metric.higher)
@@ -43,16 +46,29 @@ def standing(sweep: Sweep) -> pd.DataFrame:
     return table
 
 
+def _equal(sweep: Sweep, trials: dict[str, pd.DataFrame], budget: str) -> dict[str, float]:
+    """Arm -> mean of the best metric on validation within the least `budget` of any arm: the longest of its runs."""
+    rows = {arm: sweep.rows[sweep.rows.trial.isin(done.trial) & (sweep.rows.split == "validation")] for arm, done in trials.items() if len(done)}
+    workers = {arm: column(found, f"{SETTING}train.num_workers").astype(float).fillna(0).clip(lower=1) for arm, found in rows.items()}
+    used = {arm: found[budget] * (workers[arm] if budget == "seconds" else 1) for arm, found in rows.items()}
+    ends = {arm: used[arm].groupby(found.trial).max() for arm, found in rows.items()}
+    cheapest = min(ends, key=lambda arm: ends[arm].mean(), default=None)
+    scores = {arm: found.score[used[arm] <= ends[cheapest].max()].groupby(found.trial).max().reindex(ends[arm].index) for arm, found in rows.items()}
+    return {arm: sweep.metric.score(best.mean(skipna=False)) for arm, best in scores.items()}
+
+
 def standing_table(sweep: Sweep) -> Table | None:
     if len(sweep.compared) < LEAST:
         return None
     found = standing(sweep)
     plain = found.seconds_per_step.min()
     rows = [[
-        arm, f"{r.n:.0f}", score(sweep, r.score), bracket(sweep, r.low, r.high).replace("+", ""), number(r.regret), number(r.seconds_per_step / plain, 2),
+        arm, f"{r.n:.0f}", score(sweep, r.score), bracket(sweep, r.low, r.high).replace("+", ""), number(r.regret), score(sweep, r.equal_steps), score(sweep, r.equal_seconds), number(r.seconds_per_step / plain, 2),
         number(r.forward, 2), number(r.backward, 2), number(r.tuning, 0), number(r.run, 1), number(r.memory / 1e9, 2),
     ] for arm, r in found.iterrows()]  # fmt: skip
-    header = ["arm", "seeds", f"{sweep.label}, {found.attrs['split']}", "95 %", "behind the best", "time a step", "forwards", "backwards", "tuning (s)", "a run (s)", "memory (GB)"]
+    header = ["arm", "seeds", f"{sweep.label}, {found.attrs['split']}", "95 %", "behind the best", "validation, equal steps", "validation, equal seconds", "time a step", "forwards", "backwards", "tuning (s)", "a run (s)", "memory (GB)"]
     return Table("Where each arm ends", header, rows, f"Behind the best: in units of {sweep.margin:g}, the least difference that counts; the best of many "
-                 "means is flattered by chance. Interval: Student's over seeds. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
+                 "means is flattered by chance. Interval: Student's over seeds. Equal steps, equal seconds: the best of a run on validation "
+                 "within the steps, and within the device-seconds of training, that the cheapest arm's runs take, mean over seeds. Learning rates were laid out for whole runs, "
+                 "so at equal seconds a dearer arm is cut off before its rate has fallen: its score there is a lower bound. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
                  "beyond a plain one. Tuning, a run: device-seconds of an arm's searches, and of a trial.") if rows else None  # fmt: skip

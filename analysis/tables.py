@@ -249,6 +249,8 @@ def _planned(sweep: Sweep) -> Iterator[tuple[str, pd.DataFrame, int]]:
         if arm not in {*sweep.compared, *sweep.plan.arms, *without}:  # made while the sweep ran: what is there was planned
             planned = len(mine)
         yield arm, mine, planned
+    for arm, mine in sweep.trials[sweep.trials.phase == "confirmation"].groupby("arm"):
+        yield f"{arm} (fresh seeds)", mine, sweep.plan.confirmation_seeds
 
 
 def _planned_of_screening(sweep: Sweep) -> Iterator[tuple[str, pd.DataFrame, int]]:
@@ -269,14 +271,15 @@ def missing(sweep: Sweep) -> list[str]:
         if done < planned or len(bad):
             parts = [f"{n} {status}" for status, n in bad.items()] + ([f"{planned - seen} not started"] if planned > seen else [])
             notes.append(f"{arm}: {done} of {max(planned, seen)} planned trials finished ({', '.join(parts)}).")
-        if (mine.phase.isin(LED).any() if sweep.screened else arm in sweep.compared) and done and (short := int(mine[mine.status == "finished"].test_score.isna().sum())):
+        scored = LED[1:] if sweep.plan.leaders else LED
+        if mine.phase.isin(scored).any() and done and (short := int(mine[mine.status == "finished"].test_score.isna().sum())):
             notes.append(f"{arm}: {short} of {done} finished trials have no test score.")
     double = found[~found.phase.isin(SEARCHES)].groupby(["phase", "arm", "seed"] if sweep.screened else ["arm", "seed"]).size()
     notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (*_, arm, seed), n in double[double > 1].items()]
-    chosen = sweep.about.get("learning_rate_chosen") or {}
+    chosen = sweep.about.get("settings_chosen" if sweep.plan.budget_each else "learning_rate_chosen") or {}
     compared = sweep.compared[sweep.confirmed:] if sweep.screened else sweep.compared  # the chosen set may be the full one, whose rate is known
-    if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen and arm != TUNED]):
-        notes.append(f"No learning rate has been chosen for: {', '.join(unset)}.")
+    if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen and (arm != TUNED or sweep.plan.budget_each)]):
+        notes.append(f"No {'settings have' if sweep.plan.budget_each else 'learning rate has'} been chosen for: {', '.join(unset)}.")
     search = learning_rate_search(sweep)
     if len(search) and len(edge := search.arm[search.edge]):
         notes.append(

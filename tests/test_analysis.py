@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import cells, plots, report, standing, statistics, tables
+from analysis import cells, chosen, leaders, plots, report, standing, statistics, tables
 from meltr_ray.config import SweepConfig
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
@@ -382,3 +382,48 @@ def test_arms_stand_by_the_metric_itself_where_lower_is_better(tmp_path):
     sweep.plan.baselines = ["uniform", *(f"never{number}" for number in range(6))]
     said = report.answer(sweep)
     assert sum("against" in line for line in said) <= 5 and any(line.startswith("3 more baselines: see the tables") for line in said)
+
+
+def test_arms_stand_at_equal_seconds_as_far_as_the_cheapest_arm_goes(tmp_path):
+    """A dear arm has half of its run by then, one that is dearer still no evaluation; all have the same steps."""
+    for seed in range(3):
+        write_trial(tmp_path, "uniform", seed, [20.0, 30.0, 25.0, 28.0], seconds_per_step=0.1 + seed / 1000)
+        write_trial(tmp_path, "meltr", seed, [10.0, 35.0, 50.0, 60.0 + seed], seconds_per_step=0.2)
+        write_trial(tmp_path, "primary_only", seed, [70.0, 71.0, 72.0, 73.0], seconds_per_step=1.0)
+    found = standing.standing(tables.load(write_plan(tmp_path)))
+    assert found.equal_steps.to_dict() == {"uniform": 30, "meltr": 61, "primary_only": 73}
+    assert found.equal_seconds.drop("primary_only").to_dict() == {"uniform": 30, "meltr": 35} and np.isnan(found.equal_seconds["primary_only"])
+
+
+def test_leaders_are_judged_on_their_fresh_seeds_alone(tmp_path):
+    for seed in range(6):
+        write_trial(tmp_path, "uniform", seed, [40.0])
+        write_trial(tmp_path, "meltr", seed, [50.0])
+        write_trial(tmp_path, "uniform", 2000 + seed, [40.0], phase="confirmation", test=40.0 + seed)
+        write_trial(tmp_path, "meltr", 2000 + seed, [39.0], phase="confirmation", test=37.0 + seed)
+    sweep = tables.load(write_plan(tmp_path, baselines=["uniform"], leaders=1))
+    found = leaders.leaders(sweep)
+    assert found.validation.to_dict() == {"meltr": 50, "uniform": 40} and found.test.to_dict() == {"meltr": 39.5, "uniform": 42.5}
+    assert found.paired["meltr"].mean == -3 and found.paired["uniform"] is None and tables.arm_trials(sweep, "meltr").index.tolist() == list(range(6))
+    said = report.answer(sweep)
+    assert said[0].startswith("MELTR, among the best on validation, against uniform weights on fresh seeds, test: R@10 −3.0 points") and said[0].endswith("worse.")
+    assert not [note for note in tables.missing(sweep) if "test score" in note]
+    assert "Leaders on fresh seeds" in report.write_report(tmp_path).read_text()
+    sweep.rows = sweep.rows[(sweep.rows.phase != "confirmation") | (sweep.rows.arm == "uniform")]
+    del sweep.trials
+    assert report.answer(sweep)[0] == "uniform weights, the first baseline, is itself the best on validation; on 6 fresh seeds, test: R@10 42.5."
+
+
+def test_what_each_arm_chose_stands_with_what_its_search_took(tmp_path):
+    write_trial(tmp_path, "meltr", 1000, [20.0], phase="settings_search")
+    write_trial(tmp_path, "meltr", 0, [30.0])
+    write_plan(tmp_path, budget_each="20m", learning_rates=[1e-3, 1e-2], baselines=["uniform"])
+    about = json.loads((tmp_path / "sweep.json").read_text())
+    about["settings_chosen"] = {"meltr": {"number": 3, "candidates": 8, "score": 20.0, "settings": {"aid.gamma": 0.2, "combiner.weights": [1.0, 0.25]}}}
+    (tmp_path / "sweep.json").write_text(json.dumps(about))
+    sweep = tables.load(tmp_path)
+    (row,) = chosen.chosen_table(sweep).rows
+    assert row[:4] == ["meltr", "8", "1", "0"] and row[5:] == ["3", "aid.gamma=0.2, combiner.weights=[1, 0.25]", "20.0"]
+    assert "No settings have been chosen for: uniform." in tables.missing(sweep)
+    page = report.write_report(tmp_path).read_text()
+    assert "Settings that each arm chose" in page and "20m of device time" in page

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from meltr_ray.cluster import sweep as phases
 from meltr_ray.results import table as results
-from tests.commands import QUICK, kill_all, run, start
+from tests.commands import QUICK, ROOT, kill_all, run, start
+from workloads import cli
 
 pytestmark = pytest.mark.timeout(1200)  # clusters of Ray one after the other, beside another test process
 SMALL = [*QUICK, "experiment=tasks", "train.steps=6", "train.evaluate_every=3", "train.checkpoint_every=3", "sweep.seeds=1",
@@ -124,3 +126,43 @@ def test_meltr_trains_video_on_two_ray_train_workers(digits_folder, tmp_path):
     (row,) = results.read_trial(tmp_path / "outputs/runs/nested")
     assert (row["step"], row["status"], row["meta_steps"]) == (6, "finished", 2)
     assert row["elapsed"] > row["seconds"] > row["meta_seconds"] > 0
+
+
+EQUAL = [f"workload={ROOT}/workloads/examples/primes.py:Primes", "experiment=compare", "workload.width=16", "losses.set=[prime,digit,norm]",
+         "train.steps=20", "train.batch_size=16", "train.evaluate_every=5", *(setting for setting in QUICK if setting.startswith("combiner.")),
+         "sweep.baselines=[uniform,tuned]", "sweep.seeds=2", "sweep.other_seeds=1", "sweep.leave_one_out=false", "sweep.leaders=1",
+         "sweep.confirmation_seeds=2", "sweep.learning_rates=[1e-3,1e-1]"]  # fmt: skip
+
+
+def test_arms_search_their_own_settings_are_compared_and_the_leader_runs_again(tmp_path):
+    """Killed in the search and resumed: with the candidates that were counted before."""
+    folder = tmp_path / "outputs/sweeps/equal"
+    request = cli.configure([*EQUAL, "sweep.budget_each=20m", f"output={tmp_path}/outputs"])
+    phases.start(folder, request.settings, request.config, "", {"meltr": 2, "uniform": 5, "tuned": 5})
+    process = start("sweep", f"resume={folder}", cwd=tmp_path)
+    try:
+        wait_for(3, folder, process)
+    finally:
+        kill_all(process)
+    killed = finished_in(folder)
+    code, output = run("sweep", f"resume={folder}", cwd=tmp_path)
+    assert code == 0 and "uniform: 5 x 5, 3 x 10, 2 x 20 steps: optimizer.learning_rate, optimizer.weight_decay" in output, output
+    assert killed and all(path.stat().st_mtime_ns == before for path, before in killed.items())
+    rows, about = rows_of(folder), json.loads((folder / "sweep.json").read_text())
+    searched = {row["trial"]: row for row in rows if row["phase"] == "settings_search"}
+    assert len([name for name in searched if name.startswith("uniform-")]) == 5 + 3 + 2 and len([name for name in searched if name.startswith("meltr-")]) == 2
+    assert {row["setting.seed"] for row in searched.values()} == {1000}
+    for arm, chosen in about["settings_chosen"].items():
+        ran = [row for row in rows if row["phase"] == "comparison" and row["arm"] == arm]
+        assert {row["setting.seed"] for row in ran} == {0, 1} and chosen["candidates"] == about["candidates"][arm]
+        for name, value in chosen["settings"].items():
+            assert {row[f"setting.{name}"] for row in ran} == {json.dumps(value) if isinstance(value, list) else value}
+    tested = {(row["phase"], row["setting.seed"]) for row in rows if row["split"] == "test"}
+    assert tested == {("confirmation", 2000), ("confirmation", 2001)}
+    report = (folder / "report.html").read_text()
+    assert all(text in report for text in ("What each arm chose", "settings search", "Leaders on fresh seeds", "validation, equal seconds"))
+
+
+def test_a_budget_below_one_run_is_refused_before_the_start(tmp_path):
+    code, output = run("sweep", *EQUAL, "sweep.budget_each=0.01s", "name=equal", cwd=tmp_path)
+    assert code == 2 and "error: sweep.budget_each=0.01s: buys not one full run of " in output and not (tmp_path / "outputs/sweeps/equal").exists()

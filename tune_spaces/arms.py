@@ -95,13 +95,19 @@ def comparison(settings: DictConfig, config: Config, learning_rates: dict[str, f
         learning_rates: arm -> learning rate found for it; an arm that is not in it takes that of `ours`.
         scores: trial of the search for weights -> its best score.
     """
-    sweep, compared = config.sweep, led(config)
-    trials, arms = [], all_arms(settings, config)
+    sweep, found, arms = config.sweep, {}, all_arms(settings, config)
     if sweep.tuned_weights:
-        arms[TUNED] = (tuned(config, scores or {}), "comparison" if TUNED in compared else "ablation")
+        arms[TUNED] = (tuned(config, scores or {}), "comparison" if TUNED in led(config) else "ablation")
     for arm, (changes, phase) in arms.items():
         rate = learning_rates.get(arm, learning_rates.get(sweep.ours))
-        changes = changes | ({"optimizer.learning_rate": rate} if rate and "optimizer.learning_rate" not in changes else {})
+        found[arm] = (changes | ({"optimizer.learning_rate": rate} if rate and "optimizer.learning_rate" not in changes else {}), phase)
+    return seeded(settings, config, found)
+
+
+def seeded(settings: DictConfig, config: Config, arms: dict[str, tuple[dict[str, Any], str]]) -> list[Trial]:
+    """The trials of `arms`, name -> (settings that differ, phase), on the seeds of the comparison."""
+    sweep, compared, trials = config.sweep, led(config), []
+    for arm, (changes, phase) in arms.items():
         for seed in range(config.seed, config.seed + (sweep.seeds if arm in compared else sweep.other_seeds)):
             trials.append(Trial(f"{arm}-seed{seed}", arm, phase, make(settings, changes | {"seed": seed}), test=arm in compared))
     return sorted(trials, key=lambda trial: (trial.arm not in compared, trial.config.seed))  # what the report leads with first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meltr_ray.config import Config
@@ -67,6 +67,7 @@ def to_time(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _way(trial: Trial) -> str:
-    """What a step's cost hangs on, besides the number of losses."""
-    combiner = trial.config.combiner
-    return combiner.name if combiner.name == "fixed" else repr((combiner, trial.config.aid))
+    """What a step's cost hangs on, besides the number of losses: not the numbers that a search draws."""
+    combiner, aid = trial.config.combiner, trial.config.aid
+    alike = replace(combiner, temperature=None, strength=None), replace(aid, learning_rate=1.0, gamma=1.0 if aid.gamma else 0.0)
+    return combiner.name if combiner.name == "fixed" else repr(alike)

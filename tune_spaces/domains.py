@@ -49,7 +49,20 @@ class LogUniform:
 
     low: float
     high: float
-    grid: tuple[float, ...]
+    grid: tuple[float, ...] = ()
 
     def draw(self, generator: np.random.RandomState) -> float:
         return float(np.exp(generator.uniform(np.log(self.low), np.log(self.high), size=1))[0])
+
+
+@dataclass(frozen=True)
+class OrZero:
+    """A share `zero` of draws is 0, the others are those of `domain`."""
+
+    domain: LogUniform
+    zero: float
+    grid: tuple[float, ...] = ()
+
+    def draw(self, generator: np.random.RandomState) -> float:
+        drawn = self.domain.draw(generator)
+        return 0.0 if generator.uniform() < self.zero else drawn

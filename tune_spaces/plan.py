@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Callable
 
@@ -12,7 +13,8 @@ from omegaconf import DictConfig
 from meltr_ray.config import Config, SweepConfig
 from meltr_ray.config.duration import in_words as in_time
 from meltr_ray.errors import check
-from tune_spaces import arms, screening
+from meltr_ray.results.columns import SEARCHES
+from tune_spaces import arms, equal_budgets, leaders, screening
 from tune_spaces.arms import TUNED, Trial, Tried
 from tune_spaces.cost import Timed
 
@@ -29,6 +31,10 @@ class Known:
     """What the learning-rate searches found so far."""
     weighed: dict[str, float] = field(default_factory=dict)
     """Ended trial of the search for weights -> its best score; minus infinity if it diverged."""
+    halved: dict[str, float] = field(default_factory=dict)
+    """The same of the searches in equal budgets."""
+    compared: dict[str, float] = field(default_factory=dict)
+    """The same of the comparison."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,12 @@ class Phase:
     """Asked again when they have ended, as a search may go on where it found its best on an edge."""
     needs_best: bool = False
     """Whether they hang on what the screening chose."""
+    is_counted: bool = False
+    """Whether `all_trials` has those that it asks for later."""
 
 
-def phases(settings: DictConfig, config: Config) -> list[Phase]:
-    """In their order.
+def phases(settings: DictConfig, config: Config, counted: Mapping[str, int] | None = None) -> list[Phase]:
+    """In their order. `counted`: arm -> candidates that `sweep.budget_each` buys.
 
     Raises:
         ConfigError: a plan that can't be.
@@ -51,9 +59,15 @@ def phases(settings: DictConfig, config: Config) -> list[Phase]:
     if sweep.design == "none":
         check_used(sweep)
         check(bool(sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms, or sweep.design=full")
-        return [Phase(lambda known: arms.learning_rate_search(settings, config, known.tried)),
-                Phase(lambda known: arms.weight_search(settings, config, known.weighed)),
-                Phase(lambda known: arms.comparison(settings, config, known.rates, known.weighed))]  # fmt: skip
+        leaders.check_leaders(config)
+        if sweep.budget_each:
+            equal_budgets.check_equal(config)
+            equal = equal_budgets.EqualBudgets(settings, config, counted or {})
+            searches = [Phase(lambda known: equal.search(known.halved), is_counted=True)]
+            return [*searches, *_compared(config, lambda known: equal.comparison(known.halved))]
+        searches = [Phase(lambda known: arms.learning_rate_search(settings, config, known.tried)),
+                    Phase(lambda known: arms.weight_search(settings, config, known.weighed))]  # fmt: skip
+        return [*searches, *_compared(config, lambda known: arms.comparison(settings, config, known.rates, known.weighed))]
     screening.check_plan(config)
     check_used(sweep)
     early = list(dict.fromkeys([screening.NONE, screening.ALL, *sweep.confirm]))
@@ -65,9 +79,19 @@ def phases(settings: DictConfig, config: Config) -> list[Phase]:
     ]
 
 
-OF_A_COMPARISON = ("ours", "baselines", "other_seeds", "leave_one_out", "add_one_in", "space", "search", "samples", "tuned_weights")
+def _compared(config: Config, comparison: Callable[[Known], list[Trial]]) -> list[Phase]:
+    """The comparison and, if they are asked for, its leaders, in which alone the test split is scored then."""
+    if not config.sweep.leaders:
+        return [Phase(comparison)]
+    return [Phase(lambda known: [replace(trial, test=False) for trial in comparison(known)]),
+            Phase(lambda known: leaders.fresh(config, comparison(known), known.compared))]  # fmt: skip
+
+
+OF_A_COMPARISON = ("ours", "baselines", "other_seeds", "leave_one_out", "add_one_in", "space", "search", "samples", "tuned_weights", "budget_each", "leaders")
 OF_A_SCREENING = ("looks", "margin", "confirm", "confirmation_seeds")
 """Settings of a sweep that the other kind of sweep doesn't look at."""
+OF_BOTH = "confirmation_seeds"
+"""Of these, the one that `leaders` takes."""
 
 
 def check_used(sweep: SweepConfig) -> None:
@@ -78,7 +102,8 @@ def check_used(sweep: SweepConfig) -> None:
     """
     screens, defaults = sweep.design != "none", SweepConfig()
     kind, mend = ("a screening", "compare arms with sweep.design=none") if screens else ("a comparison of arms", "screen with such as sweep.design=full")
-    for name in OF_A_COMPARISON if screens else OF_A_SCREENING:
+    vain = OF_A_COMPARISON if screens else [name for name in OF_A_SCREENING if not (sweep.leaders and name == OF_BOTH)]
+    for name in vain:
         value = getattr(sweep, name)
         check(value == getattr(defaults, name), f"sweep.{name}", value, f"has no part in {kind}; leave it out, or {mend}")
 
@@ -89,6 +114,9 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
     if config.sweep.design == "none":
         more = config.sweep.tuned_weights - count["weight_search"]
         searched = [f"weights: {config.sweep.tuned_weights} runs for the arm {TUNED}, {more} of them where a fit to the others has its best"] if more else []
+        confirmed = [trial.arm for trial in trials if trial.phase == "confirmation"]
+        searched += [f"leaders: the best {config.sweep.leaders} on validation and {', '.join(config.sweep.baselines[:1])}: {config.sweep.confirmation_seeds} fresh seeds, "
+                     f"at most {len(confirmed)} trials; the test split is scored in them alone"] if confirmed else []  # fmt: skip
         return [*searched, f"{count.total() + more} trials of {len({trial.arm for trial in trials})} configurations"]
     design, rows = screening.design_of(config), screening.rows(config)
     beside = [f"{control} beside the first and the last of them" for control in screening.factors(config)[1]]
@@ -123,18 +151,27 @@ def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str
     if config.sweep.budget is None:
         return lines
     budget = config.sweep.budget_seconds
-    search = by_phase.get("learning rate search", 0.0)
+    search = sum(cost for trial, cost in zip(trials, costs) if trial.phase in SEARCHES)
     block = sum(cost for trial, cost in zip(trials, costs) if trial.phase != "confirmation" and trial.config.seed == config.seed)
     check(budget >= search + block, "sweep.budget", config.sweep.budget,
-          f"is below one block: the trials of one seed take {in_time(block)}{f' after {in_time(search)} for learning rates' if search else ''}; give more")  # fmt: skip
+          f"is below one block: the trials of one seed take {in_time(block)}{f' after {in_time(search)} of searches' if search else ''}; give more")  # fmt: skip
     if budget < sum(costs):
         fitting = sum(total <= budget for total in accumulate(costs))
         lines.append(f"sweep.budget={config.sweep.budget} ends it after about {fitting} of {len(trials)} trials")
     return lines
 
 
-def all_trials(settings: DictConfig, config: Config) -> list[Trial]:
-    """Every trial that there can be, with the learning rates as they are given; of a screening, as if all losses but the last helped."""
-    losses = tuple(screening.factors(config)[0])
+def all_trials(settings: DictConfig, config: Config, counted: Mapping[str, int] | None = None) -> list[Trial]:
+    """Every trial that there can be, with the learning rates as they are given; of a screening, as if all losses but the last helped; of a
+    search in equal budgets, and of leaders, as if each candidate and arm were better than the next."""
+    losses, found = tuple(screening.factors(config)[0]), []
     supposed = Known({}, losses[:-1] or losses)
-    return [trial for phase in phases(settings, config) for trial in phase.trials(supposed)]
+    for phase in phases(settings, config, counted):
+        trials = phase.trials(supposed)
+        while phase.is_counted and len(trials) > len(supposed.halved):
+            supposed = replace(supposed, halved={trial.name: -float(place) for place, trial in enumerate(trials)})
+            trials = phase.trials(supposed)
+        first = config.sweep.baselines[:1]  # supposed to lead the least, so that it is one more
+        supposed = replace(supposed, compared={trial.name: float("-inf") if trial.arm in first else -float(place) for place, trial in enumerate(trials)})
+        found += trials
+    return found

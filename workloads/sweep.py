@@ -24,6 +24,7 @@ from meltr_ray.storage import put
 from tune_spaces import plan
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
+from tune_spaces.equal_budgets import EqualBudgets
 from workloads import cli
 
 
@@ -53,14 +54,21 @@ def sweep(request: cli.Request) -> int:
     from analysis.screening import best_set_of
     from meltr_ray.cluster import sweep as phases
 
-    print("\n".join([*plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
-    plan_only = request.own is not None and request.own.plan_only
-    timed = time_some(config, trials) if plan_only or config.sweep.budget else None
+    plan_only, timed, counted, words = request.own is not None and request.own.plan_only, None, {}, []
+    if config.sweep.budget_each:
+        counted = phases.candidates_of(folder)
+        if not counted:
+            timed = time_some(config, trials)
+            counted = EqualBudgets(settings, config, {}).count(timed.cost)
+        trials, words = plan.all_trials(settings, config, counted), EqualBudgets(settings, config, counted).in_words()
+    print("\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
+    if timed is None and (plan_only or config.sweep.budget):
+        timed = time_some(config, trials)
     if timed:
         print("\n".join(plan.cost_in_words(config, trials, timed)), flush=True)
     if plan_only:
         return 0
-    phases.start(folder, settings, config, request.command)
+    phases.start(folder, settings, config, request.command, counted)
     with cli.chatter_to(folder / "log.txt") as terminal:
         ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, timed)
         report = write_report(folder)

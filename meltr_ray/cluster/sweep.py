@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -23,14 +24,14 @@ from meltr_ray.config.workload_file import keep_text
 from meltr_ray.results import table as results
 from meltr_ray.storage import put
 from meltr_ray.training import splits
-from tune_spaces import plan, screening
+from tune_spaces import equal_budgets, plan, screening
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
 from tune_spaces.plan import Known, Phase
 
 
-def start(folder: Path, settings: DictConfig, config: Config, command: str) -> None:
-    """Write what a resumed sweep and the analysis read.
+def start(folder: Path, settings: DictConfig, config: Config, command: str, counted: Mapping[str, int] | None = None) -> None:
+    """Write what a resumed sweep and the analysis read. `counted`: arm -> candidates that `sweep.budget_each` buys.
 
     Raises:
         ConfigError: a resumed sweep's workload has another text now.
@@ -39,7 +40,13 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str) -> N
     if not (folder / "settings.yaml").exists():
         put(folder / "settings.yaml", OmegaConf.to_yaml(settings))
         config_file.write(folder / "config.yaml", config)
-    describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=None)
+    describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=None, candidates=counted or {})
+
+
+def candidates_of(folder: Path) -> dict[str, int]:
+    """Arm -> candidates of its search, as they were counted when the sweep was started: times taken again would give others."""
+    path = folder / "sweep.json"
+    return json.loads(path.read_text()).get("candidates", {}) if path.exists() else {}
 
 
 class Ending(Enum):
@@ -57,24 +64,26 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
     `total`: trials that there can be. `choose`: from the folder of a sweep whose screening is done to the auxiliary losses that help.
     `timed`: what trials cost, where `sweep.budget` limits that.
     """
-    metric = next(iter(config.workload.metrics.values()))
+    metric, counted = next(iter(config.workload.metrics.values())), candidates_of(folder)
+    equal = equal_budgets.EqualBudgets(settings, config, counted) if config.sweep.budget_each else None
     progress = Progress(terminal, total, config.sweep.progress_every, metric)
     budget = Budget.of(folder, config.sweep.budget_seconds)
     ending = Ending.FINISHED
     try:
         with connected(config):
-            for phase in plan.phases(settings, config):
+            for phase in plan.phases(settings, config, counted):
                 for number, (known, trials) in enumerate(rounds(phase, folder, choose)):
                     if budget.exhausted:
                         break
-                    progress.expect(len(trials) if number else 0)
-                    describe(folder, config, known.rates, command, ended=None, best=known.best)
+                    progress.expect(len(trials) if number and not phase.is_counted else 0)
+                    describe(folder, config, known.rates, command, ended=None, best=known.best, settings_chosen=equal.chosen(known.halved) if equal else {})
                     run_trials(trials, folder, config, progress, budget, timed.cost if timed else lambda trial: 0.0)
     except KeyboardInterrupt:
         ending = Ending.INTERRUPTED
         results.mark_stopped(folder)
     results.gather(folder)
-    describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=now())
+    describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=now(),
+             settings_chosen=equal.chosen(best_scores(folder, equal_budgets.PHASE)) if equal else {})  # fmt: skip
     keep_best(folder)
     return Ending.BUDGET if budget.exhausted else ending
 
@@ -84,7 +93,8 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
     seen: set[str] = set()
     while True:
         tried = learning_rates_tried(folder)
-        known = Known(chosen_rates(tried), choose(folder) if phase.needs_best else None, tried, best_scores(folder, "weight_search"))
+        known = Known(chosen_rates(tried), choose(folder) if phase.needs_best else None, tried, best_scores(folder, "weight_search"),
+                      best_scores(folder, equal_budgets.PHASE), best_scores(folder, "comparison"))  # fmt: skip
         trials = [trial for trial in phase.trials(known) if trial.name not in seen]
         if not trials:
             return
@@ -93,11 +103,12 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
 
 
 def describe(folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None,
-             best: tuple[str, ...] | None = None) -> None:
-    """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table."""
+             best: tuple[str, ...] | None = None, **more: Any) -> None:
+    """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table; `more` of it stays until it is given anew."""
     path, workload = folder / "sweep.json", config.workload
     before = json.loads(path.read_text()) if path.exists() else {}
-    known: dict[str, Any] = dataclasses.asdict(config.sweep) | {
+    kept = {name: before[name] for name in ("candidates", "settings_chosen") if before.get(name)} | {name: value for name, value in more.items() if value}
+    known: dict[str, Any] = dataclasses.asdict(config.sweep) | kept | {
         "metrics": {name: dataclasses.asdict(metric) for name, metric in workload.metrics.items()},
         "losses": {"primary": config.losses.primary, "set": list(config.losses.set), "controls": list(workload.planted())},
         "workload": workload.source,

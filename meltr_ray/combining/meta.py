@@ -32,6 +32,8 @@ class Meta(Way):
     """
 
     learns: ClassVar[bool] = True
+    searched: ClassVar[Sequence[str]] = ("learning_rate", "gamma")
+    spread: ClassVar[float] = 10.0
 
     @staticmethod
     def made(config: Any, workload: Workload) -> nn.Module:

@@ -86,6 +86,10 @@ class Way:
     """Defaults of `combiner.temperature` and `combiner.strength`; None: it has no such setting."""
     strongest: ClassVar[float] = float("inf")
     """Greatest `combiner.strength` that means something."""
+    searched: ClassVar[Sequence[str]] = ()
+    """Settings of `aid` that are its own as `temperature` and `strength` are; `sweep.budget_each` searches all of these."""
+    spread: ClassVar[float] = 5.0
+    """Such a search goes from what is configured over this to what is configured times this."""
     every: ClassVar[Optional[int]] = None
     window: ClassVar[Optional[int]] = None
     """Defaults of `combiner.every` and `combiner.window`, likewise."""
@@ -103,6 +107,14 @@ class Way:
     def of(cls, config: Any, workload: Workload) -> Way:
         """Made from the settings of a run."""
         raise NotImplementedError
+
+    @classmethod
+    def ranges(cls, config: Any) -> dict[str, tuple[float, float]]:
+        """Setting of its own -> the least and the greatest value that a search tries. A setting that is 0 is switched off and stays so."""
+        numbers = {"combiner.temperature": config.combiner.temperature, "combiner.strength": config.combiner.strength}
+        numbers |= {f"aid.{name}": getattr(config.aid, name) for name in cls.searched}
+        most = {"combiner.strength": cls.strongest}
+        return {name: (value / cls.spread, min(value * cls.spread, most.get(name, float("inf")))) for name, value in numbers.items() if value}
 
     def to(self, device: torch.device) -> Way:
         """Moved to where the losses are."""

@@ -26,7 +26,7 @@ class SweepConfig:
     confirm: list[str] = field(default_factory=lambda: ["primary_only"])
     """Arms that the best set of a screening is compared with, in this order, on fresh seeds; empty: no confirmation."""
     confirmation_seeds: int = 6
-    """Fresh seeds of the confirmation."""
+    """Fresh seeds of the confirmation, or of the `leaders`."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Configurations: name -> dotted settings that differ from the rest of this configuration. Of a screening: trained on its seeds too, with all of `losses.set`."""
     ours: str = "meltr"
@@ -38,7 +38,7 @@ class SweepConfig:
     other_seeds: int = 2
     """Seeds of every other arm."""
     learning_rates: list[float] = field(default_factory=list)
-    """Learning rates of w tried for `ours` and each baseline before the comparison, each the same way; empty: none."""
+    """Learning rates of w tried for `ours` and each baseline before the comparison, each the same way; empty: none. With `budget_each`: the range that it draws from."""
     learning_rate_seeds: int = 1
     """Seeds of the learning-rate search, apart from those of the comparison."""
     leave_one_out: bool = True
@@ -47,6 +47,10 @@ class SweepConfig:
     """Add an arm for every auxiliary loss of `ours`, with the primary loss and it alone."""
     tuned_weights: int = 0
     """Runs that look for the fixed weights of an arm `tuned`, half of them at random and half where a fit to the others has its best; 0: no such arm. To be compared, name `tuned` among the baselines."""
+    budget_each: Optional[str] = None
+    """Device time, such as `20m`, in which `ours` and each baseline search settings of their own by successive halving, in place of a grid of learning rates and of `tuned_weights`: learning rate (between the least and the greatest of `learning_rates`), weight decay, and what belongs to the way to combine; of an arm `tuned`, the fixed weights. Default: no such search."""
+    leaders: int = 0
+    """Compared arms, the best by their mean on validation, that run again on `confirmation_seeds` fresh seeds beside the first baseline; the test split is scored in these runs alone. 0: none, it is scored in the comparison."""
     space: list[str] = field(default_factory=list)
     """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
     search: str = "random"
@@ -64,18 +68,27 @@ class SweepConfig:
     def budget_seconds(self) -> Optional[float]:
         return None if self.budget is None else seconds("sweep.budget", self.budget)
 
+    @property
+    def budget_each_seconds(self) -> Optional[float]:
+        return None if self.budget_each is None else seconds("sweep.budget_each", self.budget_each)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether there is an arm `tuned`, whose fixed weights are searched for."""
+        return self.tuned_weights > 0 or self.budget_each is not None
+
     def __post_init__(self):
         for name, low in dict(seeds=1, confirmation_seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
             check_at_least(f"sweep.{name}", getattr(self, name), low)
         check(self.tuned_weights == 0 or self.tuned_weights >= 4, "sweep.tuned_weights", self.tuned_weights, "a fit needs more runs; give at least 4, better four a loss")
-        check("tuned" not in self.arms or not self.tuned_weights, "sweep.arms", "tuned", "is the arm of sweep.tuned_weights; call it otherwise")
+        check("tuned" not in self.arms or not self.weighs, "sweep.arms", "tuned", "is the arm whose weights are searched for; call it otherwise")
         check_choice("sweep.design", self.design, ("none", *DESIGNS))
         looks = self.looks
         check(looks == sorted(set(looks)) and all(look >= 1 for look in looks), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
         check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
         check(self.margin is None or self.margin > 0, "sweep.margin", self.margin, "no difference is within it; give a number above 0")
-        self.budget_seconds  # refused where it is no length of time
+        self.budget_seconds, self.budget_each_seconds  # refused where they are no lengths of time
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
-            check(arm in self.arms or (arm == "tuned" and self.tuned_weights > 0), "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
+            check(arm in self.arms or (arm == "tuned" and arm != self.ours and self.weighs), "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
                   f"no such arm; use one of {', '.join(self.arms)}")

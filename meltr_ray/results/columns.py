@@ -25,12 +25,12 @@ from meltr_ray.workload import Metric
 VERSION = "2"
 """Of the schema, in its metadata. Version 1, without one, had bare columns of fixed names (migration.py)."""
 METRIC, LOSS, SLOPE, SHARE, EFFECT, EFFECT_SQUARE, SETTING = FAMILIES = ("metric.", "loss.", "slope.", "share.", "effect.", "effect_square.", "setting.")
-SEARCHES = ("learning_rate_search", "weight_search")
+SEARCHES = ("learning_rate_search", "weight_search", "settings_search")
 """Phases that find settings for arms; none of their trials is compared."""
 FIXED: dict[str, tuple[pa.DataType, str, str]] = {
     "trial": (pa.string(), "name of the trial: arm, learning rate where it is searched, and seed", ""),
     "arm": (pa.string(), "name of the configuration that the trial repeats", ""),
-    "phase": (pa.string(), "learning_rate_search, weight_search, screening, confirmation, comparison, ablation, search or single", ""),
+    "phase": (pa.string(), "learning_rate_search, weight_search, settings_search, screening, confirmation, comparison, ablation, search or single", ""),
     "split": (pa.string(), "split that was evaluated: validation, or test (once, after training)", ""),
     "status": (pa.string(), "running, stopped (by Ctrl-C; goes on when resumed), finished, diverged (a loss was not finite) or failed (see error)", ""),
     "error": (pa.string(), "one line on why a trial diverged or failed", ""),
