@@ -65,6 +65,8 @@ class Way:
     every: ClassVar[Optional[int]] = None
     window: ClassVar[Optional[int]] = None
     """Defaults of `combiner.every` and `combiner.window`, likewise."""
+    least_draws: ClassVar[Optional[int]] = None
+    """Draws that a random Gramian must amount to for it; None: it sees no Gramian."""
     needs: ClassVar[Sequence[str]] = ()
     """Packages beyond torchjd's own."""
     num_steps: int = 0
