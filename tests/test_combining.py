@@ -165,6 +165,24 @@ def test_a_random_gramian_is_near_the_exact_one_alike_on_all_ranks(stage, num_mi
     assert relative_error(of_random, of_exact) < 0.05
 
 
+def projections_on_a_rank(stage):
+    """(J z, its rows' inner products with z) of three draws, with dropout."""
+    from meltr_ray.training.engine import Engine
+    from meltr_ray.training.step import EngineStep
+
+    config = toy_config(stage, accumulation=2, product="central")
+    engine = Engine(toy(dropout=0.3)[0], config, torch.device("cpu"))
+    step = EngineStep(engine, 0, [toy_batch(2 * engine.rank + micro) for micro in range(2)], [], "head", config.aid)
+    by_gradients = torch.stack([step.problem().random(seed).dots(step.gradients()) for seed in range(3)])
+    return step.problem().projections(range(3)), by_gradients
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_random_pass_is_the_product_of_the_exact_gradients_with_the_draw(stage):
+    (first, by_gradients), (second, _) = on_ranks(projections_on_a_rank, 2, stage)
+    assert torch.equal(first, second) and relative_error(first, by_gradients) < 5e-3
+
+
 class WithConstants(torch.nn.Module):
     """The toy's losses and two more that don't depend on w: one a number, one but for rounding."""
 

@@ -22,7 +22,7 @@ class Step(Protocol):
     """Its micro-batches, M of them."""
 
     def problem(self) -> Problem:
-        """Losses, primary gradient, J v, rows of J: at this w, with the masks of this step; in `before` alone."""
+        """Losses, primary gradient, J v, rows of J, random projections: at this w, with the masks of this step; in `before` alone."""
 
     def alignments(self) -> Tensor:
         """c = J b, (M, T): how much a small step along -d_w of each loss lowers the primary loss of the meta batch, b its gradient."""

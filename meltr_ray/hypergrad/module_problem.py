@@ -170,10 +170,12 @@ class LossesProblem:
         """
         mean = 1.0 if scale is None else scale.mean()
         root = None if scale is None else (1 / mean * scale).root()
-        rows = []
-        for seed in seeds:
+
+        def direction(seed: int) -> Vector:
             z = self.random(seed)
-            rows.append(self.jvp(z if root is None else z.divided_by(root), consume=True, spread=True).mean(0))
+            return z if root is None else z.divided_by(root)
+
+        rows = [self.jvp(direction(seed), consume=True, spread=True).mean(0) for seed in seeds]
         return self.average([torch.stack(rows).double() / mean**0.5])[0].cpu()
 
     @contextmanager
