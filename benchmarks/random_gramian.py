@@ -1,7 +1,7 @@
 """A Gramian by random forward passes beside the exact one: how far its cosines and the steps taken by it are off, and what each costs.
 
     python benchmarks/random_gramian.py                # errors, UniVL tiny: two minutes on a quiet core
-    python benchmarks/random_gramian.py --cost base    # seconds of a Gramian, UniVL base: five minutes, 12 GB
+    python benchmarks/random_gramian.py --cost base    # seconds of a pass and of T backward passes, UniVL base: five minutes, 12 GB
 """
 
 from __future__ import annotations
