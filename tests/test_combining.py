@@ -15,9 +15,12 @@ from torch.func import jacrev
 
 from meltr_ray.combining import named
 from meltr_ray.combining.aligned import closed_form
+from meltr_ray.combining.random_gramian import RandomGramian
 from meltr_ray.combining.seeded import seeded
 from meltr_ray.config import CombinerConfig
 from meltr_ray.errors import ConfigError
+from meltr_ray.hypergrad import ModuleProblem
+from meltr_ray.hypergrad.vectors import Vector
 from tests.engine_toy import ToyWorkload, toy, toy_batch, toy_config
 from tests.ranks import on_ranks
 from tests.reference import DenseReference, relative_error
@@ -62,14 +65,14 @@ def way_of(name, **settings):
     return named.WAYS[name].of(config_of(name, **settings), ToyWorkload())
 
 
-def trained(name, stage, steps, folder, stop):
+def trained(name, stage, steps, folder, stop, gramian="exact"):
     """(slopes of each step, all state at the end) of a run that was stopped after `stop` steps and made again from its checkpoint; 0: never."""
     from meltr_ray.training import checkpoint
     from meltr_ray.training.engine import Engine
     from meltr_ray.training.loop import Progress, train
     from meltr_ray.training.state import RunState, restore_weights
 
-    config, root, cpu = config_of(name, stage), Path(folder), torch.device("cpu")
+    config, root, cpu = config_of(name, stage, gramian=gramian), Path(folder), torch.device("cpu")
     config.train.steps = steps
 
     def build(found):
@@ -122,14 +125,19 @@ def gramian_on_a_rank(stage):
     return step.gramian()
 
 
-@pytest.fixture(scope="module")
-def exact():
-    """(T, p): gradients of the mean losses over two ranks and two micro-batches, dense in float64."""
+def jacobian(count):
+    """(T, p): gradients of the mean losses over batches, dense in float64."""
     model = toy()[0].double()
     model.counting = False
-    batches = [replace(batch, x=batch.x.double(), y=batch.y.double()) for batch in map(toy_batch, range(4))]
+    batches = [replace(batch, x=batch.x.double(), y=batch.y.double()) for batch in map(toy_batch, range(count))]
     dense = DenseReference(model, lambda m: torch.stack([m(batch) for batch in batches]).mean(0), lambda m: m(batches[0])[0])
     return jacrev(dense.losses)(dense.w)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """Of two ranks and two micro-batches."""
+    return jacobian(4)
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -146,6 +154,112 @@ def test_a_weighting_of_the_gramian_is_torchjds_step_on_the_jacobian(name, stage
     with seeded(way.seed, 0):
         step = ROWS[name]()(exact)
     assert relative_error(exact.T @ a, step) < 1e-5
+
+
+DRAWS = 4096
+
+
+def random_gramian_on_a_rank(stage, num_micro):
+    """(G, entries of a draw that aren't 0)."""
+    from meltr_ray.training.engine import Engine
+    from meltr_ray.training.step import EngineStep
+
+    config = toy_config(stage, accumulation=num_micro, product="one_sided")
+    engine = Engine(toy()[0], config, torch.device("cpu"))
+    step = EngineStep(engine, 3, [toy_batch(num_micro * engine.rank + micro) for micro in range(num_micro)], [], "head", config.aid)
+    return RandomGramian(DRAWS, 64, seed=0)(step), sum(int(piece.count_nonzero()) for piece in step.problem().random(0).pieces)
+
+
+def cosines(G):
+    length = G.diagonal().sqrt()
+    return G / torch.outer(length, length)
+
+
+@pytest.mark.parametrize("stage, num_micro", [(0, 2), (3, 1)])
+def test_a_random_gramian_is_near_the_exact_one_alike_on_all_ranks(stage, num_micro):
+    (first, entries), (second, others) = on_ranks(random_gramian_on_a_rank, 2, stage, num_micro)
+    J = jacobian(2 * num_micro)
+    assert torch.equal(first, second)
+    assert (cosines(first) - cosines(J @ J.T)).abs().max() < 0.05
+    assert (first.diagonal() / (J @ J.T).diagonal() - 1).abs().max() < 4 * (2 / DRAWS) ** 0.5  # of a mean of squares of normal numbers
+    assert (entries if stage == 0 else entries + others) == J.shape[1]  # padding of shards is no weight
+    of_random, of_exact = (J.T @ way_of("fairgrad").weights(G) for G in (first, J @ J.T))
+    assert relative_error(of_random, of_exact) < 0.05
+
+
+def projections_on_a_rank(stage):
+    """(J z, its rows' inner products with z) of three draws, with dropout."""
+    from meltr_ray.training.engine import Engine
+    from meltr_ray.training.step import EngineStep
+
+    config = toy_config(stage, accumulation=2, product="central")
+    engine = Engine(toy(dropout=0.3)[0], config, torch.device("cpu"))
+    step = EngineStep(engine, 0, [toy_batch(2 * engine.rank + micro) for micro in range(2)], [], "head", config.aid)
+    by_gradients = torch.stack([step.problem().random(seed).dots(step.gradients()) for seed in range(3)])
+    return step.problem().projections(range(3)), by_gradients
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_random_pass_is_the_product_of_the_exact_gradients_with_the_draw(stage):
+    (first, by_gradients), (second, _) = on_ranks(projections_on_a_rank, 2, stage)
+    assert torch.equal(first, second) and relative_error(first, by_gradients) < 5e-3
+
+
+class WithConstants(torch.nn.Module):
+    """The toy's losses and two more that don't depend on w: one a number, one but for rounding."""
+
+    def __init__(self):
+        super().__init__()
+        self.toy = toy()[0]
+        self.toy.counting = False
+
+    def forward(self, batch):
+        constants = torch.stack([torch.tensor(0.7, dtype=batch.x.dtype), 3.3 * self.toy.body(batch.x).softmax(1).sum(1).mean()])
+        return torch.cat([self.toy(batch), constants])
+
+
+def with_constants(product, dtype=torch.float32):
+    model = WithConstants().to(dtype)
+    batch = toy_batch(0)
+    batch = replace(batch, x=batch.x.to(dtype), y=batch.y.to(dtype))
+    return ModuleProblem(model, lambda: model(batch), lambda: model.toy(batch, ("head",))[0], product=product)
+
+
+@pytest.mark.parametrize("product", ["one_sided", "central"])
+def test_a_loss_that_changes_by_rounding_has_no_gradient_in_random_passes(product):
+    problem = with_constants(product)
+    G = RandomGramian(8, 64, seed=0)(SimpleNamespace(number=0, problem=lambda: problem))
+    assert (G.diagonal()[:3] > 0).all() and not G[3:].any()
+    config = config_of("mgda")
+    config.losses.set = ["head", "decoder", "steep", "a number", "a constant"]
+    assert named.WAYS["mgda"].of(config, config.workload).weights(G)[3:].tolist() == [0, 0]
+
+
+def test_random_passes_in_adams_metric_see_its_gramian():
+    """Scales over six decades, as those of weights that gradients seldom reach."""
+    problem = with_constants("one_sided", torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    scale = Vector(tuple(10 ** (-6 * torch.rand(p.shape, generator=generator, dtype=p.dtype)) for p in problem.parameters))
+    found = problem.projections(range(DRAWS), scale)
+    J = torch.stack([torch.cat([(piece / root.sqrt()).flatten() for piece, root in zip(row.pieces, scale.pieces)]) for row in problem.loss_gradients()[:3]])
+    G, expected = (found.T @ found / DRAWS)[:3, :3], J @ J.T
+    assert (cosines(G) - cosines(expected)).abs().max() < 0.05 and (G.diagonal() / expected.diagonal() - 1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name, forward, backward", [("mgda", 8, 0), ("aligned", 8 + 1 + 1, 1)])
+def test_a_look_by_random_passes_costs_what_the_documentation_says(name, forward, backward):
+    """And the mean over looks goes on: the first takes as many draws as the way needs."""
+    config = config_of(name, gramian="random")
+    way, least = named.WAYS[name].of(config, config.workload), named.WAYS[name].least_draws
+    model = toy()[0]
+    for number in range(3):
+        problem = ModuleProblem(model, lambda: model(toy_batch(number)), lambda: model(toy_batch(9), ("head",))[0], product="one_sided")
+        step = SimpleNamespace(number=number, problem=lambda: problem, adam_scale=lambda: None, average=list)
+        problem.losses()  # the inner step's own
+        found = way.before(step)
+        extra = least - 8 if number == 0 or name == "aligned" else 0  # without moments no look lasts
+        assert found == {"meta_forward_passes": forward + extra, "meta_backward_passes": backward}
+    assert way.random.draws == pytest.approx(0 if name == "aligned" else 0.81 * 64 + 0.9 * 8 + 8)
 
 
 ODD = {
@@ -238,10 +352,11 @@ def test_softened_optimal_weights_are_those_of_the_paper():
     assert torch.allclose(a, expected / expected.sum()) and torch.allclose(value, a @ losses)
 
 
-@pytest.mark.parametrize("name", ["famo", "uncertainty", "dwa", "rlw", "gradvac", "pcgrad", "pcd", "aligned"])
-def test_a_resumed_run_is_bit_identical_and_alike_on_ranks(name, tmp_path):
+@pytest.mark.parametrize("name, gramian", [*((name, "exact") for name in ("famo", "uncertainty", "dwa", "rlw", "gradvac", "pcgrad", "pcd", "aligned")),
+                                           ("mgda", "random"), ("aligned", "random")])  # fmt: skip
+def test_a_resumed_run_is_bit_identical_and_alike_on_ranks(name, gramian, tmp_path):
     stage = 3 if name in ("famo", "gradvac", "aligned") else 0
-    whole, resumed = (on_ranks(trained, 2, name, stage, 7, str(tmp_path), stop) for stop in (0, 4))
+    whole, resumed = (on_ranks(trained, 2, name, stage, 7, str(tmp_path), stop, gramian) for stop in (0, 4))
     assert torch.equal(whole[0][0], whole[1][0])  # though their data differ
     assert len(whole[0][0].unique(dim=0)) > 3
     for (slopes, state), (again, state_again) in zip(whole, resumed):
@@ -290,6 +405,7 @@ def test_a_loss_that_is_not_positive_is_refused_where_that_would_be_wrong(name):
 
 
 def test_settings_that_a_way_has_no_use_for_are_refused(monkeypatch):
+    assert CombinerConfig(name="aligned", gramian="random", passes=1).passes == 1 and CombinerConfig(name="mgda", gramian="random").passes == 8
     assert CombinerConfig(name="cagrad").strength == 0.5 and CombinerConfig(name="dwa").temperature == 2.0
     for settings, rule in (({"name": "mgda", "strength": 0.5}, "combiner.strength=0.5: combiner.name=mgda makes nothing of it"),
                            ({"name": "fixed", "temperature": 2.0}, "combiner.temperature=2.0: combiner.name=fixed makes nothing"),
@@ -297,6 +413,11 @@ def test_settings_that_a_way_has_no_use_for_are_refused(monkeypatch):
                            ({"name": "gradvac", "strength": 5.0}, "combiner.strength=5.0: must be at most 1 for combiner.name=gradvac"),
                            ({"name": "famo", "strength": float("inf")}, "combiner.strength=inf: must be positive and finite"),
                            ({"name": "dwa", "every": 5}, "combiner.every=5: combiner.name=dwa makes nothing of it"),
+                           ({"name": "mgda", "gramian": "sketched"}, "combiner.gramian=sketched: unknown; use one of exact, random"),
+                           ({"name": "meltr", "gramian": "random"}, "combiner.gramian=random: combiner.name=meltr sees no Gramian; leave it out"),
+                           ({"name": "mgda", "passes": 8}, "combiner.passes=8: combiner.gramian=exact draws nothing; leave it out, or use combiner.gramian=random"),
+                           ({"name": "mgda", "gramian": "random", "passes": 3}, "combiner.passes=3: acts as 57 draws, and combiner.name=mgda needs 64; give 4 or more"),
+                           ({"name": "aligned", "gramian": "random", "passes": 0}, "combiner.passes=0: at least 1 is needed"),
                            ({"name": "mgda", "weights": [1, 2]}, "combiner.weights=[1, 2]: combiner.name=mgda makes nothing of them"),
                            ({"name": "fixed", "weights": [1, float("nan")]}, "combiner.weights=[1, nan]: must be finite")):  # fmt: skip
         with pytest.raises(ConfigError) as caught:

@@ -6,82 +6,86 @@ c' w, c = J D b. Among steps of one length, w' C w with C = J D J', the best is 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from meltr_ray.combining.way import Way
+from meltr_ray.combining.looking import Looking
+from meltr_ray.combining.random_gramian import DECAY, RandomGramian
 from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.workload import Workload
 
-DECAY = 0.9
-"""Of the exponential means."""
 LEAST_GAIN = 1e-8
 """Of a combination, where that of the best single loss is 1: below, it is rounding."""
 RIDGE = 1e-6
 """Added to the diagonal of C, whose entries are cosines there."""
 
 
-class Aligned(Way):
-    """Slopes of the closed form, every `every` steps; the step is as long as the primary's own would be.
+class Aligned(Looking):
+    """Slopes of the closed form; the step is as long as the primary's own would be.
 
     Args:
-        count: T.
+        count, every, random: as `Looking` has them.
         primary: number of the primary loss.
-        every: steps between two looks at the meta batch.
         floor: least share of the primary among the normalised gradients.
     """
 
     learns: ClassVar[bool] = True
+    least_draws: ClassVar[int] = 16
     strength: ClassVar[float] = 0.25
     strongest: ClassVar[float] = 1.0
-    every: ClassVar[int] = 3
     needs = ("quadprog", "qpsolvers")
 
     @classmethod
     def of(cls, config: Any, workload: Workload) -> Aligned:
-        names = config.losses.set
-        return cls(len(names), names.index(config.losses.primary), config.combiner.every, config.combiner.strength)
+        names, settings = config.losses.set, config.combiner
+        return cls(len(names), names.index(config.losses.primary), settings.every, settings.strength, RandomGramian.of(config, cls.least_draws))
 
-    def __init__(self, count: int, primary: int, every: int, floor: float):
-        self.primary, self.period, self.floor = primary, every, floor
+    def __init__(self, count: int, primary: int, every: int, floor: float, random: Optional[RandomGramian] = None):
+        super().__init__(count, every, random)
+        self.primary, self.floor = primary, floor
         self.c, self.C = torch.zeros(count, dtype=torch.float64), torch.zeros(count, count, dtype=torch.float64)
-        self.a = torch.ones(count)
-
-    def to(self, device: torch.device) -> Aligned:
-        self.a = self.a.to(device)
-        return self
 
     def is_due(self, number: int) -> bool:
-        return number % self.period == 0
+        return self.looks(number)
 
-    def before(self, step: Any) -> dict[str, Any]:
-        if not self.is_due(step.number):
-            return {}
-        before = step.problem().passes()
-        rows, b, scale = step.gradients(), step.problem().outer_gradient(), step.adam_scale()
-        moved = [row if scale is None else row.divided_by(scale) for row in rows]
-        c, C = torch.stack([each.dots([b])[0] for each in moved]), torch.stack([each.dots(rows) for each in moved])
+    def looked(self, step: Any) -> Tensor:
+        known = 1 - DECAY ** (self.num_steps + 1)
+        c, C = self.by_passes(step) if self.random else self.by_gradients(step)
         if not (c.isfinite().all() and C.isfinite().all()):
             raise InvalidLosses("a loss or its gradient is not finite")
-        self.num_steps += 1
-        self.c, self.C = (DECAY * mean + (1 - DECAY) * now for mean, now in ((self.c, c), (self.C, C)))
-        known = 1 - DECAY**self.num_steps
-        self.a = closed_form(self.c / known, self.C / known, self.primary, self.floor).to(self.a)
-        passes = step.problem().passes() - before
-        return {"meta_forward_passes": passes["forward"], "meta_backward_passes": passes["backward"]}
+        self.now = c
+        self.c = DECAY * self.c + (1 - DECAY) * c
+        if not self.random:  # which gives a mean
+            self.C = DECAY * self.C + (1 - DECAY) * C
+            C = self.C / known
+        return closed_form(self.c / known, C, self.primary, self.floor)
 
-    def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        a = self.a.to(losses.dtype)
-        return a @ losses, a
+    def said(self) -> dict[str, Any]:
+        return {EFFECTS: self.now}
+
+    def by_gradients(self, step: Any) -> tuple[Tensor, Tensor]:
+        """(c, C) of this step, T backward passes and those of b."""
+        rows, b, scale = step.gradients(), step.problem().outer_gradient(), step.adam_scale()
+        moved = [row if scale is None else row.divided_by(scale) for row in rows]
+        return torch.stack([each.dots([b])[0] for each in moved]), torch.stack([each.dots(rows) for each in moved])
+
+    def by_passes(self, step: Any) -> tuple[Tensor, Tensor]:
+        """(c, mean C): forward products along D b and along each draw, and the passes of b."""
+        problem, scale = step.problem(), step.adam_scale()
+        C = self.random(step, scale, lasting=scale is not None)  # before the optimiser's first step the metric is another
+        b = problem.outer_gradient()
+        along = problem.jvp(b if scale is None else b.divided_by(scale), consume=True).mean(0)
+        return step.average([along])[0].double().cpu(), C
 
     def state(self) -> dict[str, Tensor]:
-        return {"a": self.a, "c": self.c, "C": self.C, "number": torch.tensor(self.num_steps)}
+        return super().state() | {"c": self.c, "C": self.C}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.a, self.c, self.C, self.num_steps = state["a"].to(self.a), state["c"], state["C"], int(state["number"])
+        super().load_state(state)
+        self.c, self.C = state["c"], state["C"]
 
 
 def closed_form(c: Tensor, C: Tensor, primary: int, floor: float) -> Tensor:

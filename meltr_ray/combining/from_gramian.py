@@ -1,36 +1,37 @@
 """Ways that see how the losses' gradients stand to each other, G = J J' (T, T): torchjd's weightings, which say a of G.
 
-G is taken every `combiner.every` steps, T backward passes each. A loss without a gradient has slope 0 and isn't shown to them: MGDA would
+G is exact, T backward passes, or random, forward passes (`combiner.gramian`), every `combiner.every` steps. A loss without a gradient has slope 0 and isn't shown to them: MGDA would
 train on it alone, FairGrad weigh it by thousands.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Sequence
+from typing import Any, ClassVar, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from meltr_ray.combining import kept
+from meltr_ray.combining.looking import Looking
+from meltr_ray.combining.random_gramian import RandomGramian
 from meltr_ray.combining.seeded import seeded
-from meltr_ray.combining.way import Way
 from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.workload import Workload
 
 
-class FromGramian(Way):
-    """Slopes of a weighting, kept until the next Gramian.
+class FromGramian(Looking):
+    """Slopes of a weighting.
 
     Args:
         weighting: G (N, N) float64 of the N losses that have a gradient, the primary first -> weights (N,).
         count: T.
         primary: number of the primary loss.
-        every: steps between two Gramians.
+        every, random: as `Looking` has them.
         seed: of what the weighting draws.
     """
 
     learns: ClassVar[bool] = False
-    every: ClassVar[int] = 3
+    least_draws: ClassVar[int] = 64
     attributes: ClassVar[Sequence[str]] = ()
     """What torchjd's object remembers."""
 
@@ -42,25 +43,16 @@ class FromGramian(Way):
     @classmethod
     def of(cls, config: Any, workload: Workload) -> FromGramian:
         names = config.losses.set
-        return cls(cls.made(config.combiner), len(names), names.index(config.losses.primary), config.combiner.every, config.seed)
+        return cls(cls.made(config.combiner), len(names), names.index(config.losses.primary), config.combiner.every, config.seed,
+                   RandomGramian.of(config, cls.least_draws))  # fmt: skip
 
-    def __init__(self, weighting: nn.Module, count: int, primary: int = 0, every: int = 1, seed: int = 0):
-        self.weighting, self.period, self.seed = weighting, every, seed
+    def __init__(self, weighting: nn.Module, count: int, primary: int = 0, every: int = 1, seed: int = 0, random: Optional[RandomGramian] = None):
+        super().__init__(count, every, random)
+        self.weighting, self.seed = weighting, seed
         self.order = [primary, *(t for t in range(count) if t != primary)]
-        self.a = torch.ones(count)
 
-    def to(self, device: torch.device) -> FromGramian:
-        self.a = self.a.to(device)
-        return self
-
-    def before(self, step: Any) -> dict[str, Any]:
-        if step.number % self.period:
-            return {}
-        before = step.problem().passes()
-        self.a = self.weights(step.gramian()).to(self.a)
-        self.num_steps += 1
-        passes = step.problem().passes() - before
-        return {"meta_forward_passes": passes["forward"], "meta_backward_passes": passes["backward"]}
+    def looked(self, step: Any) -> Tensor:
+        return self.weights(self.random(step) if self.random else step.gramian())
 
     def weights(self, gramian: Tensor) -> Tensor:
         """(T,) of G (T, T).
@@ -77,15 +69,11 @@ class FromGramian(Way):
                 a[alive] = self.weighting(gramian[alive][:, alive])
         return a
 
-    def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        a = self.a.to(losses.dtype)
-        return a @ losses, a
-
     def state(self) -> dict[str, Tensor]:
-        return {"a": self.a, "number": torch.tensor(self.num_steps)} | kept.of_attributes(self.weighting, self.attributes, "own")
+        return super().state() | kept.of_attributes(self.weighting, self.attributes, "own")
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.a, self.num_steps = state["a"].to(self.a), int(state["number"])
+        super().load_state(state)
         sizes = [len(value) for name, value in state.items() if name.startswith("own/") and value.dim()]
         if sizes:  # a call of that size first: it forgets what it remembers when the size is new
             with seeded(0, 0):

@@ -40,7 +40,7 @@ class Step(Protocol):
     """Those of `Way.beside_step`."""
 
     def problem(self) -> Problem:
-        """Losses, primary gradient, J v, rows of J: at this w, with the masks of this step; in `before` alone."""
+        """Losses, primary gradient, J v, rows of J, random projections: at this w, with the masks of this step; in `before` alone."""
 
     def alignments(self) -> Tensor:
         """c = J b, (M, T): how much a small step along -d_w of each loss lowers the primary loss of the meta batch, b its gradient."""
@@ -98,6 +98,8 @@ class Way:
     """Defaults of `combiner.horizon` and `combiner.start`, likewise."""
     held_out: ClassVar[bool] = False
     """Whether its meta batches have to be such that training doesn't see."""
+    least_draws: ClassVar[Optional[int]] = None
+    """Draws that a random Gramian must amount to for it; None: it sees no Gramian."""
     needs: ClassVar[Sequence[str]] = ()
     """Packages beyond torchjd's own."""
     num_steps: int = 0

@@ -29,6 +29,10 @@ class CombinerConfig:
     """Steps that a probe of `look_ahead` trains on before it is put back (default 10)."""
     start: Optional[str] = None
     """How `look_ahead` begins: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
+    gramian: str = "exact"
+    """How `aligned` and those from gradients learn how the losses' gradients stand to each other: `exact`, T backward passes, or `random`, `passes` forward passes, with noise (docs/combining.md)."""
+    passes: Optional[int] = None
+    """Draws of a random Gramian at each look, a forward product each (default 8); with those of earlier looks they act as 19 times as many, and the relative error of a cosine is 1 / sqrt of that."""
     window: Optional[int] = None
     """Steps that `dwa` takes a mean over, in place of an epoch (default 50)."""
     temperature: Optional[float] = None
@@ -52,6 +56,7 @@ class CombinerConfig:
 
     def __post_init__(self):
         from meltr_ray.combining.named import WAYS
+        from meltr_ray.combining.random_gramian import check_gramian
 
         check_choice("combiner.name", self.name, tuple(WAYS))
         way = WAYS[self.name]
@@ -69,6 +74,7 @@ class CombinerConfig:
               f"must be at most {way.strongest:g} for combiner.name={self.name}; lower it")
         check(self.name == "fixed" or self.weights == "uniform", "combiner.weights", self.weights,
               f"combiner.name={self.name} makes nothing of them; leave them out, or use combiner.name=fixed")
+        check_gramian(self, way)
         missing = [package for package in way.needs if find_spec(package) is None]
         check(not missing, "combiner.name", self.name, f"needs {' and '.join(missing)}; pip install {' '.join(missing)}")
         check_choice("combiner.mode", self.mode, ("near_sum", "paper"))

@@ -50,8 +50,7 @@ class FixedPoint:
         """
         if self.scale is None:
             raise ValueError("adam: the inner optimiser has no second moments; use adam='ignore', or take an optimiser step first")
-        ones = Vector(tuple(torch.ones_like(piece) for piece in self.scale.pieces), self.scale.reduce)
-        return float(ones @ ones) / float(ones @ self.scale) * self.scale
+        return 1 / self.scale.mean() * self.scale
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> FixedPoint:

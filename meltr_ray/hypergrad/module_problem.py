@@ -16,7 +16,7 @@ from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.problem import Combiner, Operator
-from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of
+from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of, spread_difference
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
 
@@ -101,13 +101,15 @@ class LossesProblem:
         with self.replay():
             return self.weights.gradient(self._values(functions))
 
-    def jvp(self, v: Vector, product: str | None = None, consume: bool = False) -> Tensor:
-        """J v, (M, T), by the product of this problem or by another; `consume`: v may be overwritten."""
+    def jvp(self, v: Vector, product: str | None = None, consume: bool = False, spread: bool = False) -> Tensor:
+        """J v, (M, T), by the product of this problem or by another; `consume`: v may be overwritten; `spread`: v is random, its entries about 1."""
         choice = self._choice("product", product, JVP, self.weights.whole) if product else self.jvp_choice
         at_hand = (lambda: self.losses_along(v)(None)) if self.half else (lambda: self.losses().detach())
+        of_rule = {name: radius_of(name, self.weights.dtype) for name in ("one_sided", "central")}
+        taken, radius = (spread_difference, of_rule) if spread else (difference, {name: self.radius or rule for name, rule in of_rule.items()})
         return choice.take({
-            "one_sided": lambda: difference(self.losses_along(v, consume), v, self.radius or radius_of("one_sided", self.weights.dtype), at_hand),
-            "central": lambda: difference(self.losses_along(v), v, self.radius or radius_of("central", self.weights.dtype)),
+            "one_sided": lambda: taken(self.losses_along(v, consume), v, radius["one_sided"], at_hand),
+            "central": lambda: taken(self.losses_along(v), v, radius["central"]),
             "forward": lambda: self._forward_mode(v),
             "double_backward": lambda: self._double_backward(v),
         })  # fmt: skip
@@ -159,6 +161,22 @@ class LossesProblem:
         with self.replay():  # a graph of its own: DeepSpeed's forward admits its own backward alone
             l = torch.stack([self._forward(forward) for forward in self.forwards]).mean(0)
         return [self.weights.vector(self.weights.differentiate(l[t], retain_graph=t < count - 1)) for t in range(count)]
+
+    def projections(self, seeds: Sequence[int], scale: Vector | None = None) -> Tensor:
+        """(n, T) float64 on the CPU, row i J D^(1/2) z_i: z_i ~ N(0, I) in weight space is drawn by `seeds[i]`, D = 1 / `scale`, or I.
+
+        J d_w of the losses, mean over micro-batches and ranks; the mean of the rows' outer products is J D J' but for their number. A forward
+        product each, and one vector at a time.
+        """
+        mean = 1.0 if scale is None else scale.mean()
+        root = None if scale is None else (1 / mean * scale).root()
+
+        def direction(seed: int) -> Vector:
+            z = self.random(seed)
+            return z if root is None else z.divided_by(root)
+
+        rows = [self.jvp(direction(seed), consume=True, spread=True).mean(0) for seed in seeds]
+        return self.average([torch.stack(rows).double() / mean**0.5])[0].cpu()
 
     @contextmanager
     def replay(self) -> Iterator[None]:

@@ -42,6 +42,15 @@ class Vector:
         """Quotient entry by entry."""
         return self._map(torch._foreach_div(self.pieces, other.pieces))
 
+    def root(self) -> Vector:
+        """Square root entry by entry."""
+        return self._map(torch._foreach_sqrt(self.pieces))
+
+    def mean(self) -> float:
+        """Of all entries."""
+        ones = self._map([torch.ones_like(piece) for piece in self.pieces])
+        return float(ones @ self) / float(ones @ ones)
+
     def __matmul__(self, other: Vector) -> float:
         """Inner product; the pieces' own are summed in float64, in one order, so every rank has the same number."""
         return float(self.dots([other])[0])

@@ -60,7 +60,10 @@ class ShardedWeights(WholeWeights):
     def random(self, seed: int) -> Vector:
         generator = torch.Generator(self.device).manual_seed(seed * 1009 + dist.get_rank())
         shards = [p.ds_tensor for p in self.parameters]
-        return self.hold([torch.randn(s.shape, generator=generator, device=s.device, dtype=s.dtype) for s in shards])
+        pieces = [torch.randn(s.shape, generator=generator, device=s.device, dtype=s.dtype) for s in shards]
+        for p, piece in zip(self.parameters, pieces):  # the last shards are padded
+            piece.flatten()[max(0, p.ds_numel - dist.get_rank() * piece.numel()) :] = 0
+        return self.hold(pieces)
 
     def second_moments(self) -> list[Tensor]:
         return [safe_get_local_optimizer_state(p, "exp_avg_sq").view_as(p.ds_tensor) for p in self.parameters]
