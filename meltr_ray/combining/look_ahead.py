@@ -39,8 +39,8 @@ class LookAhead(Way):
     learns: ClassVar[bool] = True
     strength: ClassVar[float] = 0.005
     strongest: ClassVar[float] = 1.0
-    every: ClassVar[int] = 30
-    horizon: ClassVar[int] = 10
+    every: ClassVar[int] = 60
+    horizon: ClassVar[int] = 30
     start: ClassVar[str] = "primary"
     held_out: ClassVar[bool] = True
 

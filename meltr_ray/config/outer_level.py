@@ -24,9 +24,9 @@ class CombinerConfig:
     weights: Any = "uniform"
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
     every: Optional[int] = None
-    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead` (30)."""
+    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead` (60)."""
     horizon: Optional[int] = None
-    """Steps that a probe of `look_ahead` trains on before it is put back (default 10)."""
+    """Steps that a probe of `look_ahead` trains on before it is put back (default 30)."""
     start: Optional[str] = None
     """How `look_ahead` begins: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
     gramian: str = "exact"
