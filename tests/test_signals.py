@@ -1,0 +1,67 @@
+"""What held-out batches said of each loss: the loop's columns, and the table of the report."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from analysis import report, signals, tables
+from meltr_ray.combining.way import EFFECTS
+from meltr_ray.results import table as results
+from meltr_ray.results.columns import Columns
+from meltr_ray.results.table import RunningMeans
+from meltr_ray.training.loop import by_name
+from tests.engine_toy import toy_config
+from tests.test_analysis import LOSS_SET, METRICS, measured, write_plan
+
+TRUTH = {"joint": 1.0, "masked_joint": 0.5, "caption": 0.0, "shuffled": -0.4}
+LOOKS, SEEDS, ROWS = 40, 6, 3
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A sweep whose arm `meltr` saw effects of known means under noise of standard deviation 1; and all looks, (seed, look, loss)."""
+    folder, random = tmp_path_factory.mktemp("sweep"), np.random.default_rng(3)
+    looks = random.normal(0, 1, (SEEDS, ROWS * LOOKS, len(TRUTH))) + list(TRUTH.values())
+    for arm in ("meltr", "uniform", "primary_only"):
+        for seed in range(SEEDS):
+            settings = {"seed": seed, "losses.set": LOSS_SET, "losses.primary": LOSS_SET[0], "combiner.name": arm}
+            columns, seen = Columns.of(METRICS, LOSS_SET, settings, learns=arm == "meltr"), {}
+            for row in range(ROWS):
+                part = looks[seed, row * LOOKS : (row + 1) * LOOKS]
+                if arm == "meltr":
+                    seen = {f"effect.{name}": value for name, value in zip(TRUTH, part.mean(0))}
+                    seen |= {f"effect_square.{name}": value for name, value in zip(TRUTH, (part**2).mean(0))}
+                about = {"trial": f"{arm}-{seed}", "arm": arm, "phase": "comparison", "split": "validation", "step": 50 * (row + 1), "seconds": 1.0}
+                results.append(folder / "trials" / f"{arm}-{seed}", about | {"status": "finished" if row == ROWS - 1 else "running"} | measured(40.0 + seed) | seen, columns)
+    return write_plan(folder), looks
+
+
+def test_signal_and_noise_are_those_of_all_looks(noisy):
+    folder, looks = noisy
+    found = signals.signals(tables.load(folder), "meltr")
+    assert list(found.index) == list(TRUTH)
+    for number, loss in enumerate(TRUTH):
+        means = looks[:, :, number].mean(1)
+        low, high = stats.t.interval(0.95, SEEDS - 1, means.mean(), stats.sem(means))
+        row = found.loc[loss]
+        assert (row["mean"], row.low, row.high) == pytest.approx((means.mean(), low, high))
+        assert row.ratio == pytest.approx((means / looks[:, :, number].std(1)).mean())
+        assert row.says == ("helps" if low > 0 else "harms" if high < 0 else "can't be told from noise")
+    assert list(found.says) == ["helps", "helps", "can't be told from noise", "harms"]
+    assert signals.signals(tables.load(folder), "uniform").empty
+
+
+def test_the_report_has_them(noisy):
+    assert "can&#x27;t be told from noise" in report.write_report(noisy[0]).read_text().replace("&#39;", "&#x27;")
+
+
+def test_the_loop_names_effects_and_keeps_their_squares():
+    config, means = toy_config(0), RunningMeans()
+    for look in ([1.0, float("nan"), -2.0], [3.0, 5.0, 0.0]):
+        means.add(by_name({EFFECTS: torch.tensor(look), "hypergradient_norm": 1.0}, config))
+    found = {name: value for name, value in means.values().items() if value is not None}
+    assert found == {"hypergradient_norm": 1.0, "effect.head": 2.0, "effect_square.head": 5.0, "effect.decoder": 5.0, "effect_square.decoder": 25.0,
+                     "effect.steep": -1.0, "effect_square.steep": 2.0}  # fmt: skip
