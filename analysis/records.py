@@ -17,6 +17,7 @@ from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import SEARCHES, SETTING
 from meltr_ray.results.migration import migrate_about
+from meltr_ray.storage import sealed
 from meltr_ray.workload import Metric
 from tune_spaces.screening import ALL, NONE
 
@@ -114,9 +115,12 @@ def load(folder: str | Path) -> Sweep:
         raise ConfigError(f"folder={folder}: has no {results.FILE}; name a folder under outputs/sweeps")
 
     def read(name: str, cost: str) -> dict[str, Any]:
-        if (folder / name).exists():
-            return json.loads((folder / name).read_text())
-        absent.append(f"{name} is missing: {cost}.")
+        try:
+            if (folder / name).exists():
+                return sealed.read_json(folder / name)
+            absent.append(f"{name} is missing: {cost}.")
+        except sealed.Damaged:
+            absent.append(f"{name} is damaged: {cost}.")
         return {}
 
     about = read("sweep.json", "the default plan is assumed; the metric's name and which losses are planted controls are unknown")

@@ -24,6 +24,7 @@ from meltr_ray.config.fields import Field, fields, own_fields
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
 
 CONF = Path(__file__).parent / "conf"
@@ -115,7 +116,7 @@ def workload_of(given: dict[str, str]) -> str:
         return given["workload"]
     for key, name in (("resume", "settings.yaml"), ("resume", "config.yaml"), ("checkpoint", "config.yaml")):
         if key in given and (path := Path(given[key]) / name).is_file():
-            return OmegaConf.select(OmegaConf.load(path), "workload.source") or DEFAULT_WORKLOAD
+            return OmegaConf.select(OmegaConf.create(sealed.read_text(sealed.whole_of(path))), "workload.source") or DEFAULT_WORKLOAD
     return DEFAULT_WORKLOAD
 
 

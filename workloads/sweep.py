@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError, check
-from meltr_ray.storage import put
+from meltr_ray.storage import sealed
+from meltr_ray.storage.writers import only_writer
 from tune_spaces import plan
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
@@ -68,10 +69,11 @@ def sweep(request: cli.Request) -> int:
         print("\n".join(plan.cost_in_words(config, trials, timed)), flush=True)
     if plan_only:
         return 0
-    phases.start(folder, settings, config, request.command, counted)
-    with cli.chatter_to(folder / "log.txt") as terminal:
-        ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, timed)
-        report = write_report(folder)
+    with only_writer(folder):
+        phases.start(folder, settings, config, request.command, counted)
+        with cli.chatter_to(folder / "log.txt") as terminal:
+            ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, timed)
+            report = write_report(folder)
     print(headline(folder))
     print(f"report: {report}")
     if ending is phases.Ending.BUDGET:
@@ -106,10 +108,9 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     folder = Path(request.config.resume).absolute()
     if not (folder / "settings.yaml").exists():
         raise ConfigError(f"resume={request.config.resume}: no sweep was started there; give a folder under outputs/sweeps")
-    old = config_file.load(folder / "settings.yaml")
+    old = config_file.load(sealed.whole_of(folder / "settings.yaml"))
     if "sweep.seeds" in request.given:
         look(old, request.config.sweep.seeds)
-        put(folder / "settings.yaml", OmegaConf.to_yaml(old))
     for key, value in request.given.items():
         check(key in ("resume", "sweep.seeds", *MAY_CHANGE), key, value, "a resumed sweep keeps its settings; leave it out or start a new sweep")
         if key in MAY_CHANGE:

@@ -16,6 +16,8 @@ from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.results import table as results
+from meltr_ray.storage import sealed
+from meltr_ray.storage.writers import only_writer
 from workloads import cli
 
 
@@ -26,7 +28,7 @@ def train(request: cli.Request) -> int:
         folder = Path(config.resume).absolute()
         if not (folder / "config.yaml").exists():
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
-        config = config_file.read(folder / "config.yaml", [f"{key}={value}" for key, value in request.given.items() if key != "resume"])
+        config = config_file.read(sealed.whole_of(folder / "config.yaml"), [f"{key}={value}" for key, value in request.given.items() if key != "resume"])
     else:
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     for key, value in request.given.items():
@@ -39,9 +41,14 @@ def train(request: cli.Request) -> int:
 
     checkpoint.check_same(config, folder / "checkpoints")
     check_all([config])
+    with only_writer(folder):
+        return run(folder, config)
+
+
+def run(folder: Path, config: Config) -> int:
+    """Train in `folder`, which no other process writes."""
     keep_text(config.workload, folder / "workload")
     config_file.write(folder / "config.yaml", config)
-
     trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False}
     with cli.chatter_to(folder / "log.txt") as terminal:
         from meltr_ray.cluster.trial import record_failure, run_trial

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
 from meltr_ray.results import table as results
-from meltr_ray.storage import put
+from meltr_ray.storage import put, sealed
 from meltr_ray.training import splits
 from tune_spaces import equal_budgets, plan, screening
 from tune_spaces.arms import Trial
@@ -37,16 +36,17 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
         ConfigError: a resumed sweep's workload has another text now.
     """
     keep_text(config.workload, folder / "workload")
-    if not (folder / "settings.yaml").exists():
-        put(folder / "settings.yaml", OmegaConf.to_yaml(settings))
-        config_file.write(folder / "config.yaml", config)
+    for trial in folder.glob("trials/*"):
+        results.set_aside(trial)
+    sealed.put_twice(folder / "settings.yaml", OmegaConf.to_yaml(settings))
+    config_file.write(folder / "config.yaml", config)
     describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=None, candidates=counted or {})
 
 
 def candidates_of(folder: Path) -> dict[str, int]:
     """Arm -> candidates of its search, as they were counted when the sweep was started: times taken again would give others."""
     path = folder / "sweep.json"
-    return json.loads(path.read_text()).get("candidates", {}) if path.exists() else {}
+    return sealed.read_json(path).get("candidates", {}) if path.exists() else {}
 
 
 class Ending(Enum):
@@ -106,7 +106,7 @@ def describe(folder: Path, config: Config, rates: dict[str, float], command: str
              best: tuple[str, ...] | None = None, **more: Any) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table; `more` of it stays until it is given anew."""
     path, workload = folder / "sweep.json", config.workload
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = sealed.read_json(path) if path.exists() else {}
     kept = {name: before[name] for name in ("candidates", "settings_chosen") if before.get(name)} | {name: value for name, value in more.items() if value}
     known: dict[str, Any] = dataclasses.asdict(config.sweep) | kept | {
         "metrics": {name: dataclasses.asdict(metric) for name, metric in workload.metrics.items()},
@@ -126,8 +126,8 @@ def describe(folder: Path, config: Config, rates: dict[str, float], command: str
         known["confirmation"] = screening.confirmed(config, known["best"])
         known["screening"] = {"kind": design.kind, "losses": list(design.losses), "rows": screening.rows(config),
                               "controls": screening.factors(config)[1]}  # fmt: skip
-    put(path, json.dumps(known, indent=1))
-    put(folder / "baselines.json", json.dumps(workload.baselines(), indent=1))
+    sealed.put_json(path, known)
+    sealed.put_json(folder / "baselines.json", workload.baselines())
 
 
 def keep_best(folder: Path) -> None:

@@ -18,7 +18,7 @@ from meltr_ray.config.run import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import find
 from meltr_ray.errors import ConfigError, check_choice
-from meltr_ray.storage import put
+from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
 
 OF_PREPARE = ("source", "export", "extract", "extractor", "frames_per_second")
@@ -45,8 +45,12 @@ def schema(cls: type[Workload], chosen: dict[str, Any]) -> DictConfig:
 
 
 def load(path: Path) -> DictConfig:
-    """Settings saved as YAML, typed; not resolved and not checked."""
-    found = OmegaConf.load(path)
+    """Settings saved as YAML, typed; not resolved and not checked.
+
+    Raises:
+        Damaged: the file is not as it was written.
+    """
+    found = OmegaConf.create(sealed.read_text(path))
     cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
     found = OmegaConf.masked_copy(found, [key for key in found if key not in OF_PREPARE])
     chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
@@ -110,7 +114,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
 
 def write(path: Path, config: Config) -> None:
     """Save `config`, everything resolved, as YAML; atomically."""
-    put(path, OmegaConf.to_yaml(OmegaConf.create(as_written(config))))
+    sealed.put_twice(path, OmegaConf.to_yaml(OmegaConf.create(as_written(config))))
 
 
 def as_written(config: Config) -> dict[str, Any]:

@@ -7,6 +7,8 @@ and two trials never wait for each other. `<sweep>/results.parquet` gathers them
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from meltr_ray.errors import ConfigError, check
+from meltr_ray.errors import check
 from meltr_ray.results import migration
 from meltr_ray.results.columns import VERSION, Columns, conform, unify
 from meltr_ray.storage import put
+from meltr_ray.storage.sealed import Damaged, say
 
-FILE = "results.parquet"
+FILE, SEAL = "results.parquet", b"sha256"
 STATUSES = ("failed", "diverged", "finished", "stopped", "running")
 """The status of a trial is the gravest of its rows, which is the first here."""
 FINAL = ("finished", "diverged")
@@ -79,16 +82,44 @@ def load(path: Path) -> pa.Table:
     """
     try:
         with open(path, "rb") as file:  # by its path, pyarrow opens it twice, and a row may have been added in between
-            table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"table={path}: can't be read as Parquet ({str(error).splitlines()[0]}); restore it, or delete it to run its trial again") from error
+            table = pq.read_table(file, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Damaged(f"table={path}: can't be read as Parquet ({str(error).splitlines()[0]}); restore it, or delete it to run its trial again") from error
+    table, seal = unsealed(table)
+    if seal not in (None, seal_of(table)):
+        raise Damaged(f"table={path}: isn't as it was written; restore it, or delete it to run its trial again")
     version = (table.schema.metadata or {}).get(b"version", b"1").decode()
     check(version in ("1", VERSION), "table", path, f"has version {version}, and this is a reader of {VERSION}; use the project's newer code")
     return migration.migrate_table(table) if version == "1" else table
 
 
 def write(path: Path, table: pa.Table) -> None:
-    put(path, lambda file: pq.write_table(table, file))
+    """Pages with their checksums; columns and number of rows are sealed in the file's metadata."""
+    sealed = table.replace_schema_metadata((table.schema.metadata or {}) | {SEAL: seal_of(table)})
+    put(path, lambda file: pq.write_table(sealed, file, write_page_checksum=True))
+
+
+def unsealed(table: pa.Table) -> tuple[pa.Table, bytes | None]:
+    """The table without its seal, and the seal; None of an older version."""
+    metadata = dict(table.schema.metadata or {})
+    seal = metadata.pop(SEAL, None)
+    return table.replace_schema_metadata(metadata or None), seal
+
+
+def seal_of(table: pa.Table) -> bytes:
+    """SHA-256 of what a page's checksum doesn't cover: columns with their types and meanings, metadata, number of rows."""
+    fields = [(field.name, str(field.type), sorted((field.metadata or {}).items())) for field in table.schema]
+    return hashlib.sha256(repr((fields, sorted((table.schema.metadata or {}).items()), len(table))).encode()).hexdigest().encode()
+
+
+def set_aside(folder: Path) -> None:
+    """Of a trial whose table is damaged: rename it, so that the trial runs again; one line says so."""
+    try:
+        read_trial(folder)
+    except Damaged as error:
+        path = Path(folder) / FILE
+        os.replace(path, path.with_name(f"{FILE}.damaged"))
+        say(f"{str(error).partition(';')[0]}; it is set aside as {path.name}.damaged, and its trial runs again")
 
 
 def join(tables: Iterable[pa.Table]) -> pa.Table:
@@ -128,7 +159,10 @@ def mark_stopped(sweep: Path) -> list[str]:
     """After Ctrl-C: trials of `sweep` that were running are `stopped`, by their last row. Returns their names."""
     stopped = []
     for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")):
-        table = load(path)
+        try:
+            table = load(path)
+        except Damaged:  # what resumes sets it aside
+            continue
         rows = table.to_pylist()
         if rows and status_of(row["status"] for row in rows) == "running":
             rows[-1]["status"] = "stopped"
@@ -138,7 +172,16 @@ def mark_stopped(sweep: Path) -> list[str]:
 
 
 def gather(sweep: Path) -> pa.Table:
-    """Join the tables of all trials of `sweep` into `<sweep>/results.parquet` and return it; works on a running sweep."""
-    table = join(load(path) for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")))
+    """Join the tables of all trials of `sweep` into `<sweep>/results.parquet` and return it; works on a running sweep.
+
+    A table that is damaged is left out, and a line says so.
+    """
+    tables = []
+    for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")):
+        try:
+            tables.append(load(path))
+        except Damaged as error:
+            say(f"{error}; it is left out")
+    table = join(tables)
     write(Path(sweep) / FILE, table)
     return table

@@ -1,27 +1,29 @@
-"""Checkpoints on disk: safetensors and JSON, written under a temporary name, marked complete last, then renamed.
+"""Checkpoints on disk: safetensors and JSON, written under a temporary name, listed with their checksums last, then renamed.
 
 `checkpoints/step-00000150/` holds `shared.safetensors` (weights, both optimisers, combiner: whole tensors, the same for
-every ZeRO stage), `rank-<r>.safetensors` (generators), `facts.json` (step, statistics, settings) and `COMPLETE`.
+every ZeRO stage), `rank-<r>.safetensors` (generators), `facts.json` (step, statistics, settings) and `COMPLETE`, the SHA-256 of each.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any, Callable
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from meltr_ray.config import Config, recorded
 from meltr_ray.errors import ConfigError
-from meltr_ray.storage import put, put_by_path
+from meltr_ray.storage import put, put_by_path, sealed
 from meltr_ray.workload import Workload
 
-MARKER = "COMPLETE"
+MARKER, SEAL = "COMPLETE", "sha256"
 KEEP = 2
 MAY_CHANGE = ("train.threads", "train.max_failures", "train.loader_workers", "train.prefetch")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
@@ -44,7 +46,7 @@ def save(root: Path, step: int, rank: int, shared: dict[str, Tensor], own: dict[
     if rank == 0:
         save_tensors(temporary / "shared.safetensors", shared)
         put(temporary / "facts.json", json.dumps(facts, indent=1))
-        put(temporary / MARKER, "")
+        put(temporary / MARKER, sealed.listed(temporary, [path.name for path in temporary.iterdir()]))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         for old in _complete(root)[:-KEEP]:
@@ -53,8 +55,13 @@ def save(root: Path, step: int, rank: int, shared: dict[str, Tensor], own: dict[
 
 
 def latest(root: Path) -> Path | None:
-    """The newest complete checkpoint under `root`."""
-    return next(reversed(_complete(Path(root))), None)
+    """The newest complete checkpoint under `root` whose files are as they were written; a line for each that isn't."""
+    for folder in reversed(_complete(Path(root))):
+        wrong = sealed.differing(folder, (folder / MARKER).read_bytes().decode("utf-8", "replace"))
+        if wrong is None:
+            return folder
+        sealed.say(f"checkpoint={folder}: {wrong} isn't as it was written; an older one is used, or training begins anew")
+    return None
 
 
 def load(folder: Path, rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -97,7 +104,8 @@ def settings(config: Config) -> dict[str, Any]:
 
 def save_weights(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write weights alone, atomically; `facts` go into the file's own metadata."""
-    save_tensors(path, weights, {"facts": json.dumps(facts)})
+    written = json.dumps(facts)
+    save_tensors(path, weights, {"facts": written, SEAL: digest(weights, written)})
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -113,8 +121,37 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 def weights_facts(path: Path) -> dict[str, Any]:
     """The facts that `save_weights` took."""
+    return json.loads(_metadata(path).get("facts", "{}"))
+
+
+def load_weights_file(path: Path) -> dict[str, Tensor]:
+    """The weights that `save_weights` took.
+
+    Raises:
+        ConfigError: the file isn't as it was written.
+    """
+    damaged = f"checkpoint={path}: isn't as it was written; restore it from a copy, or train again"
+    try:
+        weights, known = load_file(path), _metadata(path)
+    except (SafetensorError, ValueError) as error:
+        raise ConfigError(damaged) from error
+    if SEAL in known and known[SEAL] != digest(weights, known.get("facts", "")):
+        raise ConfigError(damaged)
+    return weights
+
+
+def digest(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 of names, types, shapes, numbers, and of `text`."""
+    found = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, "pt") as file:
-        return json.loads((file.metadata() or {}).get("facts", "{}"))
+        return file.metadata() or {}
 
 
 def _complete(root: Path) -> list[Path]:

@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from meltr_ray.config import Config
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.results.bootstrap import resampled
-from meltr_ray.training.checkpoint import check_fingerprint, weights_facts
+from meltr_ray.training.checkpoint import check_fingerprint, load_weights_file, weights_facts
 from meltr_ray.training.loss_vector import PREFIX, named_weights
 from meltr_ray.training.splits import examples
 from meltr_ray.training.tuning import prepare_for_tuning
@@ -77,10 +76,11 @@ def saved_module(config: Config, weights: Path, device: torch.device = torch.dev
     Raises:
         ConfigError: the weights are those of another configuration, or the data aren't those that they were trained on.
     """
+    found = load_weights_file(weights)
     check_fingerprint(config.workload, weights_facts(weights).get("checksums", {}))
     module = config.workload.structure()
     prepare_for_tuning(module, config)
-    load_weights(module.to(device), load_file(weights), weights)
+    load_weights(module.to(device), found, weights)
     return module
 
 
@@ -94,12 +94,30 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], origin: Pat
     """Put saved weights into `model`; a tied weight is saved once, under its first name.
 
     Raises:
-        ConfigError: the file's names or shapes are those of another configuration.
+        ConfigError: the file's names, shapes or types are those of another configuration, or a number isn't finite.
     """
     wanted = dict(named_weights(model)) | {name.removeprefix(PREFIX): b for name, b in model.named_buffers()}
     wrong = sorted(wanted.keys() ^ weights.keys()) or sorted(n for n in wanted if wanted[n].shape != weights[n].shape)
     if wrong:
         raise ConfigError(f"checkpoint={origin}: {wrong[0]} does not fit this configuration; use the settings it was made with")
+    check_numbers({name: (weights[name], there) for name, there in wanted.items()}, f"checkpoint={origin}")
     with torch.no_grad():
         for name, there in wanted.items():
             there.copy_(weights[name])
+
+
+def check_numbers(pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], origin: str) -> None:
+    """Refuse weights of another kind than the module's, such as integers or complex numbers, and those that aren't finite.
+
+    Args:
+        pairs: name -> (what a file has, what it is put into).
+
+    Raises:
+        ConfigError: names the weight.
+    """
+    for name, (given, there) in pairs.items():
+        if given.is_floating_point() != there.is_floating_point() or given.is_complex() != there.is_complex():
+            kinds = (str(x.dtype).removeprefix("torch.") for x in (given, there))
+            raise ConfigError(f"{origin}: {name} is {' where the model has '.join(kinds)}; give weights of that kind")
+        if given.is_floating_point() and not given.isfinite().all():
+            raise ConfigError(f"{origin}: {name} has a number that is not finite; give weights that are")

@@ -13,6 +13,7 @@ from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import Way
 from meltr_ray.config import Config
 from meltr_ray.results.table import RunningMeans
+from meltr_ray.storage.writers import Attempt
 from meltr_ray.training import checkpoint, memory
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.engine import Engine
@@ -57,6 +58,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
         restore_weights(found, model)
     engine = Engine(model, config, device)
     torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
+    attempt = Attempt(folder) if engine.rank == 0 else None
     state = RunState(engine, way.to(device), Progress())
     facts = state.restore(found) if found else {}
     check_alike(workload, started_from, engine, facts.get("origin"))
@@ -68,19 +70,26 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     held_out = Batches(workload, "meta", **place) if config.draws_from_meta else None
     known = {"trial": folder.name, "arm": arm, "phase": phase}
 
+    def check_ours() -> None:
+        if attempt:
+            attempt.check()
+
     def evaluate() -> None:
         found = measured(workload, module, validation, device)
         (score,) = engine.average([torch.tensor(workload.score(found.metrics), dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)])
         if score > progress.best_score or progress.best_step == 0:  # alike on all ranks: what follows waits for each
             progress.best_score, progress.best_step = score.item(), progress.step
             weights = engine.weights()
+            check_ours()
             if engine.rank == 0:
                 checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | found.metrics)
         last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
+        check_ours()
         report(_row(config, known, engine, way, progress, "validation", "finished" if last else "running", found))
         progress.means = RunningMeans()
 
     def save() -> None:
+        check_ours()
         progress.elapsed = time.perf_counter() - began
         state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint, "origin": started_from})
 
@@ -92,6 +101,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     if test:
         found = measured_saved(config, folder / "best.safetensors", "test", device)
         progress.elapsed = time.perf_counter() - began
+        check_ours()
         report(_row(config, known, engine, way, progress, "test", "finished", found))
 
 

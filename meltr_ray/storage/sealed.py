@@ -1,0 +1,145 @@
+"""Files that tell whether they are as they were written: settings (YAML), facts (JSON), and listed files of any kind.
+
+A file of an older version has no seal, and is read as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from meltr_ray.errors import ConfigError
+from meltr_ray.storage.whole import put
+
+SEAL = "# sha256: "
+"""In front of the checksum in a file's last line."""
+KEY = "sha256"
+"""Of the checksum in a JSON object."""
+
+
+class Damaged(ConfigError):
+    """A file isn't as it was written: one line."""
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write text whose last line seals it."""
+    text = text if text.endswith("\n") else f"{text}\n"
+    put(path, f"{text}{SEAL}{_of(text)}\n")
+
+
+def read_text(path: Path) -> str:
+    """What `put_text` wrote.
+
+    Raises:
+        Damaged: the file is not as it was written.
+        OSError: it can't be read.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise _damaged(path) from None
+    body, seal, known = text.rpartition(SEAL)
+    if not seal or "\n" in known.strip():
+        return text
+    if _of(body) != known.strip():
+        raise _damaged(path)
+    return body
+
+
+def put_json(path: Path, facts: dict[str, Any]) -> None:
+    """Write a JSON object with its checksum, and a copy of it."""
+    text = json.dumps(facts | {KEY: _of(_plain(facts))}, indent=1)
+    put(copy_of(path), text)
+    put(path, text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `put_json` wrote, from its copy where the first is damaged.
+
+    Raises:
+        Damaged: both are.
+    """
+    return _read_json(whole_of(path, _read_json))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(Path(path).read_bytes().decode("utf-8"))
+    except ValueError:
+        raise _damaged(path) from None
+    if not isinstance(facts, dict):
+        raise _damaged(path)
+    known = facts.pop(KEY, None)
+    if known is not None and known != _of(_plain(facts)):
+        raise _damaged(path)
+    return facts
+
+
+def put_twice(path: Path, text: str) -> None:
+    """Write sealed text, and a copy of it that stands in where the first is damaged."""
+    put_text(copy_of(path), text)
+    put_text(path, text)
+
+
+def copy_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.copy")
+
+
+def whole_of(path: Path, read: Callable[[Path], object] = read_text) -> Path:
+    """`path`, or its copy where it is damaged or gone; one line says so.
+
+    Raises:
+        Damaged: both are.
+    """
+    for place in (path, copy_of(path)):
+        try:
+            read(place)
+        except (Damaged, OSError):
+            continue
+        if place != path:
+            say(f"{path}: isn't as it was written; its copy is used")
+        return place
+    raise _damaged(path)
+
+
+def listed(folder: Path, names: Iterable[str]) -> str:
+    """JSON of file names -> SHA-256."""
+    return json.dumps({name: sha256(folder / name) for name in sorted(names)}, indent=1)
+
+
+def differing(folder: Path, text: str) -> str | None:
+    """The first file that isn't as `listed` found it; None: all are. An empty list, of an older version, says nothing."""
+    if not text:
+        return None
+    try:
+        known = json.loads(text)
+        return next((name for name, value in known.items() if not (folder / name).is_file() or sha256(folder / name) != value), None)
+    except (ValueError, AttributeError):
+        return "the list of its files"
+
+
+def say(line: str) -> None:
+    """A line for whoever reads along, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _plain(facts: Any) -> str:
+    return json.dumps(facts, sort_keys=True)
+
+
+def _of(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _damaged(path: Path) -> Damaged:
+    return Damaged(f"{path}: isn't as it was written (its checksum differs); restore it from a copy")

@@ -1,0 +1,160 @@
+"""What runs leave on disk is read as it was written or not at all: every region of every file flipped once; one writer at a time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from meltr_ray.config import file as config_file
+from meltr_ray.errors import ConfigError
+from meltr_ray.results import table as results
+from meltr_ray.results.columns import Columns
+from meltr_ray.storage import sealed
+from meltr_ray.storage.writers import Attempt, ShutOut, only_writer
+from meltr_ray.training import checkpoint
+from meltr_ray.training.evaluation import check_numbers, load_weights
+from tests.engine_toy import toy, toy_config
+from tests.forks import ROOT
+from tests.test_analysis import LOSS_SET, METRICS, measured
+
+REGIONS = 24
+
+
+def flips(file: Path):
+    """The file with a bit of one byte flipped, in each of many regions, one after the other; then as it was."""
+    whole = file.read_bytes()
+    for region in range(min(REGIONS, len(whole))):
+        position = region * len(whole) // min(REGIONS, len(whole))
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << region % 8]) + whole[position + 1 :])
+        yield position
+    file.write_bytes(whole)
+
+
+def saved(root: Path, step: int) -> Path:
+    tensors = {"weights/w": torch.randn(40, 3), "meta/phi": torch.randn(7)}
+    checkpoint.save(root, step, 0, tensors, {"cpu": torch.get_rng_state()}, {"progress": {"step": step}}, lambda: None)
+    return root / f"step-{step:08d}"
+
+
+def test_a_checkpoint_that_is_damaged_anywhere_gives_way_to_the_older_one(tmp_path, capsys):
+    older, newer = saved(tmp_path, 1), saved(tmp_path, 2)
+    assert checkpoint.latest(tmp_path) == newer and capsys.readouterr().err == ""
+    for file in sorted(newer.iterdir()):
+        for position in flips(file):
+            assert checkpoint.latest(tmp_path) == older, (file.name, position)
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1 and "isn't as it was written; an older one is used" in said
+        file.rename(tmp_path / "away")
+        if file.name != checkpoint.MARKER:
+            assert checkpoint.latest(tmp_path) == older, file.name
+        (tmp_path / "away").rename(file)
+        capsys.readouterr()
+    for file in older.iterdir(), newer.iterdir():
+        next(each for each in file if each.name == "shared.safetensors").write_bytes(b"")
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_best_weights_that_are_damaged_anywhere_are_refused(tmp_path):
+    path, weights = tmp_path / "best.safetensors", toy()[0].state_dict()
+    checkpoint.save_weights(path, weights, {"step": 3, "error": 0.5})
+    assert checkpoint.weights_facts(path)["step"] == 3 and checkpoint.load_weights_file(path).keys() == weights.keys()
+    for position in flips(path):
+        with pytest.raises(ConfigError, match="isn't as it was written; restore it"):
+            checkpoint.load_weights_file(path)
+            pytest.fail(f"taken with byte {position} flipped")
+
+
+def test_a_table_that_is_damaged_anywhere_is_set_aside(tmp_path, capsys):
+    trial = tmp_path / "trials/one"
+    columns = Columns.of(METRICS, LOSS_SET, {"seed": 0})
+    for step in range(1, 6):
+        results.append(trial, {"trial": "one", "arm": "a", "phase": "single", "split": "validation", "status": "running", "step": step} | measured(30.0 + step), columns)
+    whole = results.read_trial(trial)
+    for position in flips(trial / results.FILE):
+        try:
+            assert results.read_trial(trial) == whole, position  # what flipped says nothing, such as a page's offset that isn't used
+        except sealed.Damaged:
+            pass
+    assert results.read_trial(trial) == whole
+    (trial / results.FILE).write_bytes(b"PAR1" + bytes(200))
+    assert len(results.gather(tmp_path)) == 0 and "it is left out" in capsys.readouterr().err
+    results.set_aside(trial)
+    assert results.read_trial(trial) == [] and "its trial runs again" in capsys.readouterr().err
+
+
+def test_settings_and_facts_that_are_damaged_have_a_copy(tmp_path, capsys):
+    settings, facts, known = tmp_path / "config.yaml", tmp_path / "sweep.json", {"seeds": 6, "é": [0.1, None], "of": {"b": 1, "a": 2}}
+    config_file.write(settings, config := toy_config(3))
+    sealed.put_json(facts, known)
+    text = sealed.read_text(settings)
+    for position in flips(settings):
+        try:
+            assert sealed.read_text(settings) == text or sealed.SEAL not in settings.read_text("utf-8", "replace"), position
+        except sealed.Damaged:
+            assert sealed.read_text(sealed.whole_of(settings)) == text
+    for position in flips(facts):
+        assert sealed.read_json(facts) == known, position
+    assert "its copy is used" in capsys.readouterr().err
+    for file in (facts, sealed.copy_of(facts)):
+        file.write_text(file.read_text().replace("6", "7", 1))
+    with pytest.raises(sealed.Damaged, match="isn't as it was written"):
+        sealed.read_json(facts)
+    assert config.engine.zero_stage == 3
+
+
+def test_files_without_a_seal_are_read_as_they_are(tmp_path):
+    (tmp_path / "old.yaml").write_text("seed: 3\n")
+    (tmp_path / "old.json").write_text('{"seeds": 6}')
+    assert sealed.read_text(tmp_path / "old.yaml") == "seed: 3\n" and sealed.read_json(tmp_path / "old.json") == {"seeds": 6}
+    older = saved(tmp_path, 1)
+    (older / checkpoint.MARKER).write_text("")
+    assert checkpoint.latest(tmp_path) == older
+    table = pa.table({"step": [1]}, schema=pa.schema([("step", pa.int64())], metadata={"version": "2"}))
+    pa.parquet.write_table(table, tmp_path / "old.parquet")
+    assert results.load(tmp_path / "old.parquet").to_pylist() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda w: w.to(torch.int8), "body.0.weight is int8 where the model has float32"),
+    (lambda w: w.to(torch.complex64), "body.0.weight is complex64 where the model has float32"),
+    (lambda w: w * float("nan"), "body.0.weight has a number that is not finite"), (lambda w: w[:2], "body.0.weight does not fit"),
+])  # fmt: skip
+def test_weights_of_another_kind_are_refused_by_name(change, words):
+    model = toy()[0]
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights(model, weights | {"body.0.weight": weights["body.0.weight"].half()}, Path("half"))  # a narrower float is one
+    with pytest.raises(ConfigError, match=words):
+        load_weights(model, weights | {"body.0.weight": change(weights["body.0.weight"])}, Path("other"))
+    check_numbers({}, "nothing")
+
+
+def test_a_folder_has_one_writer_until_it_dies(tmp_path):
+    holder = "import sys, time, pathlib; from meltr_ray.storage.writers import only_writer\nwith only_writer(pathlib.Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=rf"^resume=.*/run: process {process.pid} on .* writes it; wait until that has ended"):
+            with only_writer(tmp_path / "run"):
+                pass
+    finally:
+        process.kill()
+        process.wait()
+    with only_writer(tmp_path / "run"):
+        pass
+
+
+def test_a_later_attempt_shuts_out_an_earlier_one(tmp_path):
+    first = Attempt(tmp_path)
+    first.check()
+    second = Attempt(tmp_path)
+    second.check()
+    with pytest.raises(ShutOut, match="attempt 2 writes .* now, and this is attempt 1"):
+        first.check()
+    shutil.rmtree(tmp_path)
+    second.check()
