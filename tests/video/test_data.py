@@ -66,6 +66,24 @@ def test_the_arrow_cache_follows_the_parquet(tmp_path):
     assert store.ClipStore(new, "train")[0].features.mean() > 5
 
 
+def test_a_cache_that_is_damaged_is_made_anew(tmp_path):
+    """A bit of a feature, where Arrow has no checksum: the driver looks before any worker maps the file."""
+    folder = make_folder(tmp_path)
+
+    def features() -> np.ndarray:
+        return np.concatenate([clip.features for clip in store.ClipStore(folder, "train")])
+
+    whole, cache = features(), folder / "train.arrow"
+    content = bytearray(cache.read_bytes())
+    content[len(content) // 2] ^= 1
+    cache.write_bytes(content)
+    assert not np.array_equal(features(), whole)
+    store.check_folder(folder)
+    assert not cache.exists() and np.array_equal(features(), whole)
+    store.check_folder(folder)
+    assert cache.exists()
+
+
 def truncate(folder: Path) -> None:
     (folder / "train-00000.parquet").write_bytes((folder / "train-00000.parquet").read_bytes()[:-100])
 

@@ -1,9 +1,8 @@
-"""Files on disk: told apart by checksum, and a full disk said in one line."""
+"""A full disk is said in one line."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,6 @@ from pathlib import Path
 from meltr_ray.errors import ConfigError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from meltr_ray.storage import put
+from meltr_ray.storage.sealed import sha256
 from meltr_ray.video.clips import schema
 from meltr_ray.video.clips.clip import Clip
-from meltr_ray.video.clips.disk import sha256
 
 ROWS_PER_GROUP = 128
 ROWS_PER_SHARD = 256

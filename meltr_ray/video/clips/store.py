@@ -22,9 +22,10 @@ import pyarrow.parquet as pq
 
 from meltr_ray.errors import check
 from meltr_ray.storage import put
+from meltr_ray.storage.sealed import sha256
 from meltr_ray.video.clips import schema
 from meltr_ray.video.clips.clip import Clip
-from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line, sha256
+from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line
 
 ROWS_AT_ONCE = 128
 """Rows of a record batch of the cache, and what making it holds."""
@@ -147,6 +148,10 @@ def check_folder(folder: str | Path) -> dict[str, Any]:
         check(sha256(path) == entry["sha256"], "data.folder", folder,
               f"{path.name} differs from the manifest's checksum; {AGAIN}")
     check((Path(folder) / "vocabulary.txt").is_file(), "data.folder", folder, f"lacks vocabulary.txt; {AGAIN}")
+    for cache in Path(folder).glob("*.arrow"):
+        mark = _checksum_of(cache)
+        if not mark.is_file() or mark.read_bytes().strip() != sha256(cache).encode():
+            cache.unlink()  # made anew from the shards, which are whole, by who needs it first
     return manifest
 
 
@@ -171,7 +176,12 @@ def _cache(folder: Path, name: str, entry: dict[str, Any], columns: Sequence[str
 
     with disk_full_is_one_line(folder):
         put(path, copy)  # workers may do this at once: the last rename wins, all equal
+        put(_checksum_of(path), sha256(path))
     return path
+
+
+def _checksum_of(cache: Path) -> Path:
+    return cache.with_suffix(".sha256")
 
 
 def _copy_columns(shard: Path, writer: pa.RecordBatchFileWriter, kept: pa.Schema) -> None:

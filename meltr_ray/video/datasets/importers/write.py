@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from meltr_ray.errors import check
+from meltr_ray.storage.sealed import sha256
 from meltr_ray.video.clips import shards
 from meltr_ray.video.clips.answers import Answers, build_answers
 from meltr_ray.video.clips.clip import Clip
-from meltr_ray.video.clips.disk import sha256
 from meltr_ray.video.clips.new_folder import new_folder
 from meltr_ray.video.clips.schema import SPLITS
 from meltr_ray.video.clips.vocabulary import build_vocabulary, list_words
