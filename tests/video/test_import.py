@@ -136,6 +136,28 @@ def test_tied_weights_that_differ_stop_the_import(tmp_path):
     assert "are one weight" in message_of(lambda: import_checkpoint([file], tmp_path / "no", model.config))
 
 
+@pytest.mark.parametrize("change, words", [
+    (lambda w: (10 * w).to(torch.int8), "is int8 where the model has float32"), (lambda w: w.to(torch.complex64), "is complex64 where the model has float32"),
+    (lambda w: w / 0, "has a number that is not finite"),
+])  # fmt: skip
+def test_entries_that_are_no_weights_stop_the_import(change, words, tmp_path):
+    model = drawn(MODELS["univl"])
+    name = "visual.embeddings.position_embeddings.weight"
+    file = write(model.state_dict() | {name: change(model.state_dict()[name])}, tmp_path / "odd.bin")
+    assert f"{name} {words}" in message_of(lambda: import_checkpoint([file], tmp_path / "no", model.config)) and not (tmp_path / "no").exists()
+
+
+def test_imported_weights_that_are_damaged_are_not_trained(tmp_path):
+    model = drawn(MODELS["univl"])
+    import_checkpoint([write(model.state_dict(), tmp_path / "whole.bin")], tmp_path / "imported", model.config)
+    config = replace(model.config, weights=str(tmp_path / "imported"))
+    load_start(model, config, WORDS)
+    content = bytearray((tmp_path / "imported/weights.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "imported/weights.safetensors").write_bytes(content)
+    assert "its weights.safetensors isn't as it was written; import it again" in message_of(lambda: load_start(model, config, WORDS))
+
+
 def test_what_fine_tuning_makes_anew_stays_as_drawn(tmp_path):
     """Published: questions rename VIOLET's matching head, so theirs is new; other answers have another head."""
     pretrained, answers = drawn(MODELS["violet"]), drawn(MODELS["violet, answers"])

@@ -19,14 +19,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from meltr_ray.errors import ConfigError, check
-from meltr_ray.storage import put
+from meltr_ray.storage import sealed
 from meltr_ray.training.checkpoint import save_tensors
+from meltr_ray.training.evaluation import check_numbers
 from meltr_ray.training.shapes import shapes_alone
 from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.checkpoints import naming, official
 
 WEIGHTS, FACTS, VERSION = "weights.safetensors", "checkpoint.json", 1
+CHECKSUM = "weights_sha256"
+"""Of the weights' file, in the facts."""
 
 
 def import_checkpoint(
@@ -67,6 +70,8 @@ def import_checkpoint(
     num_words = len(state[own.words]) if own.words in state else None
     if vocabulary_size and num_words:
         check_vocabulary(origin, num_words, vocabulary_size)
+    there = dict(model.named_parameters()) | dict(model.named_buffers())
+    check_numbers({name: (tensor, there[name]) for name, tensor in state.items() if name in there}, origin)
     weights = untied(state, model, origin)
     for path, source in zip(paths, sources):
         with open(path, "rb") as file:
@@ -137,7 +142,7 @@ def write_folder(folder: Path, weights: dict[str, Tensor], facts: dict[str, Any]
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save_tensors(partial / WEIGHTS, weights, {"format": "pt"})
-        put(partial / FACTS, json.dumps(facts, indent=1))
+        sealed.put_json(partial / FACTS, facts | {CHECKSUM: sealed.sha256(partial / WEIGHTS)})
         os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -158,8 +163,8 @@ def settings_of(config: BackboneConfig) -> dict[str, Any]:
 def read_facts(folder: str | Path, field: str = "backbone.weights") -> dict[str, Any]:
     """`checkpoint.json` of an imported checkpoint."""
     try:
-        facts = json.loads((Path(folder) / FACTS).read_text())
-    except (OSError, ValueError):
+        facts = sealed.read_json(Path(folder) / FACTS)
+    except sealed.Damaged:
         raise ConfigError(f"{field}={folder}: no imported checkpoint is there; make one: prepare.py checkpoint=<file>") from None
     check(facts.get("version") == VERSION, field, folder, "was imported by another version; import it again")
     return facts

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from meltr_ray.errors import ConfigError
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.storage import sealed
 from meltr_ray.video.backbones.naming import Naming, State
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.checkpoints import official
 from meltr_ray.video.checkpoints.imports import (
+    CHECKSUM,
     WEIGHTS,
     check_vocabulary,
     describe,
@@ -49,6 +51,8 @@ def load_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -
         ConfigError: as `check_start`.
     """
     names, left = plan_start(model, config, vocabulary_size)
+    path, known = Path(config.weights) / WEIGHTS, read_facts(config.weights).get(CHECKSUM)
+    check(known is None or sealed.sha256(path) == known, "backbone.weights", config.weights, f"its {WEIGHTS} isn't as it was written; import it again")
     own, naming = model.state_dict(), config.naming()
     with torch.no_grad(), open_weights(Path(config.weights) / WEIGHTS, "backbone.weights") as file:
         for name in names:
