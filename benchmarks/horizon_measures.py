@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad import AdamRule, hypergradient, training_gradient
-from meltr_ray.hypergrad.generators import set_generators
 from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.training.engine import Engine
 from meltr_ray.training.evaluation import in_evaluation
@@ -75,9 +74,9 @@ class Fork:
 
 def one_step(fork: Fork, solver: str, a: Tensor) -> list[float]:
     """Alignment of each loss (T,) along the v of a solver, at slopes a."""
-    step = fork.step(solver)
+    before, step = fork.engine.snapshot(), fork.step(solver)
     found = hypergradient(step.problem(), Slopes(a), SOLVERS[solver].of(step.aid))
-    set_generators(step.start, fork.engine.device)
+    fork.engine.restore(before)  # generators and buffers, which the step's own forward moves
     gains = -found.implicit[0]
     return (gains / gains[fork.primary].abs()).tolist()
 
