@@ -6,7 +6,7 @@
     python -m benchmarks.horizon measured=outputs/horizon/which_losses screening=<folder>     the table again, of what was measured
 
 Trains each seed by uniform weights and, at some steps, measures every loss beside the primary alone and taken out of all losses
-(horizon_measures.py). Writes gains.csv, losses.csv, agreement.csv and horizon.md to <output>/horizon/<name>.
+(horizon_measures.py). Writes gains.csv, losses.csv, agreement.csv, notes.txt and horizon.md to <output>/horizon/<name>.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TextIO
 
 import pandas as pd
 
@@ -75,12 +75,14 @@ def measure(request: cli.Request, own: Own) -> Path:
     cli.prepare(request.config)
     folder.mkdir(parents=True)
     records: list[dict[str, Any]] = []
+    notes: list[str] = []
     for seed in range(request.config.seed, request.config.seed + own.num_seeds):
         config = cli.configure([f"{key}={value}" for key, value in (request.given | {"seed": str(seed)}).items()], Own).config
         with cli.chatter_to(folder / "log.txt") as terminal:
-            for record in of_seed(config, own, lambda line: print(f"seed {seed}: {line}", file=terminal)):
+            for record in of_seed(config, own, notes, terminal):
                 records.append({"seed": seed} | record)
         pd.DataFrame(records).to_csv(folder / "gains.csv", index=False)
+        (folder / "notes.txt").write_text("".join(f"{note}\n" for note in dict.fromkeys(notes)))
     return folder
 
 
@@ -88,8 +90,8 @@ def step_of(point: float, config: Config) -> int:
     return round(point * config.train.steps)
 
 
-def of_seed(config: Config, own: Own, say: Any) -> Iterator[dict[str, Any]]:
-    """Train by uniform weights; a row for each step, base, measure and auxiliary loss."""
+def of_seed(config: Config, own: Own, notes: list[str], terminal: TextIO) -> Iterator[dict[str, Any]]:
+    """Train by uniform weights; a row for each step, base, measure and auxiliary loss. What can't be measured is noted."""
     import torch
 
     from benchmarks.horizon_measures import Fork
@@ -113,14 +115,14 @@ def of_seed(config: Config, own: Own, say: Any) -> Iterator[dict[str, Any]]:
         if number in points:
             count = max(*own.horizons, own.oracle_steps)
             ahead = to_device([train[index] for index in range(number * micro, (number + count) * micro)], device)
-            say(f"step {number} of {config.train.steps}")
-            yield from ({"step": number} | record for record in of_fork(Fork(engine, number, ahead, judged), own, say))
+            print(f"seed {config.seed}: step {number} of {config.train.steps}", file=terminal)
+            yield from ({"step": number} | record for record in of_fork(Fork(engine, number, ahead, judged), own, notes))
         for batch in to_device([train[index] for index in range(number * micro, (number + 1) * micro)], device):
             engine.backward(engine.losses(batch).sum())
             engine.step(number)
 
 
-def of_fork(fork: Any, own: Own, say: Any) -> Iterator[dict[str, Any]]:
+def of_fork(fork: Any, own: Own, notes: list[str]) -> Iterator[dict[str, Any]]:
     from benchmarks.horizon_measures import ONE_STEP, look_ahead, one_step, oracle
 
     auxiliary = [(t, name) for t, name in enumerate(fork.names) if t != fork.primary]
@@ -134,7 +136,7 @@ def of_fork(fork: Any, own: Own, say: Any) -> Iterator[dict[str, Any]]:
             try:
                 gains = oracle(fork, a, own.oracle_steps, own.oracle_segments or own.oracle_steps, own.oracle_bytes)
             except ValueError as error:
-                say(f"no oracle: {error}")
+                notes.append(f"No oracle: {error}")
                 continue
             yield from ({"base": base, "measure": f"oracle_{own.oracle_steps}", "loss": name, "gain": gains[t]} for t, name in auxiliary)
 
@@ -147,7 +149,8 @@ def write_tables(folder: Path, screening: Optional[str]) -> None:
     losses.to_csv(folder / "losses.csv", index=False)
     if measures is not None:
         measures.to_csv(folder / "agreement.csv", index=False)
-    about = f"{rows.seed.nunique()} seeds. In brackets: rank (1 helps most), and seeds with the sign of the mean.\n\n"
+    notes = (folder / "notes.txt").read_text().splitlines()
+    about = "\n".join([f"{rows.seed.nunique()} seeds. In brackets: rank (1 helps most), and seeds with the sign of the mean.", *notes]) + "\n\n"
     (folder / "horizon.md").write_text(about + horizon.markdown(losses, measures, effects))
 
 

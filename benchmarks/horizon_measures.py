@@ -1,6 +1,7 @@
 """What each loss does to the held-out primary loss from one w: by one step, by looking ahead, and by the gradient through training.
 
-A gain is above 0 where the loss helps. Of one step: (J v)_t over its absolute value for the primary. Of a look-ahead of K: F after K steps without
+A gain is above 0 where the loss helps. Of one step: (J v)_t over its absolute value for the primary, by the products of `aid.*`; by loss space, with
+slopes that are constant, it is J b exactly, and the identity's but for the error of its product. Of a look-ahead of K: F after K steps without
 the loss minus F with it. Of the oracle of K: -d F(w_K) / d a_t, which is the look-ahead's gain to first order.
 """
 

@@ -282,6 +282,8 @@ def test_what_can_not_be_is_refused_in_one_line():
         (ask(max_bytes=needs - 1), f"max_bytes={needs - 1}: 5 steps in 1 segments take {needs} bytes; give segments="),
         (ask(max_bytes=10), "take fewer steps or a smaller module"),
         (ask(combine=SLOPES.expand(4, 3)), "combine=(4, 3): must have a row for each of 5 steps"),
+        (ask(combine=SLOPES.view(1, 1, 3)), "combine=(1, 1, 3): must have a row for each of 5 steps"),
+        (ask(losses=lambda k: case.losses(k).sum()), "losses: shape (); return one vector (T,)"),
         (ask(combine=SLOPES[:2]), "combine=(2,): has slopes of 2 losses, and there are 3"),
         (ask(losses=lambda k: torch.ones(3).double()), "losses: those of step 0 don't depend on the module's weights"),
         (ask(primary=lambda: torch.ones(())), "primary: doesn't depend on the module's weights"),

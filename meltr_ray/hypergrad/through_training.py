@@ -51,13 +51,14 @@ def training_gradient(module: nn.Module, losses: Callable[[int], Tensor], primar
     rehearsed, which says what memory all of them will take.
 
     Args:
-        losses: forward pass of step k, counted from 0: k -> (T,), or (M, T) for M micro-batches, of which the step takes the mean.
+        losses: forward pass of step k, counted from 0: k -> (T,), or (M, T) for M micro-batches, of which the step takes the mean. It is
+            asked for a step several times, and has to give the same for the same weights and masks.
         primary: forward pass on the held-out batch, () -> scalar F, at the end; it is for the caller to switch dropout off in it.
-        combine: combiner g_phi, (T,) -> scalar; or slopes (T,), alike in all steps, or (K, T).
+        combine: combiner g_phi, (T,) -> scalar, whose dropout draws after the losses; or slopes (T,), alike in all steps, or (K, T).
         rule: AdamW, its moments, schedule and clip.
         steps: K, at least 1.
-        segments: 1 keeps the graphs of all steps at once. More: only those of a segment's steps, and (w, m, v) at the start of each; all
-            but the last segment are run twice. About sqrt(K) is usual, K takes the fewest graphs: one.
+        segments: at most so many, of equal length. 1 keeps the graphs of all steps at once. More: only those of a segment's steps, and
+            (w, m, v) at the start of each; all but the last segment are run twice. About sqrt(K) is usual, K takes the fewest graphs: one.
         max_bytes: most memory that it may take beside the module and the data; None: any.
 
     Raises:
@@ -92,7 +93,7 @@ class _Training:
         self.slopes = combine.detach().clone().requires_grad_() if isinstance(combine, Tensor) else None
         self.combiner = combine
         self.phi = [p for p in combine.parameters() if p.requires_grad] if self.slopes is None else [self.slopes]
-        if self.slopes is not None and self.slopes.dim() == 2 and len(self.slopes) != steps:
+        if self.slopes is not None and self.slopes.dim() != 1 and not (self.slopes.dim() == 2 and len(self.slopes) == steps):
             raise ValueError(f"combine={tuple(self.slopes.shape)}: must have a row for each of {steps} steps; give (T,) for slopes that are alike in all")
 
     # --- forward
@@ -100,7 +101,9 @@ class _Training:
     def inner(self, number: int) -> Tensor:
         """The training loss of step `number`."""
         l = self.losses(number)
-        rows = l.reshape(-1, l.shape[-1]) if l.dim() else l.reshape(1, 1)
+        if l.dim() not in (1, 2):
+            raise ValueError(f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss, or (M, T) for M micro-batches")
+        rows = l.view(-1, l.shape[-1])
         if self.slopes is None:
             return torch.stack([self.combiner(row) for row in rows]).mean()
         a = self.slopes if self.slopes.dim() == 1 else self.slopes[number]
