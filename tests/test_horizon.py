@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +11,13 @@ import torch
 from scipy.stats import kendalltau
 
 from analysis import horizon
+from benchmarks import horizon as command
+from meltr_ray.errors import ConfigError
 from tests.engine_toy import toy, toy_batch, toy_config
 from tests.ranks import on_ranks
 from tests.reference import flat
 from tests.test_screening import write_screening
+from workloads import cli
 
 
 def test_tau_is_scipys():
@@ -59,6 +64,19 @@ def test_gains_signs_ranks_and_agreement_with_a_screening(tmp_path):
     text = horizon.markdown(horizon.by_loss(rows), measures.reset_index(), effects)
     assert "| beside | 20 | ahead_3 | +2.5 (1; 100%) |" in text and "1.00 [1.00, 1.00]" in text and "final effect" in text
     assert len({line.count("|") for line in text.strip().splitlines()}) == 1
+
+
+PRIMES = ["workload=workloads/examples/primes.py:Primes", "train.steps=40"]
+
+
+@pytest.mark.parametrize("settings, words", [
+    (["points=[0.5]"], "points=0.5: looks to step 50 of train.steps=40; lower it"), (["horizons=[10,3]"], "horizons=[10, 3]: must be numbers of steps that rise"),
+    (["num_seeds=0"], "num_seeds=0"), (["measured=nowhere"], "measured=nowhere: has no gains.csv"),
+])  # fmt: skip
+def test_what_can_not_be_measured_is_refused(settings, words, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        command.main(cli.configure([*PRIMES, f"output={tmp_path}", *settings], command.Own))
+    assert not list(tmp_path.iterdir())
 
 
 def gradient(value: torch.Tensor, w: list[torch.Tensor]) -> torch.Tensor:
