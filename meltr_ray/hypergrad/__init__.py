@@ -1,5 +1,6 @@
 """Hypergradients by approximate implicit differentiation, for any torch module."""
 
+from meltr_ray.hypergrad.adam_rule import AdamRule
 from meltr_ray.hypergrad.bilevel_problem import BilevelProblem
 from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.hypergrad.fixed_point import FixedPoint
@@ -11,8 +12,9 @@ from meltr_ray.hypergrad.problem import Bilevel, Problem
 from meltr_ray.hypergrad.products import NotAdmitted
 from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.solvers import ConjugateGradient, Dense, Identity, Neumann
+from meltr_ray.hypergrad.through_training import TrainingGradient, training_gradient
 from meltr_ray.hypergrad.unrolled import unrolled_hypergradient
 
-__all__ = ["Bilevel", "BilevelProblem", "ConjugateGradient", "Dense", "FixedPoint", "HyperGradient", "Identity", "InvalidLosses",
-           "LossSpace", "LossesProblem", "ModuleProblem", "Neumann", "NotAdmitted", "Nystrom", "Outcome", "Problem", "Solution",
-           "hypergradient", "product_errors", "unrolled_hypergradient"]  # fmt: skip
+__all__ = ["AdamRule", "Bilevel", "BilevelProblem", "ConjugateGradient", "Dense", "FixedPoint", "HyperGradient", "Identity", "InvalidLosses",
+           "LossSpace", "LossesProblem", "ModuleProblem", "Neumann", "NotAdmitted", "Nystrom", "Outcome", "Problem", "Solution", "TrainingGradient",
+           "hypergradient", "product_errors", "training_gradient", "unrolled_hypergradient"]  # fmt: skip

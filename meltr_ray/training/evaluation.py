@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,12 +60,19 @@ def checked(workload: Workload, found: Any) -> dict[str, float]:
 
 def quietly(module: nn.Module, function: Callable[[], T]) -> T:
     """Call it in evaluation mode and without gradients; mode and generators are put back. The same draws each time."""
+    with in_evaluation(module), torch.no_grad():
+        return function()
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; mode and generators are put back. The same draws each time."""
     training = {m: m.training for m in module.modules()}
     module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.random.fork_rng():
             torch.manual_seed(0)  # All-in-one shuffles patches in evaluation, too, as published
-            return function()
+            yield
     finally:
         for m, mode in training.items():
             m.training = mode

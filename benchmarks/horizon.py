@@ -1,0 +1,158 @@
+"""Which horizon foresees what a loss does in the end? One step, look-aheads of several lengths and the gradient through training, as one table.
+
+    python -m benchmarks.horizon                                            experiment=which_losses, three seeds
+    python -m benchmarks.horizon experiment=digits num_seeds=6 oracle_steps=0
+    python -m benchmarks.horizon screening=outputs/sweeps/which_losses      with Kendall's tau against that screening's final effects
+    python -m benchmarks.horizon measured=outputs/horizon/which_losses screening=<folder>     the table again, of what was measured
+
+Trains each seed by uniform weights and, at some steps, measures every loss beside the primary alone and taken out of all losses
+(horizon_measures.py). Writes gains.csv, losses.csv, agreement.csv, notes.txt and horizon.md to <output>/horizon/<name>.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, TextIO
+
+import pandas as pd
+
+from analysis import horizon
+from meltr_ray.config import Config
+from meltr_ray.errors import check, check_at_least
+from workloads import cli
+
+
+@dataclass
+class Own:
+    """Settings of this command alone."""
+
+    num_seeds: int = 3
+    """Runs, with seeds from `seed` on."""
+    points: list[float] = field(default_factory=lambda: [0.1, 0.33, 0.67])
+    """Shares of training at which losses are measured."""
+    horizons: list[int] = field(default_factory=lambda: [3, 10, 30])
+    """Steps of the look-aheads."""
+    held_out_batches: Optional[int] = None
+    """Batches of the meta split that the outer loss is the mean over; default: the whole split."""
+    oracle_steps: int = 10
+    """Steps that the oracle differentiates; 0: none."""
+    oracle_segments: Optional[int] = None
+    """Segments of its checkpoints; default: as many as steps, which takes the least memory."""
+    oracle_bytes: int = 4_000_000_000
+    """Most memory of the oracle; where it needs more it is left out, and the bytes are said."""
+    screening: Optional[str] = None
+    """Folder of a finished screening, whose final effects the measures are held against."""
+    measured: Optional[str] = None
+    """Folder with the gains.csv of an earlier call: nothing is trained."""
+
+    def __post_init__(self):
+        for name, low in dict(num_seeds=1, oracle_steps=0, held_out_batches=1, oracle_segments=1).items():
+            check_at_least(name, low if getattr(self, name) is None else getattr(self, name), low)
+        check(len(self.horizons) > 0 and self.horizons == sorted(set(self.horizons)) and self.horizons[0] > 0, "horizons", self.horizons,
+              "must be numbers of steps that rise; usual: [3,10,30]")  # fmt: skip
+
+
+def main(request: cli.Request) -> int:
+    own: Own = request.own or Own()
+    folder = Path(own.measured) if own.measured else measure(request, own)
+    check((folder / "gains.csv").is_file(), "measured", own.measured, "has no gains.csv; name a folder that this command wrote")
+    write_tables(folder, own.screening)
+    print((folder / "horizon.md").read_text())
+    return 0
+
+
+def measure(request: cli.Request, own: Own) -> Path:
+    """Measure every seed; a seed that is done is kept at once."""
+    for point in own.points:
+        last = step_of(point, request.config) + max(*own.horizons, own.oracle_steps)
+        check(0 <= point < 1 and last <= request.config.train.steps, "points", point,
+              f"looks to step {last} of train.steps={request.config.train.steps}; lower it, or horizons and oracle_steps")  # fmt: skip
+    folder = cli.new_folder(request.config, "horizon", chosen="name" in request.given)
+    cli.check_machine(request.config)
+    cli.prepare(request.config)
+    folder.mkdir(parents=True)
+    records: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for seed in range(request.config.seed, request.config.seed + own.num_seeds):
+        config = cli.configure([f"{key}={value}" for key, value in (request.given | {"seed": str(seed)}).items()], Own).config
+        with cli.chatter_to(folder / "log.txt") as terminal:
+            for record in of_seed(config, own, notes, terminal):
+                records.append({"seed": seed} | record)
+        pd.DataFrame(records).to_csv(folder / "gains.csv", index=False)
+        (folder / "notes.txt").write_text("".join(f"{note}\n" for note in dict.fromkeys(notes)))
+    return folder
+
+
+def step_of(point: float, config: Config) -> int:
+    return round(point * config.train.steps)
+
+
+def of_seed(config: Config, own: Own, notes: list[str], terminal: TextIO) -> Iterator[dict[str, Any]]:
+    """Train by uniform weights; a row for each step, base, measure and auxiliary loss. What can't be measured is noted."""
+    import torch
+
+    from benchmarks.horizon_measures import Fork
+    from meltr_ray.training.batches import Batches, to_device
+    from meltr_ray.training.engine import Engine
+    from meltr_ray.training.loss_vector import LossVector
+    from meltr_ray.training.tuning import prepare_for_tuning
+
+    torch.set_num_threads(config.train.threads)
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda" if config.train.use_gpu else "cpu")
+    module = config.workload.module()
+    prepare_for_tuning(module, config)
+    engine = Engine(LossVector(module, config.workload), config, device)
+    torch.manual_seed(config.seed * 1009)  # as meltr_ray/training/run.py
+
+    train, held_out = (Batches(config.workload, split, config.train.batch_size, config.seed) for split in ("train", "meta"))
+    micro, points = config.engine.gradient_accumulation, [step_of(point, config) for point in own.points]
+    judged = to_device([held_out[number] for number in range(own.held_out_batches or held_out.per_epoch)], device)
+    for number in range(max(points) + 1):
+        if number in points:
+            count = max(*own.horizons, own.oracle_steps)
+            ahead = to_device([train[index] for index in range(number * micro, (number + count) * micro)], device)
+            print(f"seed {config.seed}: step {number} of {config.train.steps}", file=terminal)
+            yield from ({"step": number} | record for record in of_fork(Fork(engine, number, ahead, judged), own, notes))
+        for batch in to_device([train[index] for index in range(number * micro, (number + 1) * micro)], device):
+            engine.backward(engine.losses(batch).sum())
+            engine.step(number)
+
+
+def of_fork(fork: Any, own: Own, notes: list[str]) -> Iterator[dict[str, Any]]:
+    from benchmarks.horizon_measures import ONE_STEP, look_ahead, one_step, oracle
+
+    auxiliary = [(t, name) for t, name in enumerate(fork.names) if t != fork.primary]
+    for base, a in fork.bases.items():
+        for solver in ONE_STEP:
+            gains = one_step(fork, solver, a)
+            yield from ({"base": base, "measure": solver, "loss": name, "gain": gains[t]} for t, name in auxiliary)
+        for name, gains in look_ahead(fork, base, own.horizons).items():
+            yield from ({"base": base, "measure": f"ahead_{K}", "loss": name, "gain": gain} for K, gain in zip(own.horizons, gains))
+        if own.oracle_steps:
+            try:
+                gains = oracle(fork, a, own.oracle_steps, own.oracle_segments or own.oracle_steps, own.oracle_bytes)
+            except ValueError as error:
+                notes.append(f"No oracle: {error}")
+                continue
+            yield from ({"base": base, "measure": f"oracle_{own.oracle_steps}", "loss": name, "gain": gains[t]} for t, name in auxiliary)
+
+
+def write_tables(folder: Path, screening: Optional[str]) -> None:
+    rows = pd.read_csv(folder / "gains.csv")
+    losses = horizon.by_loss(rows)
+    effects = horizon.final_effects(screening) if screening else None
+    measures = horizon.by_measure(rows, effects) if effects else None
+    losses.to_csv(folder / "losses.csv", index=False)
+    if measures is not None:
+        measures.to_csv(folder / "agreement.csv", index=False)
+    notes = (folder / "notes.txt").read_text().splitlines()
+    about = "\n".join([f"{rows.seed.nunique()} seeds. In brackets: rank (1 helps most), and seeds with the sign of the mean.", *notes]) + "\n\n"
+    (folder / "horizon.md").write_text(about + horizon.markdown(losses, measures, effects))
+
+
+if __name__ == "__main__":
+    cli.main(main, __doc__, sys.argv[1:], own=Own, experiment="which_losses")
