@@ -129,6 +129,8 @@ class TrainConfig:
     """Optimiser steps between two evaluations on the validation split; the last step is always evaluated."""
     checkpoint_every: int = 50
     """Optimiser steps between two checkpoints; the last step is always saved; 0 saves only the last."""
+    checkpoints_kept: int = 2
+    """Newest checkpoints that stay; the one before the newest stands in where that is damaged."""
     num_workers: int = 0
     """Ray Train workers; 0 runs the same loop in the trial's own process."""
     use_gpu: bool = False
@@ -143,7 +145,7 @@ class TrainConfig:
     """How often a killed worker or trial starts again from its last checkpoint."""
 
     def __post_init__(self):
-        for name, low in dict(steps=1, batch_size=2, evaluate_every=1, checkpoint_every=0, num_workers=0, threads=1,
+        for name, low in dict(steps=1, batch_size=2, evaluate_every=1, checkpoint_every=0, checkpoints_kept=2, num_workers=0, threads=1,
                               max_failures=0, prefetch=1).items():  # fmt: skip
             check_at_least(f"train.{name}", getattr(self, name), low)
         check_at_least("train.loader_workers", 0 if self.loader_workers is None else self.loader_workers, 0)

@@ -24,14 +24,13 @@ from meltr_ray.storage import put, put_by_path, sealed
 from meltr_ray.workload import Workload
 
 MARKER, SEAL = "COMPLETE", "sha256"
-KEEP = 2
-MAY_CHANGE = ("train.threads", "train.max_failures", "train.loader_workers", "train.prefetch")
+MAY_CHANGE = ("train.threads", "train.max_failures", "train.loader_workers", "train.prefetch", "train.checkpoints_kept")
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 
 def save(root: Path, step: int, rank: int, shared: dict[str, Tensor], own: dict[str, Tensor], facts: dict[str, Any],
-         barrier: Callable[[], None]) -> None:  # fmt: skip
-    """Write one checkpoint; every rank calls it, rank 0 writes what is shared.
+         barrier: Callable[[], None], keep: int = 2) -> None:  # fmt: skip
+    """Write one checkpoint; every rank calls it, rank 0 writes what is shared, and deletes all but the last `keep`.
 
     A process killed at any moment leaves either the older checkpoints or these and a new one, never half of one.
     """
@@ -49,7 +48,7 @@ def save(root: Path, step: int, rank: int, shared: dict[str, Tensor], own: dict[
         put(temporary / MARKER, sealed.listed(temporary, [path.name for path in temporary.iterdir()]))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        for old in _complete(root)[:-KEEP]:
+        for old in _complete(root)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     barrier()
 

@@ -91,7 +91,8 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     def save() -> None:
         check_ours()
         progress.elapsed = time.perf_counter() - began
-        state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint, "origin": started_from})
+        state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint, "origin": started_from},
+                   config.train.checkpoints_kept)  # fmt: skip
 
     meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
     workers = workload.loader_workers if config.train.loader_workers is None else config.train.loader_workers

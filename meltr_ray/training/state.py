@@ -31,14 +31,14 @@ class RunState:
     way: Way
     progress: Progress
 
-    def save(self, root: Path, facts: dict[str, Any]) -> None:
-        """Write a checkpoint; every rank calls it. `facts`: what else to keep beside the progress."""
+    def save(self, root: Path, facts: dict[str, Any], keep: int = 2) -> None:
+        """Write a checkpoint; every rank calls it. `facts`: what else to keep beside the progress; `keep`: how many checkpoints stay."""
         engine = self.engine
         parts = {"weights": engine.weights(), "optimizer": engine.optimizer_state(), "meta": self.way.state()}
         shared = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         own = get_generators(engine.device) | self.way.own_state()
         known = {"progress": asdict(self.progress), "world_size": engine.world_size} | facts
-        checkpoint.save(root, self.progress.step, engine.rank, shared, own, known, engine.barrier)
+        checkpoint.save(root, self.progress.step, engine.rank, shared, own, known, engine.barrier, keep)
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Put back what `save` wrote, but for the weights, which an engine has to be made with. Returns its facts."""
