@@ -14,9 +14,11 @@ from typing import Any, Optional, Sequence
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meltr_ray.config.fields import fields
 from meltr_ray.config.run import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import find
+from meltr_ray.config.written import value_of
 from meltr_ray.errors import ConfigError, check_choice
 from meltr_ray.storage import put
 from meltr_ray.workload import Workload
@@ -102,8 +104,9 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
     """
     try:
         saved = load(path)
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(changes)))
-        return make(saved, dict(_leaves(given)))
+        kinds = {field.name: field.kind for field in fields(find(saved.workload.source))}
+        given = dict(change.split("=", 1) for change in changes)
+        return make(saved, {key: value_of(key, kinds.get(key, ""), text) for key, text in given.items()})
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}; give the folder of a run of this version") from None
 
@@ -134,11 +137,3 @@ def _chosen(cls: type[Workload], group: str, kind: type, name: str | None) -> ty
         return next((value for value in classes.values() if isinstance(value, type)), kind)
     check_choice(f"{group}.name", name, tuple(classes))
     return classes[name]
-
-
-def _leaves(nested: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted key -> value."""
-    found = []
-    for key, value in nested.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return found
