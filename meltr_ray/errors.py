@@ -12,6 +12,9 @@ LONGEST = 160
 class ConfigError(ValueError):
     """A setting that can't be used: one line, `field=value: rule; mend`."""
 
+    def __init__(self, line: str):
+        super().__init__(" ".join(line.splitlines()) if "\n" in line else line)
+
 
 def check(condition: bool, name: str, value: Any, rule: str) -> None:
     """Raise the one-line `ConfigError` of this project unless `condition` holds; `rule` reads `rule; mend`."""

@@ -316,7 +316,7 @@ def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], know
                 chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
                 return f"{key}={given.get(key, '')}: no setting of {group}={chosen}; see --help for those of each"
             kind = next((field.kind for field in known if field.name == key), "setting")
-            return f"{key}={given.get(key, getattr(cause, 'value', ''))}: {first[0].lower() + first[1:]}; give a value of type {kind}"
+            return f"{key}={shown(given.get(key, getattr(cause, 'value', '')))}: {shown(first[0].lower() + first[1:])}; give a value of type {kind}"
         cause = cause.__cause__ or cause.__context__
     return _unreadable(error, given, {field.name: field.kind for field in known})
 

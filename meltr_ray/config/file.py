@@ -19,7 +19,7 @@ from meltr_ray.config.run import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import find
 from meltr_ray.config.written import value_of
-from meltr_ray.errors import ConfigError, check_choice
+from meltr_ray.errors import ConfigError, check_choice, shown
 from meltr_ray.storage import put
 from meltr_ray.workload import Workload
 
@@ -74,7 +74,7 @@ def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Conf
         try:
             OmegaConf.update(changed, key, value, merge=False)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}; see --help") from None
+            raise ConfigError(f"{key}={shown(value)}: {shown(str(error).split(' full_key')[0])}; see --help") from None
     parts = {key: OmegaConf.to_object(changed[key]) if OmegaConf.is_config(changed[key]) else changed[key]
              for key in map(str, changed) if key not in (*cls.groups, "workload")}  # fmt: skip
 

@@ -125,7 +125,7 @@ class AidConfig:
     """What the regulariser differentiates: `phi_only` (direct term), `full` (and w: one more backward), `paper` (w alone, as published)."""
     meta_batch: str = "next"
     """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one) or `held_out` (the meta split)."""
-    num_meta_batches: int = bounded(1, 1, 1000)
+    num_meta_batches: int = bounded(1, 1, 256)
     """Meta batches that the outer loss is the mean of; each costs one forward and one backward of the primary loss."""
     product: str = "auto"
     """How J v is taken: `one_sided` or `central` differences, `forward` mode or `double_backward`; `auto`: the cheapest that the model admits at `accuracy`."""

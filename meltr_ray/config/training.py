@@ -96,7 +96,7 @@ class EngineConfig:
     """ZeRO stage: 0 replicates all, 1 shards optimiser state, 2 also gradients, 3 also weights."""
     precision: str = "float32"
     """Arithmetic: `float32`, or `bfloat16` (autocast; weights, optimiser and all differences stay float32; meant for a GPU)."""
-    gradient_accumulation: int = bounded(1, 1, 1024)
+    gradient_accumulation: int = bounded(1, 1, 256)
     """Micro-batches an optimiser step; the meta step uses all of them."""
     deepspeed: Optional[str] = None
     """JSON file with more of DeepSpeed's own settings, passed on to it; what these settings decide is refused there."""
