@@ -17,6 +17,7 @@ from meltr_ray.results.columns import SEARCHES
 from tune_spaces import arms, equal_budgets, leaders, screening
 from tune_spaces.arms import TUNED, Trial, Tried
 from tune_spaces.cost import Timed
+from tune_spaces.size import check_size
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str
 def all_trials(settings: DictConfig, config: Config, counted: Mapping[str, int] | None = None) -> list[Trial]:
     """Every trial that there can be, with the learning rates as they are given; of a screening, as if all losses but the last helped; of a
     search in equal budgets, and of leaders, as if each candidate and arm were better than the next."""
+    check_size(config)
     losses, found = tuple(screening.factors(config)[0]), []
     supposed = Known({}, losses[:-1] or losses)
     for phase in phases(settings, config, counted):
@@ -174,4 +176,7 @@ def all_trials(settings: DictConfig, config: Config, counted: Mapping[str, int] 
         first = config.sweep.baselines[:1]  # supposed to lead the least, so that it is one more
         supposed = replace(supposed, compared={trial.name: float("-inf") if trial.arm in first else -float(place) for place, trial in enumerate(trials)})
         found += trials
+    names = Counter(trial.name for trial in found)
+    twice = next((trial.arm for trial in found if names[trial.name] > 1), None)
+    check(twice is None, "sweep.arms", twice, "is the name of two arms, one of which the sweep makes itself; call yours otherwise")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 import typing
@@ -13,22 +14,35 @@ from typing import Any, Callable, Iterator, TextIO
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from meltr_ray.config import Config
+from meltr_ray.config import ABOUT_THE_COMMAND, Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
+from meltr_ray.config.paths import check_name, check_writable
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
-from meltr_ray.errors import ConfigError, check
+from meltr_ray.config.written import how_to_quote, override, value_of
+from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
+OF_THE_DISK = {
+    errno.ENOSPC: "make room, what was finished is saved",
+    errno.EDQUOT: "make room within your quota, what was finished is saved",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "change its permissions, or give another path",
+    errno.EPERM: "change its permissions, or give another path",
+    errno.ENOTDIR: "a file stands where a folder is needed; give another path",
+    errno.EISDIR: "a folder stands where a file is needed; give another path",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.EIO: "the disk is failing, or its server; try again when it is mended",
+}
+"""What is no fault of the program, and the mend."""
 
 
 @dataclass
@@ -65,10 +79,16 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
         if {"-h", "--help"} & set(arguments):
             print(help_text(description, [a for a in arguments if "=" in a], own))
             sys.exit(0)
+        check_once(arguments)
         given = [f"experiment={experiment}"] if experiment and is_open(arguments) else []
         sys.exit(command(configure([*given, *arguments], own)))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split(chr(10)))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        print(f"error: {error.filename or 'a file'}: {os.strerror(error.errno).lower()}; {OF_THE_DISK[error.errno]}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; what was finished is saved", file=sys.stderr)
@@ -81,26 +101,28 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
     Raises:
         ConfigError: an argument is not `key=value`, or a setting is unknown, of the wrong type or out of range.
     """
-    given = dict(_split(argument) for argument in arguments)
-    source = workload_of(given)
+    split = [_split(argument) for argument in arguments]
+    source = workload_of(dict(split))
     cls = find(source)
-    given = {cls.aliases.get(key, key): value for key, value in given.items() if key != "workload"}
+    split = [(cls.aliases.get(key, key), value) for key, value in split]
+    given = {key: value for key, value in split if key != "workload"}
     mine, overrides = {item.name: item for item in own_fields(own)} if own else {}, []
+    kinds = {field.name: field.kind for field in fields(cls)}
     for key, value in given.items():
         if key in mine:
             continue
         _check_key(cls, key, value, list(mine))
         written = key.removeprefix("workload.") if key.startswith(tuple(f"workload.{group}." for group in cls.groups)) else key
-        overrides.append(f"{written}={value}")
+        overrides.append(override(written, kinds.get(written, kinds.get(f"workload.{written}", "")), value))
     overrides += [f"{old}=null" for old, new in cls.aliases.items() if new in given]  # else a file's older name would win
     store_settings(cls)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = compose(cls.conf, overrides=overrides)
         OmegaConf.update(settings, "workload.source", absolute(source))
-        chosen = own and OmegaConf.to_object(OmegaConf.merge(own, {key: _value(key, given[key]) for key in mine if key in given}))
+        chosen = own and OmegaConf.to_object(OmegaConf.merge(own, {key: _own_value(item, given[key]) for key, item in mine.items() if key in given}))
         return Request(settings, config_file.make(settings), given, chosen)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(_one_line(cls, error, given, [*mine.values(), *fields(cls)])) from None
 
 
@@ -159,11 +181,13 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
     """
     name = config.name or called(config.workload, "title", config.workload.title)
     check(isinstance(name, str) and name != "", "workload", config.workload.source, f"title gave {name!r}; return a name of letters, digits, _ and -, for folders")
+    check_name("name", name)
     folder = Path(config.output) / kind / name
-    if folder.exists() and chosen:
+    check_writable("output", config.output, folder.parent)
+    if os.path.lexists(folder) and chosen:
         raise ConfigError(f"name={name}: {folder} exists; go on with resume={folder} or choose another name")
     number = 1
-    while folder.exists():
+    while os.path.lexists(folder):
         number += 1
         folder = folder.with_name(f"{name}-{number}")
     return folder.absolute()
@@ -197,6 +221,8 @@ def check_machine(config: Config) -> None:
         if config.cluster == "local" and not torch.cuda.is_available():
             raise ConfigError("train.use_gpu=True: this machine has no GPU that torch can use; set train.use_gpu=false")
     workers, available = config.train.num_workers * config.train.threads, os.cpu_count() or 1
+    if config.cluster == "local" and not config.train.num_workers:
+        check(config.train.threads <= available, "train.threads", config.train.threads, f"this machine has {available} CPUs; lower it")
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
@@ -205,6 +231,20 @@ def check_machine(config: Config) -> None:
 def prepare(config: Config) -> None:
     """What the workload has to make or check before any worker starts."""
     called(config.workload, "prepare", lambda: config.workload.prepare(print))
+
+
+def check_once(arguments: list[str]) -> None:
+    """Raises ConfigError: a setting stands twice on a command line, where one of the two would be lost."""
+    known: dict[str, str] = {}
+    for key, value in map(_split, arguments):
+        check(key not in known, key, value, f"is given twice, and was {shown(known.get(key))} before; leave one of them out")
+        known[key] = value
+
+
+def check_taken(request: Request, command: str, takes: tuple[str, ...]) -> None:
+    """Refuse settings of other commands. `takes`: those of `ABOUT_THE_COMMAND` that this one looks at."""
+    for key, value in request.given.items():
+        check(key not in ABOUT_THE_COMMAND or key in takes, key, value, f"{command} makes nothing of it; leave it out")
 
 
 @contextmanager
@@ -245,6 +285,9 @@ def _check_key(cls: type[Workload], key: str, value: str, mine: list[str]) -> No
         if value not in _options(cls, key):
             raise ConfigError(f"{key}={value}: unknown; use one of {', '.join(_options(cls, key))}")
         return
+    group, _, inner = key.partition(".")
+    if group in cls.choices and inner == "name":
+        raise ConfigError(f"{key}={value}: is chosen with all that hangs on it; write {group}={value}")
     known = [*mine, *(field.name for field in fields(cls) if field.name != "workload.source")]
     if key.startswith("sweep.arms"):
         raise ConfigError(f"{key}={value}: arms are not given on the command line; write a file in workloads/conf/experiment/")
@@ -255,9 +298,10 @@ def _check_key(cls: type[Workload], key: str, value: str, mine: list[str]) -> No
         raise ConfigError(f"{key}={value}: unknown setting; {f'did you mean {close[0]}' if close else 'see --help for all of them'}")
 
 
-def _value(key: str, text: str) -> Any:
-    """What Hydra reads in `key=text`."""
-    return OverridesParser.create().parse_override(f"{key}={text}").value()
+def _own_value(field: Field, text: str) -> Any:
+    """The value of a setting of the command alone; what may be a text or a list of texts is a text unless it begins with a bracket."""
+    kind = "str" if field.kind == "Any" and not text.startswith("[") else field.kind
+    return value_of(field.name, kind, text)
 
 
 def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], known: list[Field]) -> str:
@@ -273,13 +317,24 @@ def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], know
                 chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
                 return f"{key}={given.get(key, '')}: no setting of {group}={chosen}; see --help for those of each"
             kind = next((field.kind for field in known if field.name == key), "setting")
-            return f"{key}={given.get(key, getattr(cause, 'value', ''))}: {first[0].lower() + first[1:]}; give a value of type {kind}"
+            return f"{key}={shown(given.get(key, getattr(cause, 'value', '')))}: {shown(first[0].lower() + first[1:])}; give a value of type {kind}"
         cause = cause.__cause__ or cause.__context__
-    return f"{' '.join(f'{k}={v}' for k, v in given.items())}: {str(error).splitlines()[0]}; see --help"
+    return _unreadable(error, given, {field.name: field.kind for field in known})
+
+
+def _unreadable(error: Exception, given: dict[str, str], kinds: dict[str, str]) -> str:
+    """Of what the parser couldn't read at all: which setting that was, and how to quote it."""
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    near = [key for key, value in given.items() if f"{key}={value}" in str(error)] or list(given)
+    if len(near) == 1:
+        key, kind = near[0], kinds.get(near[0], "setting")
+        mend = how_to_quote(key, shown(given[key])) if any(word in kind for word in ("str", "Any")) else f"give a value of type {kind}"
+        return f"{key}={shown(given[key])}: can't be read; {mend}"
+    return f"{' '.join(f'{k}={shown(v)}' for k, v in given.items())}: {shown(first)}; see --help"
 
 
 def _described(field: Field) -> str:
-    return f"  {field.name}  ({_kind(field)}, default {field.default})\n      {field.text}"
+    return f"  {field.name}  ({_kind(field)}{f', {field.bounds}' if field.bounds else ''}, default {field.default})\n      {field.text}"
 
 
 def _kind(field: Field) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from meltr_ray.config import ABOUT_THE_COMMAND
 from meltr_ray.config.workload_file import source_of
 from meltr_ray.workload import Workload
 from workloads import cli
@@ -20,7 +21,7 @@ def sweep(workload: type[Workload], settings: dict[str, Any] | None = None) -> P
         ConfigError: whatever the command would end with.
         KeyboardInterrupt: after what was finished was saved and reported.
     """
-    given = [f"{key}={_as_text(value)}" for key, value in (settings or {}).items()]
+    given = [f"{key}={_as_text(value)}" for key, value in (settings or {}).items() if not (value is None and key in ABOUT_THE_COMMAND)]
     request = cli.configure([f"workload={source_of(workload)}", *given])
     request.config.name = request.settings.name = cli.new_folder(request.config, "sweeps", chosen="name" in request.given).name
     if command.sweep(request) == 130:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.config.paths import check_writable
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.settings import PrepareConfig
@@ -29,11 +30,14 @@ COMMON_NAMES = ("model", "pytorch_model")
 
 def prepare(request: cli.Request) -> int:
     """Write `data.folder`, or the folder of an imported checkpoint, or the file `export`. Returns the exit code."""
+    cli.check_taken(request, "prepare.py", ("name", "output", "cluster", "checkpoint"))
     config, own = request.config, request.own
     if own.extract:
         return extract_features(config, own)
     if own.export:
         check(isinstance(own.checkpoint, str), "checkpoint", own.checkpoint, "export needs a folder; give one")
+        check_writable("export", own.export, Path(own.export).absolute().parent)
+        check(not Path(own.export).is_dir(), "export", own.export, "is a folder; give the name of a file")
         return export_checkpoint(Path(own.checkpoint), Path(own.export))
     if own.checkpoint is not None:
         return import_checkpoint(request)
@@ -43,6 +47,7 @@ def prepare(request: cli.Request) -> int:
     from meltr_ray.video.datasets.prepare import prepare as prepare_data  # scikit-learn, which --help does without
 
     data = config.workload.data
+    check_writable("data.folder", data.folder, Path(data.folder))
     prepare_data(data.name, Path(own.source) if own.source else None, Path(data.folder), print, data.variant)
     return 0
 
@@ -55,6 +60,7 @@ def extract_features(config: Config, own: PrepareConfig) -> int:
 
     check(own.extractor is not None, "extractor", None, "extract needs the folder of a vision model; give it")
     check(own.export is not None, "export", None, "extract needs a folder to write features to; give it")
+    check_writable("export", own.export, Path(own.export))
     check(Path(own.extract).is_dir(), "extract", own.extract, "no such folder; correct the path")
     cli.check_machine(config)
     paths = sorted(path for path in Path(own.extract).absolute().rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
@@ -78,7 +84,8 @@ def import_checkpoint(request: cli.Request) -> int:
     backbone, data = config.workload.backbone, config.workload.data
     files = request.own.checkpoint if isinstance(request.own.checkpoint, list) else [request.own.checkpoint]
     check(len(files) > 0, "checkpoint", request.own.checkpoint, "names no file; give one or several")
-    paths = [Path(str(file)) for file in files]
+    check(all(isinstance(file, str) for file in files), "checkpoint", files, "is a list of paths; quote what looks like a number")
+    paths = [Path(file) for file in files]
     if "name" not in given:
         title = paths[0].parent.name if paths[0].stem in COMMON_NAMES else paths[0].stem
         config.name = re.sub(r"[^\w.-]+", "-", f"{backbone.name}-{title}")

@@ -43,6 +43,7 @@ class Own:
 
 def sweep(request: cli.Request) -> int:
     """Run the plan's phases, gather, report. Returns the exit code."""
+    cli.check_taken(request, "sweep.py", ("name", "output", "resume", "cluster"))
     settings, config, folder = resumed(request) if request.config.resume else planned(request)
     trials = plan.all_trials(settings, config)
     for trial in trials:  # every configuration, before any worker starts and anything is written

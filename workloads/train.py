@@ -20,10 +20,15 @@ from meltr_ray.storage import sealed
 from meltr_ray.storage.writers import only_writer
 from workloads import cli
 
+WITHOUT_PRODUCTS = ("identity", "loss_space")
+"""Solvers to which `aid.hessian_product` is nothing."""
+
 
 def train(request: cli.Request) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
+    cli.check_taken(request, "train.py", ("name", "output", "resume", "cluster"))
     config = request.config
+    check_products(request)
     if config.resume:
         folder = Path(config.resume).absolute()
         if not (folder / "config.yaml").exists():
@@ -69,6 +74,14 @@ def run(folder: Path, config: Config) -> int:
         except Exception as error:
             record_failure(trial, error)
     return finish(folder, config)
+
+
+def check_products(request: cli.Request) -> None:
+    """Raises ConfigError: a way to take products with H was asked for, and the solver takes none."""
+    aid = request.config.aid
+    asked = "aid.hessian_product" in request.given and aid.hessian_product != "auto"
+    check(not asked or aid.solver not in WITHOUT_PRODUCTS, "aid.hessian_product", aid.hessian_product,
+          f"aid.solver={aid.solver} takes no products with H; leave it out, or use such as aid.solver=cg")  # fmt: skip
 
 
 def finish(folder: Path, config: Config) -> int:

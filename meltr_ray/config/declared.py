@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from meltr_ray.bounds import check_finite
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.workload import CONSTANT, SHUFFLED, Metric, Workload
@@ -46,6 +48,8 @@ def check_declared(workload: Workload) -> None:
     for member in ("rehearsed", "per_example"):
         value = getattr(workload, member)
         check(isinstance(value, bool), "workload", workload.source, f"{member} is {value!r}; give True or False")
+    for item in dataclasses.fields(workload):
+        check_finite(f"workload.{item.name}", getattr(workload, item.name))
     check_bounds(workload)
 
 
@@ -76,7 +80,7 @@ def check_bounds(workload: Workload) -> None:
     settings = [item.name for item in dataclasses.fields(workload)]
     _check_known(workload, "bounds", workload.bounds, settings, "setting")
     for name, pair in workload.bounds.items():
-        good = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
+        good = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(end, (int, float)) and math.isfinite(end) for end in pair)
         check(good and pair[0] <= pair[1], "workload", workload.source, f"bounds of {name} are {pair}; give (least, greatest)")
         value = getattr(workload, name)
         if value is not None:

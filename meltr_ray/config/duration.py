@@ -7,6 +7,7 @@ import re
 from meltr_ray.errors import check
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+LONGEST = 3650 * UNITS["d"]
 FORM = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in UNITS))
 
 
@@ -20,6 +21,7 @@ def seconds(name: str, text: str) -> float:
     found = FORM.fullmatch(f"{written}s" if written.replace(".", "", 1).isdigit() else written)
     total = sum(float(value) * UNITS[unit] for unit, value in found.groupdict("0").items()) if found else 0.0
     check(total > 0, name, text, "is no length of time; use such as 2h, 90m or 1h30m")
+    check(total <= LONGEST, name, text, f"is longer than {LONGEST / UNITS['d']:.0f} days; lower it, or leave it out")
     return total
 
 

@@ -8,8 +8,10 @@ import functools
 import inspect
 import textwrap
 import typing
+from collections.abc import Mapping
 from typing import Any, Iterator, NamedTuple
 
+from meltr_ray.bounds import Bounds, bounds_of
 from meltr_ray.config.run import Config
 from meltr_ray.workload import Workload
 
@@ -23,6 +25,8 @@ class Field(NamedTuple):
     default: Any
     text: str
     """The documentation under it."""
+    bounds: Any = None
+    """Of a number: its least and its greatest."""
     choice: str = ""
     """Name of the class of a group that it belongs to, such as `violet`."""
 
@@ -57,7 +61,14 @@ def _of(cls: type, prefix: str) -> Iterator[Field]:
             continue
         default = item.default if item.default is not dataclasses.MISSING else item.default_factory() if hint is not Workload else None
         plain = str(hint) if "[" in str(hint) else getattr(hint, "__name__", str(hint))
-        yield Field(prefix + item.name, plain.replace("typing.", ""), default, texts.get(item.name, ""))
+        yield Field(prefix + item.name, plain.replace("typing.", ""), default, texts.get(item.name, ""), _bounds(cls, item))
+
+
+def _bounds(cls: type, item: dataclasses.Field) -> Bounds | None:
+    """Those beside a field, or those that a workload's class gives for it."""
+    named = getattr(cls, "bounds", {})
+    pair = named.get(item.name) if isinstance(named, Mapping) else None
+    return bounds_of(item) or (Bounds(*pair) if isinstance(pair, (tuple, list)) and len(pair) == 2 else None)
 
 
 @functools.cache

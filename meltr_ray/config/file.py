@@ -14,10 +14,12 @@ from typing import Any, Optional, Sequence
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meltr_ray.config.fields import fields
 from meltr_ray.config.run import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import find
-from meltr_ray.errors import ConfigError, check_choice
+from meltr_ray.config.written import value_of
+from meltr_ray.errors import ConfigError, check_choice, shown
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
 
@@ -76,7 +78,7 @@ def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Conf
         try:
             OmegaConf.update(changed, key, value, merge=False)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={value}: {str(error).splitlines()[0]}; see --help") from None
+            raise ConfigError(f"{key}={shown(value)}: {shown(str(error).split(' full_key')[0])}; see --help") from None
     parts = {key: OmegaConf.to_object(changed[key]) if OmegaConf.is_config(changed[key]) else changed[key]
              for key in map(str, changed) if key not in (*cls.groups, "workload")}  # fmt: skip
 
@@ -106,8 +108,9 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
     """
     try:
         saved = load(path)
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(changes)))
-        return make(saved, dict(_leaves(given)))
+        kinds = {field.name: field.kind for field in fields(find(saved.workload.source))}
+        given = dict(change.split("=", 1) for change in changes)
+        return make(saved, {key: value_of(key, kinds.get(key, ""), text) for key, text in given.items()})
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}; give the folder of a run of this version") from None
 
@@ -138,11 +141,3 @@ def _chosen(cls: type[Workload], group: str, kind: type, name: str | None) -> ty
         return next((value for value in classes.values() if isinstance(value, type)), kind)
     check_choice(f"{group}.name", name, tuple(classes))
     return classes[name]
-
-
-def _leaves(nested: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted key -> value."""
-    found = []
-    for key, value in nested.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return found

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Optional
 
-from meltr_ray.errors import check, check_at_least, check_choice
+from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.errors import check, check_choice
 
 META_BATCHES = ("recent", "next", "held_out")
 STARTS = ("primary", "uniform", "probe")
@@ -21,40 +22,41 @@ class CombinerConfig:
 
     name: str = "meltr"
     """Way to combine losses: `fixed` weights; by held-out batches: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`, `look_ahead`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
-    weights: Any = "uniform"
+    weights: Any = bounded("uniform", -1e6, 1e6)
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
-    every: Optional[int] = None
+    every: Optional[int] = bounded(None, 1, 10**6)
     """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead` (60)."""
-    horizon: Optional[int] = None
+    horizon: Optional[int] = bounded(None, 1, 10**6)
     """Steps that a probe of `look_ahead` trains on before it is put back (default 30)."""
     start: Optional[str] = None
     """How `look_ahead` begins: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
     gramian: str = "exact"
     """How `aligned` and those from gradients learn how the losses' gradients stand to each other: `exact`, T backward passes, or `random`, `passes` forward passes, with noise (docs/combining.md)."""
-    passes: Optional[int] = None
+    passes: Optional[int] = bounded(None, 1, 1024)
     """Draws of a random Gramian at each look, a forward product each (default 8); with those of earlier looks they act as 19 times as many, and the relative error of a cosine is 1 / sqrt of that."""
-    window: Optional[int] = None
+    window: Optional[int] = bounded(None, 1, 10**6)
     """Steps that `dwa` takes a mean over, in place of an epoch (default 50)."""
-    temperature: Optional[float] = None
+    temperature: Optional[float] = bounded(None, 1e-6, 1e6)
     """How even weights are: of `dwa` (default 2), `uw_so` (1), `stch` (0.1)."""
-    strength: Optional[float] = None
+    strength: Optional[float] = bounded(None, 1e-9, 1e3)
     """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` (least effect that turns a switch, as a share of the primary loss, 0.005)."""
     mode: str = "near_sum"
     """How MELTR starts: `near_sum` adds the transformer to the plain sum of losses, its last layer small; `paper` is the published form."""
-    embedding_size: int = 256
+    embedding_size: int = bounded(256, 8, 2048)
     """Width of MELTR's transformer (published: 256); its 8 heads must divide it."""
-    loss_encoder_size: int = 128
+    loss_encoder_size: int = bounded(128, 1, 16_384)
     """Hidden width of the layer that embeds a loss value (published: 128)."""
-    feed_forward_size: int = 512
+    feed_forward_size: int = bounded(512, 1, 16_384)
     """Width of MELTR's feed-forward layer (published: 512)."""
     slopes: str = "any"
     """`any`, or `non_negative`: a loss whose slope is negative is held constant for that step instead of being raised."""
     average_losses: bool = False
     """Average the losses over workers before they are combined, so that R batches of B act as one of R B; false: each worker combines its own, as published."""
-    dropout: Optional[float] = None
+    dropout: Optional[float] = bounded(None, 0, 0.99)
     """Dropout inside MELTR; default: 0, and 0.1 with `mode=paper` (one mask a meta step)."""
 
     def __post_init__(self):
+        check_settings("combiner", self)
         from meltr_ray.combining.named import WAYS
         from meltr_ray.combining.random_gramian import check_gramian
 
@@ -63,8 +65,6 @@ class CombinerConfig:
         for name in ("temperature", "strength", "every", "window", "horizon", "start"):
             given, default = getattr(self, name), getattr(way, name)
             check(given is None or default is not None, f"combiner.{name}", given, f"combiner.name={self.name} makes nothing of it; leave it out")
-            if isinstance(given, (int, float)):
-                check(0 < given < float("inf"), f"combiner.{name}", given, "must be positive and finite; change it")
             setattr(self, name, default if given is None else given)
         if self.start is not None:
             check_choice("combiner.start", self.start, STARTS)
@@ -81,17 +81,13 @@ class CombinerConfig:
         check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
         if self.dropout is None:
             self.dropout = 0.1 if self.mode == "paper" else 0.0
-        check(0 <= self.dropout < 1, "combiner.dropout", self.dropout, "must lie in [0, 1); published: 0.1")
-        check_at_least("combiner.loss_encoder_size", self.loss_encoder_size, 1)
-        check_at_least("combiner.feed_forward_size", self.feed_forward_size, 1)
-        check(self.embedding_size > 0 and self.embedding_size % 8 == 0, "combiner.embedding_size", self.embedding_size,
+        check(self.embedding_size % 8 == 0, "combiner.embedding_size", self.embedding_size,
               "must be a multiple of the 8 heads; published: 256")
         if isinstance(self.weights, str):
             check_choice("combiner.weights", self.weights, ("uniform", "primary"))
         else:
             check(isinstance(self.weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in self.weights),
                   "combiner.weights", self.weights, "must be uniform, primary or a list of numbers; give one per loss")
-            check(all(abs(w) < float("inf") for w in self.weights), "combiner.weights", self.weights, "must be finite numbers; change the others")
             check(any(self.weights), "combiner.weights", self.weights, "are all zero, so nothing would be trained; raise one")
 
 
@@ -101,15 +97,15 @@ class AidConfig:
 
     solver: str = "identity"
     """How v = (H + damping I)^-1 d_w F is approximated: `identity` (published), `neumann`, `cg`, `nystrom` (low rank) or `loss_space` (Gauss-Newton among the losses)."""
-    iterations: int = 5
+    iterations: int = bounded(5, 1, 1000, mend="for no iterations use aid.solver=identity")
     """Terms of the Neumann series or iterations of conjugate gradient; each costs one Hessian-vector product."""
-    rank: int = 10
+    rank: int = bounded(10, 1, 1000)
     """Rank of `nystrom`; each costs one Hessian-vector product and twice the memory of the weights."""
-    neumann_step: float = 0.01
+    neumann_step: float = bounded(0.01, 1e-9, 100)
     """Step length of the Neumann series; must stay below 2 over the largest eigenvalue of H + damping I."""
-    damping: float = 1.0
+    damping: float = bounded(1.0, 0, 1e6)
     """Added to the diagonal of H by every solver but `identity`; H of a network is indefinite, and CG stops at negative curvature."""
-    cg_tolerance: float = 1e-3
+    cg_tolerance: float = bounded(1e-3, 0, 1)
     """Relative residual at which conjugate gradient stops early."""
     warm_start: bool = False
     """Start conjugate gradient from the v of the last meta step (one more product, and memory of the weights once more)."""
@@ -117,34 +113,35 @@ class AidConfig:
     """What the solve makes of Adam's second moments: `ignore`, `precondition` (same answer, fewer iterations) or `fixed_point` (damping and truncation in Adam's own metric, as SAMA)."""
     decay_in_hessian: bool = True
     """Count AdamW's weight decay into H, as its fixed point has it (costs a gather of the second moments under ZeRO 1 and 2)."""
-    inner_steps: int = 3
+    inner_steps: int = bounded(3, 1, 10**6)
     """Optimiser steps on w between two meta steps on phi (published: 3 to 5)."""
-    learning_rate: float = 1e-3
+    learning_rate: float = bounded(1e-3, 0, 10)
     """Learning rate of phi (Adam; published: 1e-3); 0 runs the meta steps and leaves phi as it is."""
-    weight_decay: float = 3e-5
+    weight_decay: float = bounded(3e-5, 0, 100)
     """L2 weight decay of phi (published: 3e-5)."""
-    gamma: float = 0.1
+    gamma: float = bounded(0.1, 0, 1e6)
     """Weight of the outer regulariser |g_phi(l) - sum_t l_t| (published: 0.1); 0 switches it off."""
     regulariser: str = "phi_only"
     """What the regulariser differentiates: `phi_only` (direct term), `full` (and w: one more backward), `paper` (w alone, as published)."""
     meta_batch: str = "next"
     """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one) or `held_out` (the meta split)."""
-    num_meta_batches: int = 1
+    num_meta_batches: int = bounded(1, 1, 256)
     """Meta batches that the outer loss is the mean of; each costs one forward and one backward of the primary loss."""
     product: str = "auto"
     """How J v is taken: `one_sided` or `central` differences, `forward` mode or `double_backward`; `auto`: the cheapest that the model admits at `accuracy`."""
     hessian_product: str = "auto"
     """How H u is taken: `one_sided` or `central` differences of gradients, `double_backward`, `forward_over_reverse`; `gauss_newton` keeps only the combiner's curvature."""
-    accuracy: Optional[float] = None
+    accuracy: Optional[float] = bounded(None, 1e-6, 1)
     """Relative error that `auto` may make; default: 0.01, and 0.1 in bfloat16."""
-    radius: Optional[float] = None
+    radius: Optional[float] = bounded(None, 1e-8, 100)
     """Length |eps v| of a difference's move in weight space; default: 0.001 one-sided, 0.003 central (float32; why: hypergrad/products.py)."""
-    check_every: int = 0
+    check_every: int = bounded(0, 0, 10**9)
     """Meta steps between two self-checks of the products, whose relative errors go into the results table (several passes each); 0: never."""
-    clip: float = 10.0
+    clip: float = bounded(10.0, 0, 1e6)
     """Largest norm of phi's gradient (published: 10 to 50); 0 switches clipping off."""
 
     def __post_init__(self):
+        check_settings("aid", self)
         from meltr_ray.hypergrad.combined import REGULARISERS
         from meltr_ray.hypergrad.named import SOLVERS
         from meltr_ray.hypergrad.products import HVP, JVP
@@ -156,16 +153,6 @@ class AidConfig:
         check_choice("aid.adam", self.adam, ADAM_USES)
         check_choice("aid.regulariser", self.regulariser, REGULARISERS)
         check_choice("aid.meta_batch", self.meta_batch, META_BATCHES)
-        check(self.iterations >= 1, "aid.iterations", self.iterations,
-              "at least 1 is needed; for no iterations use aid.solver=identity")
-        for name, low in dict(inner_steps=1, rank=1, num_meta_batches=1, check_every=0).items():
-            check_at_least(f"aid.{name}", getattr(self, name), low)
-        for name in ("damping", "learning_rate", "weight_decay", "gamma", "clip"):
-            check(getattr(self, name) >= 0, f"aid.{name}", getattr(self, name), "must not be negative; raise it")
-        check(self.neumann_step > 0, "aid.neumann_step", self.neumann_step, "must be positive; raise it")
-        check(self.cg_tolerance >= 0, "aid.cg_tolerance", self.cg_tolerance, "must not be negative; raise it")
-        check(self.radius is None or self.radius > 0, "aid.radius", self.radius, "must be positive; leave it out for the default")
-        check(self.accuracy is None or self.accuracy > 0, "aid.accuracy", self.accuracy, "must be positive; leave it out for the default")
         solver = SOLVERS[self.solver]
         check(self.damping > 0 or not solver.needs_damping, "aid.damping", self.damping,
               f"aid.solver={self.solver} needs it positive; raise it")

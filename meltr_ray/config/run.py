@@ -6,13 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from meltr_ray.bounds import bounded, check_settings
 from meltr_ray.config.declared import check_declared
 from meltr_ray.config.losses import LossesConfig
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
 from meltr_ray.config.sweep import SweepConfig
 from meltr_ray.config.training import EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 from meltr_ray.config.user_code import called
-from meltr_ray.errors import check, check_at_least, check_choice
+from meltr_ray.config.paths import check_name, check_path
+from meltr_ray.errors import check, check_choice
 from meltr_ray.workload import Workload
 
 
@@ -32,7 +34,7 @@ class Config:
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
     cluster: str = "local"
     """Ray cluster: `local` starts one on this machine, `auto` joins the one found, else its address."""
-    seed: int = 0
+    seed: int = bounded(0, 0, 2**31 - 1)
     """Seed of weights, data order, masks and dropout; the same seed pairs two configurations."""
     workload: Workload = field(default_factory=Workload)
     losses: LossesConfig = field(default_factory=LossesConfig)
@@ -54,7 +56,10 @@ class Config:
     def __post_init__(self):
         from meltr_ray.combining.named import WAYS
 
-        check_at_least("seed", self.seed, 0)
+        check_settings("", self)
+        if self.name is not None:
+            check_name("name", self.name)
+        check_path("output", self.output)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
         check_declared(self.workload)
         self.losses.resolve(self.workload)
@@ -78,7 +83,18 @@ class Config:
               "holds the training loss near the sum of the losses, which weights of examples have no use for; set it to 0")
         check(not (one and self.combiner.average_losses), "combiner.average_losses", True,
               "each worker has examples of its own, so their losses have no mean over workers; set it to false")
+        check_exact_products(self.aid, self.engine.zero_stage)
         called(self.workload, "check", lambda: self.workload.check(self))
+
+
+def check_exact_products(aid: AidConfig, zero_stage: int) -> None:
+    """Raises ConfigError: a product needs whole weights, which ZeRO 3 keeps in shards."""
+    from meltr_ray.hypergrad.products import HVP, JVP
+
+    for name, products in (("product", JVP), ("hessian_product", HVP)):
+        chosen = getattr(aid, name)
+        check(zero_stage < 3 or chosen not in products or not products[chosen].whole, f"aid.{name}", chosen,
+              "needs whole weights, of which engine.zero_stage=3 leaves each worker a part; use auto, one_sided or central, or engine.zero_stage=2")  # fmt: skip
 
 
 ABOUT_THE_COMMAND = ("name", "output", "resume", "checkpoint", "split", "cluster")

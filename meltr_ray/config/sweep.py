@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from meltr_ray.bounds import bounded, check_settings, check_distinct
 from meltr_ray.config.duration import seconds
-from meltr_ray.errors import check, check_at_least, check_choice
+from meltr_ray.config.paths import check_name
+from meltr_ray.errors import check, check_choice
 
 
 DESIGNS = ("full", "half", "leave_one_out", "add_one_in")
@@ -19,13 +21,13 @@ class SweepConfig:
 
     design: str = "none"
     """Screening of the auxiliary losses: `full` (every loss in or out, in a balanced design), `half` (of four losses: half of its rows), `leave_one_out`, `add_one_in`, or `none`: the arms are compared."""
-    looks: list[int] = field(default_factory=list)
+    looks: list[int] = bounded([], 1, 1000)
     """Numbers of seeds at which a screening may be read, planned beforehand, such as [6,9,12]; resume= with sweep.seeds=9 goes on. Empty: `seeds` alone, with intervals a tenth shorter."""
-    margin: Optional[float] = None
+    margin: Optional[float] = bounded(None, 1e-9, 1e9)
     """Difference that counts as one, in the metric's unit; default: the metric's own, else 1.5 of % and 0.05 of other units."""
     confirm: list[str] = field(default_factory=lambda: ["primary_only"])
     """Arms that the best set of a screening is compared with, in this order, on fresh seeds; empty: no confirmation."""
-    confirmation_seeds: int = 6
+    confirmation_seeds: int = bounded(6, 1, 1000)
     """Fresh seeds of the confirmation, or of the `leaders`."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Configurations: name -> dotted settings that differ from the rest of this configuration. Of a screening: trained on its seeds too, with all of `losses.set`."""
@@ -33,35 +35,35 @@ class SweepConfig:
     """Arm that the report is about, named before any result is seen."""
     baselines: list[str] = field(default_factory=lambda: ["uniform", "primary_only"])
     """Arms that `ours` is compared with, pair by pair over the same seeds; the first leads the report."""
-    seeds: int = 6
+    seeds: int = bounded(6, 1, 1000)
     """Seeds of `ours` and of each baseline; 6 is the least with which a two-sided sign test can reach 0.05."""
-    other_seeds: int = 2
+    other_seeds: int = bounded(2, 1, 1000)
     """Seeds of every other arm."""
-    learning_rates: list[float] = field(default_factory=list)
+    learning_rates: list[float] = bounded([], 1e-12, 10, most=100)
     """Learning rates of w tried for `ours` and each baseline before the comparison, each the same way; empty: none. With `budget_each`: the range that it draws from."""
-    learning_rate_seeds: int = 1
+    learning_rate_seeds: int = bounded(1, 1, 1000)
     """Seeds of the learning-rate search, apart from those of the comparison."""
     leave_one_out: bool = True
     """Add an arm for every auxiliary loss of `ours`, without it."""
     add_one_in: bool = False
     """Add an arm for every auxiliary loss of `ours`, with the primary loss and it alone."""
-    tuned_weights: int = 0
+    tuned_weights: int = bounded(0, 0, 10_000)
     """Runs that look for the fixed weights of an arm `tuned`, half of them at random and half where a fit to the others has its best; 0: no such arm. To be compared, name `tuned` among the baselines."""
     budget_each: Optional[str] = None
     """Device time, such as `20m`, in which `ours` and each baseline search settings of their own by successive halving, in place of a grid of learning rates and of `tuned_weights`: learning rate (between the least and the greatest of `learning_rates`), weight decay, and what belongs to the way to combine; of an arm `tuned`, the fixed weights. Default: no such search."""
-    leaders: int = 0
+    leaders: int = bounded(0, 0, 1000)
     """Compared arms, the best by their mean on validation, that run again on `confirmation_seeds` fresh seeds beside the first baseline; the test split is scored in these runs alone. 0: none, it is scored in the comparison."""
     space: list[str] = field(default_factory=list)
     """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
     search: str = "random"
     """How `space` is searched: `grid` (every combination) or `random`."""
-    samples: int = 8
+    samples: int = bounded(8, 1, 10_000)
     """Configurations that a random search draws."""
     budget: Optional[str] = None
     """Device time that all trials may take, such as `2h`, `90m` or `1h30m`: each trial's time times its workers. A trial that doesn't fit isn't started; resume= with more goes on."""
-    max_concurrent: int = 2
+    max_concurrent: int = bounded(2, 1, 1024)
     """Trials that run at the same time."""
-    progress_every: float = 10.0
+    progress_every: float = bounded(10.0, 0.1, 86_400)
     """Seconds between two progress lines where the output is not a terminal."""
 
     @property
@@ -78,15 +80,18 @@ class SweepConfig:
         return self.tuned_weights > 0 or self.budget_each is not None
 
     def __post_init__(self):
-        for name, low in dict(seeds=1, confirmation_seeds=1, other_seeds=1, learning_rate_seeds=1, samples=1, max_concurrent=1).items():
-            check_at_least(f"sweep.{name}", getattr(self, name), low)
+        check_settings("sweep", self)
+        for arm in self.arms:
+            check_name("sweep.arms", str(arm))
+        for name in ("learning_rates", "baselines", "confirm", "space"):
+            check_distinct(f"sweep.{name}", getattr(self, name))
+        check(self.ours not in self.baselines, "sweep.baselines", self.baselines, f"names {self.ours}, which is sweep.ours; remove it, nothing is compared with itself")
         check(self.tuned_weights == 0 or self.tuned_weights >= 4, "sweep.tuned_weights", self.tuned_weights, "a fit needs more runs; give at least 4, better four a loss")
         check("tuned" not in self.arms or not self.weighs, "sweep.arms", "tuned", "is the arm whose weights are searched for; call it otherwise")
         check_choice("sweep.design", self.design, ("none", *DESIGNS))
         looks = self.looks
-        check(looks == sorted(set(looks)) and all(look >= 1 for look in looks), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
+        check(looks == sorted(set(looks)), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
         check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
-        check(self.margin is None or self.margin > 0, "sweep.margin", self.margin, "no difference is within it; give a number above 0")
         self.budget_seconds, self.budget_each_seconds  # refused where they are no lengths of time
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:

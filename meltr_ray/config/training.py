@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.errors import check, check_at_least, check_choice
+from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.errors import check, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "bert_adam")
@@ -18,44 +19,37 @@ class OptimizerConfig:
 
     name: str = "adamw"
     """Optimiser: `adamw`, or `bert_adam` (UniVL's: Adam without correction of the moments' bias)."""
-    learning_rate: float = 1e-3
+    learning_rate: float = bounded(1e-3, 1e-12, 10)
     """Peak learning rate of w; `tuning.rates` and `tuning.layer_decay` scale it for some weights."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    betas: list[float] = bounded([0.9, 0.999], 0, 0.999999)
     """Decay rates of the two moments (VIOLET and All-in-one: [0.9, 0.98])."""
-    epsilon: Optional[float] = None
+    epsilon: Optional[float] = bounded(None, 1e-16, 1)
     """Added to the root of the second moment; default: 1e-8 of `adamw`, 1e-6 of `bert_adam`."""
-    weight_decay: float = 0.01
+    weight_decay: float = bounded(0.01, 0, 100)
     """Decoupled weight decay."""
     no_decay: list[str] = field(default_factory=lambda: ["bias", "LayerNorm", "visual_norm2d"])
     """Weights whose name has one of these in it aren't decayed (VIOLET: [], All-in-one: [bias, LayerNorm, norm.weight, norm1, norm2])."""
     schedule: str = "linear"
     """Learning rate after its warm-up: `linear` to 0, `constant`; `cosine` or `polynomial` to `end` (All-in-one's: rate 0 at the first step); `warmup_linear`, `warmup_cosine`, `warmup_constant` or `warmup_linear_down` (UniVL's, which start again after `period`)."""
-    warmup: float = 0.1
+    warmup: float = bounded(0.1, 0, 0.99)
     """Share of the steps in which the learning rate rises linearly from 0 (VIOLET: 0)."""
-    end: float = 0.0
+    end: float = bounded(0.0, 0, 1)
     """Share of the peak learning rate that `cosine` and `polynomial` end at."""
-    power: float = 1.0
+    power: float = bounded(1.0, 1e-3, 100)
     """Exponent of `polynomial`; 1 is linear decay."""
-    period: Optional[int] = None
+    period: Optional[int] = bounded(None, 1, 10**9)
     """Optimiser steps of a `warmup_` schedule, which then starts again (UniVL with MELTR: those of 4 epochs); default: train.steps."""
-    clip: float = 1.0
+    clip: float = bounded(1.0, 0, 1e6)
     """Largest norm of the gradient of w; 0 switches clipping off."""
 
     def __post_init__(self):
+        check_settings("optimizer", self)
         check_choice("optimizer.name", self.name, OPTIMIZERS)
         check_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        check(self.learning_rate > 0, "optimizer.learning_rate", self.learning_rate, "must be positive; raise it")
-        check(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "optimizer.betas", self.betas,
+        check(len(self.betas) == 2, "optimizer.betas", self.betas,
               "must be two numbers in [0, 1); usual: [0.9, 0.999]")
-        check(self.epsilon is None or self.epsilon > 0, "optimizer.epsilon", self.epsilon, "must be positive; leave it out for the default")
-        check(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must not be negative; raise it")
-        check(0 <= self.warmup < 1, "optimizer.warmup", self.warmup, "must lie in [0, 1); published: 0.1")
-        check(0 <= self.end <= 1, "optimizer.end", self.end, "must lie in [0, 1], a share of the peak; published: 0")
-        check(self.power > 0, "optimizer.power", self.power, "must be positive; published: 1")
         check(self.period is None or self.schedule.startswith("warmup_"), "optimizer.period", self.period,
               f"optimizer.schedule={self.schedule} doesn't start again; use a `warmup_` schedule or leave it out")
-        check_at_least("optimizer.period", 1 if self.period is None else self.period, 1)
-        check(self.clip >= 0, "optimizer.clip", self.clip, "must not be negative; 0 switches clipping off")
 
 
 @dataclass(kw_only=True)
@@ -72,80 +66,73 @@ class TuningConfig:
     """Linear layers that train by LoRA (arXiv 2106.09685), by the ends of their names, such as [query,value]; all else of the backbone is frozen but for `trained`. A layer that trains as a whole gets none."""
     trained: Optional[list[str]] = None
     """Modules that train as a whole beside LoRA, or inside a frozen one; default: with LoRA the heads, that is all but the encoders."""
-    lora_rank: int = 8
+    lora_rank: int = bounded(8, 1, 4096)
     """Rank of LoRA's update."""
-    lora_alpha: float = 16.0
+    lora_alpha: float = bounded(16.0, 1e-6, 1e6)
     """LoRA's update is scaled by this over the rank."""
-    lora_dropout: float = 0.0
+    lora_dropout: float = bounded(0.0, 0, 0.99)
     """Dropout probability of LoRA's input."""
-    layer_decay: float = 1.0
+    layer_decay: float = bounded(1.0, 1e-3, 1)
     """Learning rate of the last layer of each encoder over that of its heads, of the layer before over that of the last, and so on down to the embeddings (BEiT, arXiv 2106.08254); 1: all alike."""
-    rates: Any = None
+    rates: Any = bounded(None, 1e-9, 1e6, mend="to train nothing there use tuning.frozen")
     """Modules and the factors of their learning rates, such as {bert: 0.1} (UniVL) or {vqa_classifier: 10} (All-in-one); default: none."""
 
     def __post_init__(self):
+        check_settings("tuning", self)
         for name in self.frozen:
             check(name not in (self.trained or []), "tuning.frozen", name, "stands in tuning.trained, too; remove it from one")
         check(not self.trained or self.lora or self.frozen, "tuning.trained", self.trained,
               "everything trains anyway; say with tuning.frozen what doesn't, or give tuning.lora")
-        check_at_least("tuning.lora_rank", self.lora_rank, 1)
-        check(self.lora_alpha > 0, "tuning.lora_alpha", self.lora_alpha, "must be positive; usual: twice the rank")
-        check(0 <= self.lora_dropout < 1, "tuning.lora_dropout", self.lora_dropout, "must lie in [0, 1); lower it")
-        check(0 < self.layer_decay <= 1, "tuning.layer_decay", self.layer_decay, "must lie in (0, 1]; usual: 0.65 to 0.95")
         check(isinstance(self.rates or {}, dict), "tuning.rates", self.rates, "must map modules to factors; give such as {bert: 0.1}")
         for name, factor in (self.rates or {}).items():
-            check(isinstance(factor, (int, float)) and factor > 0, f"tuning.rates.{name}", factor,
-                  "must be a positive number; to train nothing there use tuning.frozen")
+            check(isinstance(factor, (int, float)), f"tuning.rates.{name}", factor, "must be a positive number; to train nothing there use tuning.frozen")
 
 
 @dataclass(kw_only=True)
 class EngineConfig:
     """DeepSpeed."""
 
-    zero_stage: int = 0
+    zero_stage: int = bounded(0, 0, 3)
     """ZeRO stage: 0 replicates all, 1 shards optimiser state, 2 also gradients, 3 also weights."""
     precision: str = "float32"
     """Arithmetic: `float32`, or `bfloat16` (autocast; weights, optimiser and all differences stay float32; meant for a GPU)."""
-    gradient_accumulation: int = 1
+    gradient_accumulation: int = bounded(1, 1, 256)
     """Micro-batches an optimiser step; the meta step uses all of them."""
     deepspeed: Optional[str] = None
     """JSON file with more of DeepSpeed's own settings, passed on to it; what these settings decide is refused there."""
 
     def __post_init__(self):
         check(self.zero_stage in (0, 1, 2, 3), "engine.zero_stage", self.zero_stage, "unknown; use 0, 1, 2 or 3")
+        check_settings("engine", self)
         check_choice("engine.precision", self.precision, PRECISIONS)
-        check_at_least("engine.gradient_accumulation", self.gradient_accumulation, 1)
 
 
 @dataclass(kw_only=True)
 class TrainConfig:
     """One run."""
 
-    steps: int = 300
+    steps: int = bounded(300, 1, 10**8)
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: int = bounded(32, 2, 65_536)
     """Examples a micro-batch on each worker."""
-    evaluate_every: int = 50
+    evaluate_every: int = bounded(50, 1, 10**9)
     """Optimiser steps between two evaluations on the validation split; the last step is always evaluated."""
-    checkpoint_every: int = 50
+    checkpoint_every: int = bounded(50, 0, 10**9)
     """Optimiser steps between two checkpoints; the last step is always saved; 0 saves only the last."""
-    checkpoints_kept: int = 2
+    checkpoints_kept: int = bounded(2, 2, 10**6)
     """Newest checkpoints that stay; the one before the newest stands in where that is damaged."""
-    num_workers: int = 0
+    num_workers: int = bounded(0, 0, 4096)
     """Ray Train workers; 0 runs the same loop in the trial's own process."""
     use_gpu: bool = False
     """Give each worker one GPU."""
-    threads: int = 1
+    threads: int = bounded(1, 1, 1024)
     """CPU threads (and Ray CPUs) a worker."""
-    loader_workers: Optional[int] = None
+    loader_workers: Optional[int] = bounded(None, 0, 64)
     """Processes that read, decode and make batches ahead of training, for each worker, beside `train.threads`; 0: none, training waits for its batches; any number gives the same batches; default: the workload's (for video 1 where pixels are read, else 0)."""
-    prefetch: int = 2
+    prefetch: int = bounded(2, 1, 64)
     """Steps that each of them is ahead; their batches are held in shared memory (/dev/shm)."""
-    max_failures: int = 3
+    max_failures: int = bounded(3, 0, 1000)
     """How often a killed worker or trial starts again from its last checkpoint."""
 
     def __post_init__(self):
-        for name, low in dict(steps=1, batch_size=2, evaluate_every=1, checkpoint_every=0, checkpoints_kept=2, num_workers=0, threads=1,
-                              max_failures=0, prefetch=1).items():  # fmt: skip
-            check_at_least(f"train.{name}", getattr(self, name), low)
-        check_at_least("train.loader_workers", 0 if self.loader_workers is None else self.loader_workers, 0)
+        check_settings("train", self)

@@ -26,6 +26,7 @@ from meltr_ray.training.batches import Batches, check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.difference import difference
 from meltr_ray.training.evaluation import checked, quietly
+from meltr_ray.training.fits import check_fits
 from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl, named_weights
 from meltr_ray.training.said import check_said
 from meltr_ray.training.splits import SPLITS, Part, examples
@@ -69,7 +70,9 @@ def check_all(configs: Iterable[Config]) -> None:
             rehearse(config)
         else:
             with shapes_alone():
-                check_tuning(config, config.workload.structure())
+                module = config.workload.structure()
+                check_tuning(config, module)
+            check_fits(config, sum(p.numel() for p in module.parameters()))
 
 
 def rehearse(config: Config) -> None:

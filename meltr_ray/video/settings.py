@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.config.paths import check_path
+
 
 @dataclass(kw_only=True)
 class PrepareConfig:
@@ -20,5 +23,10 @@ class PrepareConfig:
     """Folder of videos, and those below it, whose frame features are taken by the model in `extractor` and written to the folder `export`, where an importer finds them."""
     extractor: Optional[str] = None
     """Folder of a Hugging Face vision model and its image processor, as `save_pretrained` writes them."""
-    frames_per_second: float = 1.0
+    frames_per_second: float = bounded(1.0, 1e-3, 1000)
     """Frames of a video that `extract` takes features of, a second."""
+
+    def __post_init__(self):
+        check_settings("", self)
+        if self.export is not None:
+            check_path("export", self.export)

@@ -147,8 +147,11 @@ class Video(Workload):
         """
         from meltr_ray.video.checkpoints.start import check_start
         from meltr_ray.video.clips.schema import SPLITS
+        from meltr_ray.video.clips.vocabulary import Vocabulary
         from meltr_ray.video.datasets.prepare import ensure_prepared
 
+        if self.data.vocabulary:  # before anything is written
+            Vocabulary(self.data.vocabulary)
         ensure_prepared(self.data.name, Path(self.data.folder), report, self.data.variant)
         for split in SPLITS if self.folder.reads_pixels else ():
             self.folder.split(split).check_files()

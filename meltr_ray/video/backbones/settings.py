@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, ClassVar, Optional
 
+from meltr_ray.bounds import bounded, check_settings
 from meltr_ray.errors import check, check_choice
 
 if TYPE_CHECKING:  # `--help` needs no torch
@@ -59,17 +60,17 @@ class BackboneConfig:
     """Size that fills every field left empty below: `tiny` (seconds on a CPU) up to the authors' own."""
     weights: Optional[str] = None
     """Folder of an imported checkpoint (workloads/prepare.py checkpoint=...) that training starts from; default: drawn anew."""
-    hidden_size: Optional[int] = None
+    hidden_size: Optional[int] = bounded(None, 1, 8192)
     """Width of the transformers; default: from `size`."""
-    num_heads: Optional[int] = None
+    num_heads: Optional[int] = bounded(None, 1, 256)
     """Attention heads; must divide `hidden_size`; default: from `size`."""
-    feed_forward_size: Optional[int] = None
+    feed_forward_size: Optional[int] = bounded(None, 1, 65_536)
     """Width of the feed-forward layers; default: from `size`."""
-    max_position_embeddings: Optional[int] = None
+    max_position_embeddings: Optional[int] = bounded(None, 1, 65_536)
     """Longest text (positions); default: from `size`."""
-    dropout: float = 0.1
+    dropout: float = bounded(0.1, 0, 0.99)
     """Dropout probability of hidden states and, but for All-in-one, of attention."""
-    initializer_range: Optional[float] = None
+    initializer_range: Optional[float] = bounded(None, 1e-6, 10)
     """Standard deviation of weights that are drawn anew (published: 0.02, too little for narrow models); default: from `size`."""
     fused_attention: bool = True
     """Use torch's fused attention kernels; false: plain matrix products, which admit a second derivative. On a CPU with dropout there is no fused kernel and the plain form runs; nor is there one with a bias that is trained (Video Swin), where the plain form runs twice to keep no scores."""
@@ -116,17 +117,10 @@ class BackboneConfig:
 
     def _fill(self) -> None:
         """Fill empty fields from the size, and check what all backbones share."""
+        check_settings("backbone", self)
         check_choice("backbone.size", self.size, tuple(self.sizes))
         for name, value in self.sizes[self.size].items():
             given = getattr(self, name)
             setattr(self, name, value if given is None else given)
-            if isinstance(value, (int, list)) and not isinstance(value, bool):
-                numbers = getattr(self, name) if isinstance(value, list) else [getattr(self, name)]
-                check(min(numbers) > 0, f"backbone.{name}", getattr(self, name), "must be positive; raise it")
         check(self.hidden_size % self.num_heads == 0, "backbone.num_heads", self.num_heads,
               f"must divide backbone.hidden_size={self.hidden_size}; change one of the two")
-        self._check_probabilities("dropout")
-
-    def _check_probabilities(self, *names: str) -> None:
-        for name in names:
-            check(0 <= getattr(self, name) < 1, f"backbone.{name}", getattr(self, name), "must lie in [0, 1); lower it")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from meltr_ray.errors import check, check_at_least
+from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.config.paths import check_path
 
 
 @dataclass(kw_only=True)
@@ -20,22 +21,19 @@ class DataConfig:
     """Folder of the prepared data set (Parquet); relative to the working folder."""
     vocabulary: Optional[str] = None
     """Vocabulary file, one word piece a line (for a published checkpoint BERT's `vocab.txt`); default: that of the data set."""
-    max_words: int = 20
+    max_words: int = bounded(20, 3, 65_536)
     """Word pieces a caption is cut to, [CLS] and [SEP] included."""
-    max_frames: int = 12
+    max_frames: int = bounded(12, 1, 65_536)
     """Frame features a clip is sampled down to, evenly; backbones that read pixels take `backbone.num_frames` frames."""
-    word_dropout: float = 0.0
+    word_dropout: float = bounded(0.0, 0, 0.99)
     """UniVL: probability that a word piece of a training text is left out, for every loss (published: 0; for small data)."""
-    mask_probability: float = 0.15
+    mask_probability: float = bounded(0.15, 1e-6, 0.999)
     """Probability that a word piece or a frame is masked in the masked losses (BERT's 80/10/10 rule for words)."""
-    loader_workers: Optional[int] = None
+    loader_workers: Optional[int] = bounded(None, 0, 64)
     """Older name of `train.loader_workers`."""
-    prefetch: Optional[int] = None
+    prefetch: Optional[int] = bounded(None, 1, 64)
     """Older name of `train.prefetch`."""
 
     def __post_init__(self):
-        check_at_least("data.max_words", self.max_words, 3)
-        check_at_least("data.max_frames", self.max_frames, 1)
-        check(0 <= self.word_dropout < 1, "data.word_dropout", self.word_dropout, "must lie in [0, 1); lower it")
-        check(0 < self.mask_probability < 1, "data.mask_probability", self.mask_probability,
-              "must lie between 0 and 1; published: 0.15")
+        check_settings("data", self)
+        check_path("data.folder", self.folder)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from tokenizers import BertWordPieceTokenizer
 
-from meltr_ray.errors import check
+from meltr_ray.errors import ConfigError, check
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LARGEST = 64 * 2**20
+"""Bytes of a vocabulary file; BERT's has 0.2 MiB."""
 LONG_WORD = re.compile(r"[^\s!-/:-@[-`{-~]{101,}")
 """Neither space nor ASCII punctuation for over 100 letters: WordPiece reads such a word as [UNK]."""
 
@@ -19,9 +21,13 @@ class Vocabulary:
     """A vocabulary file, one word piece a line, the line's number its id. BERT's own `vocab.txt` works too."""
 
     def __init__(self, path: str | Path):
-        check(Path(path).is_file(), "vocabulary", path, "no such file; prepare the data set (workloads/prepare.py)")
-        pieces = set(Path(path).read_text(encoding="utf-8").split())
-        check(pieces.issuperset(SPECIAL), "vocabulary", path, f"lacks some of {' '.join(SPECIAL)}; prepare it again")
+        check(Path(path).is_file(), "data.vocabulary", path, "no such file; prepare the data set (workloads/prepare.py)")
+        check(Path(path).stat().st_size <= LARGEST, "data.vocabulary", path, f"has more than {LARGEST // 2**20} MiB; give a file with one word piece a line")
+        try:
+            pieces = set(Path(path).read_text(encoding="utf-8").split())
+        except UnicodeDecodeError:
+            raise ConfigError(f"data.vocabulary={path}: is no text in UTF-8; give a file with one word piece a line") from None
+        check(pieces.issuperset(SPECIAL), "data.vocabulary", path, f"lacks some of {' '.join(SPECIAL)}; give a whole vocabulary, such as BERT's vocab.txt")
         self._path = Path(path)
         self._tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(self._tokenizer.token_to_id, SPECIAL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from meltr_ray.errors import check, check_at_least, check_choice
+from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.errors import check, check_choice
 from meltr_ray.video.backbones.settings import PAIR_LOSSES
 
 TASKS = ("retrieval", "multiple_choice", "open_ended", "captioning", "sentiment")
@@ -23,29 +24,22 @@ class TaskConfig:
     """Older name of `losses.primary`; scores of this loss make the predictions."""
     loss_set: Any = None
     """Older name of `losses.set`."""
-    evaluate_captions: Optional[int] = None
+    evaluate_captions: Optional[int] = bounded(None, 1, 10**6)
     """Retrieval: captions of each clip that evaluation asks with; default: all, or 1 where each pair of caption and clip takes a pass of its own (align, matching, rank)."""
-    dual_softmax: Optional[float] = None
+    dual_softmax: Optional[float] = bounded(None, 1e-6, 1e6)
     """Retrieval by embeddings (joint, contrastive): temperature at which each similarity, as the primary loss takes it, is weighed by its softmax over all queries (arXiv 2109.04290), such as 0.01 for plain cosines. It knows the whole set of queries, so figures with and without don't compare; default: not at all."""
-    rerank: Optional[int] = None
+    rerank: Optional[int] = bounded(None, 1, 10**6)
     """Retrieval by align or rank: only so many pairs of highest embedding similarity (joint, contrastive) of each query and each video take a pass of their own; default: all pairs."""
-    beam_size: int = 5
+    beam_size: int = bounded(5, 1, 1000)
     """Captioning: captions kept while one is generated; 1: greedy."""
-    length_penalty: float = 0.0
+    length_penalty: float = bounded(0.0, 0, 100)
     """Captioning: beams are compared by log probability over length to this power; 0: by log probability (published), 1: by its mean over words."""
-    max_caption_words: int = 20
+    max_caption_words: int = bounded(20, 2, 65_536)
     """Captioning: word pieces of a generated caption, [SEP] included."""
 
     def __post_init__(self):
+        check_settings("task", self)
         check_choice("task.name", self.name, TASKS)
-        check(self.evaluate_captions is None or self.evaluate_captions > 0, "task.evaluate_captions", self.evaluate_captions,
-              "must be positive; leave it out for the default")
-        check(self.rerank is None or self.rerank > 0, "task.rerank", self.rerank, "must be positive; leave it out for all pairs")
-        for name, low in dict(beam_size=1, max_caption_words=2).items():
-            check_at_least(f"task.{name}", getattr(self, name), low)
-        check(self.dual_softmax is None or self.dual_softmax > 0, "task.dual_softmax", self.dual_softmax,
-              "must be positive; leave it out to switch it off")
-        check(self.length_penalty >= 0, "task.length_penalty", self.length_penalty, "must not be negative; published: 0")
 
     def resolve(self, primary: str, loss_set: list[str]) -> None:
         """Told the losses, fill what depends on them, and check it."""

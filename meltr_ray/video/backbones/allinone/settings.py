@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
-from meltr_ray.errors import check, check_at_least, check_choice
+from meltr_ray.bounds import bounded
+from meltr_ray.errors import check, check_choice
 from meltr_ray.video.backbones.settings import CONTROL_LOSSES, OPTION_TEXTS, BackboneConfig, Losses
 
 if TYPE_CHECKING:  # `--help` needs no torch
@@ -53,39 +54,38 @@ class AllInOneConfig(BackboneConfig):
 
     name: str = "allinone"
     """Backbone: `allinone`."""
-    max_position_embeddings: int = 40
+    max_position_embeddings: int = bounded(40, 1, 65_536)
     """Longest text (positions; published: 40, and 80 for DiDeMo and LSMDC)."""
-    num_layers: Optional[int] = None
+    num_layers: Optional[int] = bounded(None, 1, 128)
     """Layers of the transformer; default: from `size`."""
-    num_frames: int = 3
+    num_frames: int = bounded(3, 1, 1024)
     """Frames a clip (published: 3)."""
-    image_size: Optional[int] = None
+    image_size: Optional[int] = bounded(None, 1, 2048)
     """Height and width of a frame (pixels); default: from `size`."""
-    patch_size: Optional[int] = None
+    patch_size: Optional[int] = bounded(None, 1, 2048)
     """Height and width of a patch (pixels); must divide `image_size`; default: from `size`."""
-    retrieval_size: Optional[int] = None
+    retrieval_size: Optional[int] = bounded(None, 1, 65_536)
     """Width of the embeddings that retrieval compares; default: from `size`."""
     distilled: Optional[bool] = None
     """A [distillation] token follows [class], and frames have no temporal embedding (published size S); default: from `size`."""
-    unaligned_tokens: Optional[int] = None
+    unaligned_tokens: Optional[int] = bounded(None, 0, 1024)
     """Tokens of a frame that the alignment loss leaves out; 2 costs Ti its first patch, as published; default: from `size`."""
-    drop_path: Optional[float] = None
+    drop_path: Optional[float] = bounded(None, 0, 0.99)
     """Probability that a half of the last layer is skipped for a frame (published: 0.1); rises linearly from 0 at the first; default: from `size`."""
     option_text: Optional[str] = None
     """Multiple choice: the text of an option, `listed` (question, all options, then this one; published) or `pair` (question, [SEP], option); default: from `size`."""
     shuffle_patches: bool = True
     """Shuffle each frame's patches in front of the joint pass, as published, in evaluation too; false: keep their order."""
-    num_false_texts: int = 15
+    num_false_texts: int = bounded(15, 1, 1024)
     """Wrong texts that `rank` tells the right one from (published: 15), captions of other clips of the batch; at most batch size - 1."""
 
     def __post_init__(self):
         self._fill()
-        self._check_probabilities("drop_path")
         check_choice("backbone.option_text", self.option_text, OPTION_TEXTS)
-        for name in ("num_frames", "max_position_embeddings", "num_false_texts"):
-            check_at_least(f"backbone.{name}", getattr(self, name), 1)
         check(self.image_size % self.patch_size == 0 and self.num_patches >= 7, "backbone.patch_size", self.patch_size,
               f"must divide backbone.image_size={self.image_size} into at least 7 patches; change one of the two")
+        check(self.unaligned_tokens < self.num_patches, "backbone.unaligned_tokens", self.unaligned_tokens,
+              f"leaves none of {self.num_patches} patches to align; lower it")
 
     @property
     def num_patches(self) -> int:

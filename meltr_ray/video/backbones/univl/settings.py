@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
+from meltr_ray.bounds import bounded
 from meltr_ray.errors import check, check_choice
 from meltr_ray.video.backbones.settings import CONTROL_LOSSES, BackboneConfig, Losses
 
@@ -68,21 +69,21 @@ class UniVLConfig(BackboneConfig):
 
     name: str = "univl"
     """Backbone: `univl`."""
-    text_layers: Optional[int] = None
+    text_layers: Optional[int] = bounded(None, 1, 128)
     """Layers of the text encoder; default: from `size`."""
-    visual_layers: Optional[int] = None
+    visual_layers: Optional[int] = bounded(None, 1, 128)
     """Layers of the visual encoder; default: from `size`."""
-    cross_layers: Optional[int] = None
+    cross_layers: Optional[int] = bounded(None, 1, 128)
     """Layers of the cross encoder; default: from `size`."""
-    decoder_layers: Optional[int] = None
+    decoder_layers: Optional[int] = bounded(None, 1, 128)
     """Layers of the caption decoder; default: from `size`."""
-    max_cross_position_embeddings: Optional[int] = None
+    max_cross_position_embeddings: Optional[int] = bounded(None, 1, 65_536)
     """Longest text plus clip (positions) that the cross encoder takes; default: from `size`."""
-    similarity_temperature: Optional[float] = None
+    similarity_temperature: Optional[float] = bounded(None, 1e-4, 1e4)
     """Divides the joint similarities before their loss (published: 1); default: from `size`."""
     normalize_embeddings: Optional[bool] = None
     """Scale text and video embeddings to length 1 before the joint similarity; the published MELTR code does; default: from `size`."""
-    embedding_dropout: float = 0.0
+    embedding_dropout: float = bounded(0.0, 0, 0.99)
     """Dropout probability of the pooled text and video embeddings (not UniVL's; for small data)."""
     bag_of_words: bool = False
     """Read text as word embeddings alone, without positions, norm and `text_layers` (not UniVL's; for small data from scratch)."""
@@ -95,7 +96,6 @@ class UniVLConfig(BackboneConfig):
 
     def __post_init__(self):
         self._fill()
-        self._check_probabilities("embedding_dropout")
         check(not (self.bag_of_words and self.weights), "backbone.bag_of_words", True, "an imported text encoder would not be used; set it to false")
         check_choice("backbone.joint_loss", self.joint_loss, ("contrastive", "margin"))
         check_choice("backbone.auxiliary_text", self.auxiliary_text, ("caption", "transcript"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+from meltr_ray.bounds import bounded
 from meltr_ray.errors import check, check_choice
 from meltr_ray.video.backbones.settings import CONTROL_LOSSES, OPTION_TEXTS, BackboneConfig, Losses
 
@@ -51,29 +52,29 @@ class VioletConfig(BackboneConfig):
 
     name: str = "violet"
     """Backbone: `violet`."""
-    cross_layers: Optional[int] = None
+    cross_layers: Optional[int] = bounded(None, 1, 128)
     """Layers of the cross encoder; default: from `size`."""
-    num_frames: Optional[int] = None
+    num_frames: Optional[int] = bounded(None, 1, 1024)
     """Frames a clip (published: 5); default: from `size`."""
-    max_frames: Optional[int] = None
+    max_frames: Optional[int] = bounded(None, 1, 1024)
     """Rows of the table of frame positions; default: from `size`."""
-    image_size: Optional[int] = None
+    image_size: Optional[int] = bounded(None, 1, 2048)
     """Height and width of a frame (pixels; published: 224); default: from `size`."""
-    max_rows: Optional[int] = None
+    max_rows: Optional[int] = bounded(None, 1, 512)
     """A frame has at most this squared of patches, each 4 x 2^(stages - 1) pixels square; default: from `size`."""
-    swin_depths: Optional[list[int]] = None
+    swin_depths: Optional[list[int]] = bounded(None, 1, 64, most=6)
     """Blocks of each stage of Video Swin; default: from `size`."""
-    swin_heads: Optional[list[int]] = None
+    swin_heads: Optional[list[int]] = bounded(None, 1, 256, most=6)
     """Attention heads of each stage of Video Swin; default: from `size`."""
-    swin_window: Optional[list[int]] = None
+    swin_window: Optional[list[int]] = bounded(None, 1, 512, most=3)
     """Frames, rows and columns of Video Swin's windows; default: from `size`."""
-    num_visual_tokens: Optional[int] = None
+    num_visual_tokens: Optional[int] = bounded(None, 2, 65_536)
     """Number of visual tokens that masked patches are told from (published: DALL-E's 8192); default: from `size`."""
-    answer_dropout: float = 0.5
+    answer_dropout: float = bounded(0.5, 0, 0.99)
     """Dropout probability of the open-ended head."""
-    drop_path: Optional[float] = None
+    drop_path: Optional[float] = bounded(None, 0, 0.99)
     """Probability that Video Swin's last block leaves a branch out for a clip (published: 0.2); lower blocks rise to it from 0; default: from `size`."""
-    matching_temperature: float = 0.05
+    matching_temperature: float = bounded(0.05, 1e-4, 1e4)
     """Divides the scores of video-text matching before its loss."""
     matching_loss: Optional[str] = None
     """`texts`: softmax over the texts for each video (published), which leaves open how one video's scores compare with another's; `both_ways`: also over the videos for each text; default: from `size`."""
@@ -84,7 +85,7 @@ class VioletConfig(BackboneConfig):
 
     def __post_init__(self):
         self._fill()
-        self._check_probabilities("answer_dropout", "drop_path")
+        check(len(self.swin_depths) > 0, "backbone.swin_depths", self.swin_depths, "must have a number for each stage; give at least one")
         check(self.hidden_size % 2 ** (len(self.swin_depths) - 1) == 0, "backbone.hidden_size", self.hidden_size,
               f"must be a multiple of {2 ** (len(self.swin_depths) - 1)}, as widths double from stage to stage; change it")
         check(len(self.swin_window) == 3, "backbone.swin_window", self.swin_window, "must have three numbers; give them")
@@ -98,8 +99,6 @@ class VioletConfig(BackboneConfig):
               f"must be a multiple of a patch, {self.patch_pixels}, and at most {self.patch_pixels * self.max_rows}; change it")
         check_choice("backbone.matching_loss", self.matching_loss, ("texts", "both_ways"))
         check_choice("backbone.option_text", self.option_text, OPTION_TEXTS)
-        check(self.matching_temperature > 0, "backbone.matching_temperature", self.matching_temperature,
-              "must be positive; published: 0.05")
 
     @property
     def swin_width(self) -> int:

@@ -1,0 +1,71 @@
+"""How many trials a sweep has at most, and whether its seeds are apart: known before any of them is made."""
+
+from __future__ import annotations
+
+import math
+
+from meltr_ray.config import Config
+from meltr_ray.errors import ConfigError, check
+from tune_spaces import screening
+from tune_spaces.aid import SPACE
+from tune_spaces.arms import SEARCH_SEED_OFFSET, led
+from tune_spaces.screening import CONFIRMATION_SEED_OFFSET
+
+MOST_TRIALS = 5000
+"""Of a sweep: a minute to plan, and more than a report tells apart."""
+
+
+def check_size(config: Config) -> None:
+    """Refuse a plan of too many trials, or one in which a seed has two parts.
+
+    Raises:
+        ConfigError: names the setting that weighs most, or the seeds.
+    """
+    for name in config.sweep.space:
+        check(name in SPACE, "sweep.space", name, f"not in the space; use names out of {', '.join(SPACE)}")
+    total = most_trials(config)
+    if total > MOST_TRIALS:
+        name = max(_numbers(config), key=_numbers(config).__getitem__)
+        raise ConfigError(f"sweep.{name}={getattr(config.sweep, name)}: makes {total} trials, and a sweep has {MOST_TRIALS} at most; lower it")
+    check_seeds(config)
+
+
+def most_trials(config: Config) -> int:
+    """An upper bound of those that the settings ask for; searches in equal budgets are bounded by their time."""
+    sweep = config.sweep
+    tried = max(1, len(sweep.learning_rates)) * sweep.learning_rate_seeds if sweep.learning_rates else 0
+    if sweep.design != "none":
+        arms, searched, confirmed = len(screening.rows(config)) + len(sweep.arms), 2 + len(sweep.confirm), 1 + len(sweep.confirm)
+        return arms * sweep.seeds + searched * tried + confirmed * sweep.confirmation_seeds
+    compared, auxiliary = len(led(config)), len(config.losses.set) - 1
+    others = len(sweep.arms) + auxiliary * (sweep.leave_one_out + sweep.add_one_in) + searched_configurations(config)
+    fresh = (sweep.leaders + 1) * sweep.confirmation_seeds if sweep.leaders else 0
+    return compared * (sweep.seeds + tried) + others * sweep.other_seeds + sweep.tuned_weights + fresh
+
+
+def searched_configurations(config: Config) -> int:
+    """Of `sweep.space`."""
+    sweep = config.sweep
+    if not sweep.space:
+        return 0
+    return sweep.samples if sweep.search == "random" else math.prod(len(SPACE[name].grid) for name in sweep.space)
+
+
+def check_seeds(config: Config) -> None:
+    """Raises ConfigError: seeds of the comparison, of searches and of the confirmation overlap, so that one would judge what it chose."""
+    sweep, screens = config.sweep, config.sweep.design != "none"
+    last = config.seed + (sweep.seeds if screens else max(sweep.seeds, sweep.other_seeds))
+    searches, confirms = bool(sweep.learning_rates or sweep.weighs), bool(sweep.confirm if screens else sweep.leaders)
+    check(not (searches or confirms) or last <= SEARCH_SEED_OFFSET, "seed", config.seed,
+          f"the last seed would be {last - 1}, and those from {SEARCH_SEED_OFFSET} on are those of searches and of a confirmation; lower it or sweep.seeds")  # fmt: skip
+    room = CONFIRMATION_SEED_OFFSET - SEARCH_SEED_OFFSET
+    check(sweep.learning_rate_seeds <= room, "sweep.learning_rate_seeds", sweep.learning_rate_seeds, f"more than the {room} seeds of searches; lower it")
+
+
+def _numbers(config: Config) -> dict[str, int]:
+    """Settings of a sweep that multiply its trials, as far as they are in use."""
+    sweep = config.sweep
+    found = {name: getattr(sweep, name) for name in ("seeds", "other_seeds", "tuned_weights")}
+    found |= {"learning_rate_seeds": sweep.learning_rate_seeds} if sweep.learning_rates else {}
+    found |= {"confirmation_seeds": sweep.confirmation_seeds} if sweep.leaders or sweep.design != "none" else {}
+    return found | ({"samples": sweep.samples} if sweep.space and sweep.search == "random" else {})
