@@ -37,12 +37,13 @@ class LookAhead(Way):
     """
 
     learns: ClassVar[bool] = True
-    strength: ClassVar[float] = 0.005
+    strength: ClassVar[float] = 0.001
     strongest: ClassVar[float] = 1.0
-    every: ClassVar[int] = 60
-    horizon: ClassVar[int] = 30
+    every: ClassVar[int] = 34
+    horizon: ClassVar[int] = 20
     start: ClassVar[str] = "primary"
     held_out: ClassVar[bool] = True
+    meta_batches: ClassVar[int] = 8
 
     @classmethod
     def of(cls, config: Any, workload: Workload) -> LookAhead:

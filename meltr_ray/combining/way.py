@@ -98,6 +98,8 @@ class Way:
     """Defaults of `combiner.horizon` and `combiner.start`, likewise."""
     held_out: ClassVar[bool] = False
     """Whether its meta batches have to be such that training doesn't see."""
+    meta_batches: ClassVar[int] = 1
+    """Default of `aid.num_meta_batches`."""
     least_draws: ClassVar[Optional[int]] = None
     """Draws that a random Gramian must amount to for it; None: it sees no Gramian."""
     needs: ClassVar[Sequence[str]] = ()

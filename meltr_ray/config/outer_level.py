@@ -25,9 +25,9 @@ class CombinerConfig:
     weights: Any = bounded("uniform", -1e6, 1e6)
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
     every: Optional[int] = bounded(None, 1, 10**6)
-    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead` (60)."""
+    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead` (34)."""
     horizon: Optional[int] = bounded(None, 1, 10**6)
-    """Steps that a probe of `look_ahead` trains on before it is put back (default 30)."""
+    """Steps that a probe of `look_ahead` trains on before it is put back (default 20)."""
     start: Optional[str] = None
     """How `look_ahead` begins: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
     gramian: str = "exact"
@@ -39,7 +39,7 @@ class CombinerConfig:
     temperature: Optional[float] = bounded(None, 1e-6, 1e6)
     """How even weights are: of `dwa` (default 2), `uw_so` (1), `stch` (0.1)."""
     strength: Optional[float] = bounded(None, 1e-9, 1e3)
-    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` (least effect that turns a switch, as a share of the primary loss, 0.005)."""
+    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` (least effect that turns a switch, as a share of the primary loss, 0.001)."""
     mode: str = "near_sum"
     """How MELTR starts: `near_sum` adds the transformer to the plain sum of losses, its last layer small; `paper` is the published form."""
     embedding_size: int = bounded(256, 8, 2048)
@@ -123,10 +123,10 @@ class AidConfig:
     """Weight of the outer regulariser |g_phi(l) - sum_t l_t| (published: 0.1); 0 switches it off."""
     regulariser: str = "phi_only"
     """What the regulariser differentiates: `phi_only` (direct term), `full` (and w: one more backward), `paper` (w alone, as published)."""
-    meta_batch: str = "next"
-    """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one) or `held_out` (the meta split)."""
-    num_meta_batches: int = bounded(1, 1, 256)
-    """Meta batches that the outer loss is the mean of; each costs one forward and one backward of the primary loss."""
+    meta_batch: Optional[str] = None
+    """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one; default) or `held_out` (the meta split; default of `look_ahead`)."""
+    num_meta_batches: Optional[int] = bounded(None, 1, 256)
+    """Meta batches that the outer loss is the mean of (default 1; 8 of `look_ahead`); each costs one forward and one backward of the primary loss, of `look_ahead` two forwards a probe."""
     product: str = "auto"
     """How J v is taken: `one_sided` or `central` differences, `forward` mode or `double_backward`; `auto`: the cheapest that the model admits at `accuracy`."""
     hessian_product: str = "auto"
@@ -152,7 +152,8 @@ class AidConfig:
         check_choice("aid.hessian_product", self.hessian_product, ("auto", *HVP, "gauss_newton"))
         check_choice("aid.adam", self.adam, ADAM_USES)
         check_choice("aid.regulariser", self.regulariser, REGULARISERS)
-        check_choice("aid.meta_batch", self.meta_batch, META_BATCHES)
+        if self.meta_batch is not None:
+            check_choice("aid.meta_batch", self.meta_batch, META_BATCHES)
         solver = SOLVERS[self.solver]
         check(self.damping > 0 or not solver.needs_damping, "aid.damping", self.damping,
               f"aid.solver={self.solver} needs it positive; raise it")

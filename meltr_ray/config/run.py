@@ -73,6 +73,8 @@ class Config:
         check(WAYS[self.combiner.name].per_example or not one, "combiner.name", self.combiner.name,
               "combines losses, and this workload has a number for each example; use combiner.name=own or fixed")
         way = WAYS[self.combiner.name]
+        self.aid.meta_batch = self.aid.meta_batch or ("held_out" if way.held_out else "next")
+        self.aid.num_meta_batches = self.aid.num_meta_batches or way.meta_batches
         check(not way.held_out or self.aid.meta_batch == "held_out", "aid.meta_batch", self.aid.meta_batch,
               f"combiner.name={self.combiner.name} judges by batches that training doesn't see; use held_out")
         check(way.horizon is None or self.combiner.horizon <= self.train.steps, "combiner.horizon", self.combiner.horizon,
