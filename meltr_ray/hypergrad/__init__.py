@@ -1,7 +1,6 @@
 """Hypergradients by approximate implicit differentiation, for any torch module."""
 
 from meltr_ray.hypergrad.bilevel_problem import BilevelProblem
-from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.hypergradient import HyperGradient, hypergradient
 from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
@@ -11,6 +10,7 @@ from meltr_ray.hypergrad.problem import Bilevel, Problem
 from meltr_ray.hypergrad.products import NotAdmitted
 from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.solvers import ConjugateGradient, Dense, Identity, Neumann
+from meltr_ray.hypergrad.structure import InvalidLosses
 from meltr_ray.hypergrad.unrolled import unrolled_hypergradient
 
 __all__ = ["Bilevel", "BilevelProblem", "ConjugateGradient", "Dense", "FixedPoint", "HyperGradient", "Identity", "InvalidLosses",

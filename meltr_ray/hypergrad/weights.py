@@ -17,10 +17,14 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meltr_ray.hypergrad.generators import get_generators, set_generators
-from meltr_ray.hypergrad.products import NotAdmitted
+from meltr_ray.hypergrad.products import NotAdmitted, radius_of
 from meltr_ray.hypergrad.vectors import Vector, is_nothing, nothing_like
 
 FEW = 100_000
+FULL_SUM = 1_000_000
+"""Weights up to which a change of any of them is seen; of more, every `numel // FULL_SUM`-th is looked at."""
+ROUNDED = 60
+"""Moves of a difference are longer than so many rounding errors of w, of half a unit each: an error of half a per cent."""
 
 
 class ModuleWeights:
@@ -46,16 +50,45 @@ class ModuleWeights:
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
         self.is_moved = False
         self.passes: Counter[str] = Counter()
-        """Forward and backward passes so far."""
+        """Forward and backward passes so far, without those of tests."""
+        self.tests: Counter[str] = Counter()
+        """Forward and backward passes of tests, once a module."""
+        self._length: tuple[list[int], float] | None = None
 
     @property
     def few(self) -> bool:
         """So few weights that a pass costs more in launching its operators than in arithmetic."""
         return sum(p.numel() for p in self.parameters) <= FEW
 
-    def versions(self) -> list[int]:
-        """Changes whenever an optimiser has changed w."""
-        return [p._version for p in self.parameters]
+    def versions(self) -> list[Any]:
+        """Changes whenever an optimiser has changed w: a fused one, and one that writes `p.data`, leave torch's own counters alone."""
+        every = max(1, sum(p.numel() for p in self.parameters) // FULL_SUM)
+        with torch.no_grad():
+            sums = torch.stack([p.detach().reshape(-1)[::every].sum(dtype=torch.float64) for p in self.parameters])
+            squares = torch.stack([p.detach().reshape(-1)[::every].square().sum(dtype=torch.float64) for p in self.parameters])
+        return [p._version for p in self.parameters] + [p.data_ptr() for p in self.parameters] + (sums + squares * 0.7).tolist()
+
+    def radius_of(self, product: str) -> float:
+        """Length of a difference's move: by the rule of products.py, but not below what the rounding of w allows."""
+        if not self.whole:
+            return radius_of(product, self.dtype)
+        versions = [p._version for p in self.parameters]
+        if self._length is None or self._length[0] != versions:
+            lengths = torch._foreach_norm([p.data for p in self.parameters], dtype=torch.float64)
+            self._length = versions, float(torch.linalg.vector_norm(torch.stack(lengths)))
+        return max(radius_of(product, self.dtype), ROUNDED * 0.5 * torch.finfo(self.dtype).eps * self._length[1])
+
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Passes inside count as those of tests."""
+        before = self.passes.copy()
+        try:
+            yield
+        finally:
+            self.tests += self.passes - before
+            self.passes.clear()
+            self.passes.update(before)
+
 
     def forward(self, function: Callable[[], Tensor]) -> Tensor:
         """Run and count a forward pass."""

@@ -1,0 +1,115 @@
+"""The test of J v: every way to take it beside <gradient of each loss, v>, and of what the losses are."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Optional
+
+import torch
+from torch import Tensor
+
+from meltr_ray.hypergrad.products import tell
+from meltr_ray.hypergrad.structure import InvalidLosses
+from meltr_ray.hypergrad.trust import SEED, allowed, far
+from meltr_ray.hypergrad.vectors import Vector
+
+MANY = 10_000
+"""Weights from which a random direction needs the longer move of `spread_difference`."""
+DIFFERENCES = ("one_sided", "central")
+
+
+def settle_losses(problem: Any, v: Vector) -> None:
+    """Test the candidates for J v of a `LossesProblem` along v and along a random direction.
+
+    Passes, M micro-batches: 7 M forward and M T backward, and those of the products that are tried, twice each.
+
+    Raises:
+        ValueError: two passes at the same w differ.
+        InvalidLosses: a loss is finite and its gradient isn't.
+        NotAdmitted: the product that was asked for by name is wrong here.
+    """
+    choice, trust = problem.jvp_choice, problem.trust
+    if trust.is_settled(choice):
+        return
+    check_repeatable(problem, v)
+    z = problem.random(SEED)
+    along_v, along_z, norms = slopes_along(problem, v, z)
+    spread, within = sum(piece.numel() for piece in z.pieces) > MANY, allowed(choice, problem.arithmetic)
+    scale_v = max(float(along_v.norm()), 0.01 * float(norms.norm()) * v.norm())
+
+    def off(name: str) -> float:
+        error_z = _own(problem, problem.jvp(z, name, spread=spread)).double() - along_z  # a gradient's product with z is about its length
+        each = (error_z / norms)[norms > 0].abs() if choice.is_auto else error_z.norm().reshape(1) / norms.norm()
+        worst = float(each.max()) if len(each) else 0.0
+        return max(far(_own(problem, problem.jvp(v, name)), along_v, scale_v), worst / (5 if name in DIFFERENCES else 1))
+
+    def test(name: str) -> Optional[str]:
+        if name == "gradients":
+            return None
+        error = off(name)
+        return None if error <= within else f"it is off by {error:.0%} beside the gradients that training follows"
+
+    trust.verdict.follows = _follows(problem, v, along_v, scale_v)
+    trust.settle(choice, test)
+    tell(f"product={choice.name}: {choice.candidates[0]} has passed the test of this model")
+
+
+def check_repeatable(problem: Any, v: Vector) -> None:
+    """Two passes at the same w give the same losses, but for the order of sums on a GPU."""
+    first, second = (problem.losses_along(v)(None) for _ in range(2))
+    if not torch.allclose(first, second, rtol=64 * torch.finfo(first.dtype).eps, atol=0.0, equal_nan=True):
+        raise ValueError("losses: two passes at the same weights differ; use one batch and torch's own generator for all randomness")
+
+
+def slopes_along(problem: Any, v: Vector, z: Vector) -> tuple[Tensor, Tensor, Tensor]:
+    """<gradient of each loss, v>, the same along z, and the gradients' norms: each (M, T), or (1, T) of means in shards."""
+    if not problem.weights.whole:
+        rows = [problem.loss_gradients()]
+    else:
+        rows = gradients_of(problem)
+    found = [[torch.cat([g.dots([v, z]), torch.tensor([g.norm()]).double()]) for g in row] for row in rows]
+    stacked = torch.stack([torch.stack(row) for row in found]).to(problem.weights.device)
+    for t in range(stacked.shape[1]):
+        if not stacked[:, t].isfinite().all():
+            raise InvalidLosses(f"losses: the gradient of loss {t} is not finite, though the loss is; mend that loss (a root or a quotient at 0)")
+    return stacked[..., 0], stacked[..., 1], stacked[..., 2]
+
+
+def gradients_of(problem: Any) -> Iterator[Iterator[Vector]]:
+    """Rows of gradients of this rank's own losses, micro-batch by micro-batch; a row is made while it is walked through."""
+    with problem.replay():
+        values = [problem.weights.forward(forward) for forward in problem.forwards]
+    weights = problem.weights
+
+    def gradient(loss: Tensor) -> Vector:
+        if not loss.requires_grad:
+            return Vector(tuple(torch.zeros_like(p) for p in weights.parameters))
+        return Vector(weights.differentiate(loss, retain_graph=True))
+
+    return ((gradient(loss) for loss in l) for l in values)
+
+
+def by_gradients(problem: Any, v: Vector) -> Tensor:
+    """J v, (M, T), a backward pass for each loss."""
+    rows = [[g.dots([v])[0] for g in row] for row in gradients_of(problem)]
+    return torch.stack([torch.stack(row) for row in rows]).to(problem.weights.device, problem.weights.dtype)
+
+
+def _own(problem: Any, J_v: Tensor) -> Tensor:
+    """J v as `slopes_along` has it."""
+    return J_v if problem.weights.whole else problem.average([J_v.mean(0, keepdim=True)])[0]
+
+
+def _follows(problem: Any, v: Vector, along_v: Tensor, scale: float) -> bool:
+    """Whether differences of the losses are their gradients' products; where two lengths of a difference disagree, nobody can tell."""
+    if v.norm() == 0:
+        return True
+    radius, kept = problem.weights.radius_of("central"), problem.radius
+    try:
+        found = []
+        for problem.radius in (radius, 3 * radius):
+            found.append(_own(problem, problem.jvp(v, "central")))
+    finally:
+        problem.radius = kept
+    room = 0.1 if problem.half else 3 * allowed(problem.jvp_choice, problem.arithmetic) / (1 if problem.jvp_choice.is_auto else 5)
+    near, further = found
+    return far(near, along_v, scale) <= room or far(further, along_v, scale) <= room or far(near, further, scale) > 0.3 * far(near, along_v, scale)
