@@ -88,7 +88,7 @@ class LossesProblem:
     def begin(self) -> None:
         """A hypergradient starts. Of a problem that has served one before, what it kept may be of another batch."""
         if self._served:
-            self._losses = None
+            self._losses, self.trust.assumed = None, True
         self._served = True
 
     def holds(self, phi: Sequence[Tensor]) -> bool:
@@ -224,7 +224,7 @@ class LossesProblem:
                        self.linearised(combiner))  # fmt: skip
 
     def _settle_hessian(self, combiner: Combiner | Sequence[Combiner], u: Vector) -> None:
-        if self.trust.is_settled(self.hvp_choice):
+        if self.trust.is_settled(self.hvp_choice) or self.hvp_choice.candidates[0] == "gauss_newton":
             return
         settle_losses(self, u)
 

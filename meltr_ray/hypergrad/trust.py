@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.products import Choice, NotAdmitted, tell
 from meltr_ray.hypergrad.vectors import Vector
 
@@ -64,12 +65,27 @@ class Trust:
         key = (*(_code(function) for function in passes), *kind)
         self.book = _BOOKS.setdefault(owner, {}).setdefault(key, Book())
         self.verdict = self.book.last or Verdict()
-        self.changed = False
-        """Whether products of this problem were struck off since `start`."""
+        self.assumed = True
+        """Whether the verdict is that of the last losses of this kind, and these haven't been looked at."""
+        self.asked = self.doubted = False
 
     def is_settled(self, choice: Choice) -> bool:
-        """Whether the product that `choice` takes next has passed."""
-        return (choice.option, choice.candidates[0]) in self.verdict.passed
+        """Whether the product that `choice` takes next, but for those struck off already, has passed."""
+        self.asked = True
+        while not self.doubted and len(choice.candidates) > 1 and (choice.option, choice.candidates[0]) in self.verdict.struck:
+            choice.candidates.pop(0)
+        return not self.doubted and (choice.option, choice.candidates[0]) in self.verdict.passed
+
+    def look(self, values: Callable[[], Sequence[Tensor]], choices: Sequence[Choice]) -> None:
+        """Before a test: the verdict is that of the losses as they are now, a forward pass."""
+        if not self.assumed:
+            return
+        found = self.book.by_graph.setdefault(graph_of(values()).signature, Verdict())
+        if found is not self.verdict:
+            for choice in choices:
+                choice.reset()
+        self.verdict = self.book.last = found
+        self.assumed = self.doubted = False
 
     def settle(self, choice: Choice, test: Callable[[str], Optional[str]]) -> None:
         """Strike off candidates until one passes: `test` gives the reason why a product is wrong, or None.
@@ -91,15 +107,19 @@ class Trust:
             choice.strike(key[1], self.verdict.struck[key])
 
     def knows(self, signature: int) -> bool:
-        """Whether what was assumed holds for losses of this graph; else the verdict of that graph is the one to go by."""
-        found, few = self.book.by_graph.get(signature), len(self.book.by_graph) < MOST_GRAPHS
-        if found is None and self.verdict not in self.book.by_graph.values() or found is None and not few:
-            found = self.verdict
-        if found is None:
-            found = Verdict()
-        if few:
-            self.book.by_graph[signature] = found
-        held = found is self.verdict or (found.struck == self.verdict.struck and found.passed >= self.verdict.passed)
+        """Whether the verdict that a hypergradient went by is that of the graph that it turned out to be of; else it is looked for anew."""
+        graphs = self.book.by_graph
+        found = graphs.get(signature)
+        if not self.asked:
+            return True
+        if found is None and self.assumed and len(graphs) < MOST_GRAPHS:
+            self.doubted = True
+            return False
+        if found is None and len(graphs) < 2 * MOST_GRAPHS:  # of the inner step's own forward, which an engine may wrap
+            graphs[signature] = self.verdict
+        if found is None or found is self.verdict:
+            return True
+        held = found.struck == self.verdict.struck and found.passed >= self.verdict.passed
         self.verdict = self.book.last = found
         return held
 
@@ -144,7 +164,7 @@ def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, 
     Raises:
         NotAdmitted: none is left, or the gradient isn't that of the losses, so that there is no H.
     """
-    if choice.candidates[0] == "gauss_newton" or trust.is_settled(choice):
+    if trust.is_settled(choice):
         return
     if not trust.verdict.follows:
         raise NotAdmitted(f"{choice.option}={choice.name}: the gradient of the losses isn't that of their values (a detach, or a backward of its own), "
