@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from meltr_ray.hypergrad.problem import Combiner, Operator, Problem
 from meltr_ray.hypergrad.replayed import Replayed
-from meltr_ray.hypergrad.structure import InvalidLosses, check_apart, check_finite
+from meltr_ray.hypergrad.structure import InvalidLosses, check_apart, check_finite, check_values
 from meltr_ray.hypergrad.vectors import Vector
 
 REGULARISERS = ("phi_only", "full", "paper")
@@ -62,7 +62,7 @@ class CombinedLosses:
         if bad:
             raise InvalidLosses(f"losses: the derivative of loss {bad[0][1]} along v is not finite; mend that loss, or raise the damping")
         l = self.problem.losses().detach().clone().requires_grad_()
-        _check_losses(l)
+        check_values(l)
         (a,) = torch.autograd.grad(self._combined(l), l, create_graph=True)  # (M, T): slopes over M
         _check_slopes(a)
         return self._gradient((a * J_v).sum())
@@ -99,13 +99,6 @@ class CombinedLosses:
 def on_batches(combiner: Callable[..., Tensor], batches: Sequence[Any]) -> list[Combiner]:
     """g_phi of each micro-batch, where it asks what batch the losses are of."""
     return [lambda l, batch=batch: combiner(l, batch) for batch in batches]
-
-
-def _check_losses(l: Tensor) -> None:
-    finite = l.isfinite()
-    if not finite.all():
-        row, loss = (~finite).nonzero()[0].tolist()
-        raise InvalidLosses(f"losses: loss {loss} is {l[row, loss].item()}; lower the learning rate, or mend that loss")
 
 
 def _check_slopes(a: Tensor) -> None:

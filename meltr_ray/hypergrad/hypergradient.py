@@ -66,7 +66,7 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
         return _taken(problem, solver, start, keep_v)
     check_combiner(combiner)
     level = CombinedLosses(problem, combiner, gamma, regulariser, keep_v, batches)
-    problem.begin()
+    problem.begin(level.combiner, level.phi)
     found = _taken(level, solver, start, keep_v)
     if not problem.holds(level.phi):
         found = _taken(level, solver, start, keep_v)

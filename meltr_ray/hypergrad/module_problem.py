@@ -17,8 +17,8 @@ from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.problem import Combiner, Operator
 from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of, spread_difference
-from meltr_ray.hypergrad.structure import check_reach, check_scalar, check_vector_of_losses
-from meltr_ray.hypergrad.tested import by_gradients, settle_losses
+from meltr_ray.hypergrad.structure import check_combined, check_reach, check_scalar, check_vector_of_losses
+from meltr_ray.hypergrad.tested import by_gradients, look, settle_losses
 from meltr_ray.hypergrad.trust import SEED, Trust, settle_hessian
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
@@ -66,7 +66,7 @@ class LossesProblem:
         self.generators = get_generators(weights.device)
         self.trusts = trust or self.average_losses  # of averaged losses no rank sees all gradients
         self.trust = Trust(weights.module, self.forwards, (len(self.forwards), arithmetic, self.radius))
-        self._served = False
+        self._served, self._fit = False, None
         self._losses: Tensor | None = None
         self._versions: list[Any] = []
         self._num_losses = 0
@@ -85,8 +85,10 @@ class LossesProblem:
     def random(self, seed: int) -> Vector:
         return self.weights.random(seed)
 
-    def begin(self) -> None:
+    def begin(self, combiner: Combiner | Sequence[Combiner], phi: Sequence[Tensor]) -> None:
         """A hypergradient starts. Of a problem that has served one before, what it kept may be of another batch."""
+        first = self._each(combiner)[0]
+        self._fit = None if isinstance(combiner, Sequence) or self.trusts else (lambda l: self.trust.fit(getattr(first, "combiner", first), l, lambda: check_combined(first, l, phi)))
         if self._served:
             self._losses, self.trust.assumed = None, True
         self._served = True
@@ -111,7 +113,7 @@ class LossesProblem:
             device = self.weights.device
             in_place = _equal(get_generators(device), self.generators)  # then this is the inner step's own forward
             with self.weights.kept_on_error() if in_place else self.replay():
-                rows = [self._checked(self.inner()) if in_place else self._forward(self.inner)]
+                rows = [self.checked(self.inner()) if in_place else self._forward(self.inner)]
                 after = get_generators(device)  # from here the next micro-batch draws its masks
             if len(self.forwards) > 1:
                 with self.weights.replayed(after), torch.no_grad():
@@ -226,6 +228,9 @@ class LossesProblem:
     def _settle_hessian(self, combiner: Combiner | Sequence[Combiner], u: Vector) -> None:
         if self.trust.is_settled(self.hvp_choice) or self.hvp_choice.candidates[0] == "gauss_newton":
             return
+        look(self)
+        if self.trust.is_settled(self.hvp_choice):
+            return
         settle_losses(self, u)
 
         def product(name: str, radius: float, u: Vector) -> Vector:
@@ -233,7 +238,7 @@ class LossesProblem:
             return self._hessian(combiner, self._choice("hessian_product", name, HVP, self.weights.whole), own)(u)
 
         settle_hessian(self.trust, self.hvp_choice, product, lambda: self.gradient(combiner), u, self.random(SEED),
-                       self.weights.radius_of("central"), self.arithmetic, self.weights.whole)  # fmt: skip
+                       self.weights.radius_of("central"), self.radius, self.arithmetic, self.weights.whole)  # fmt: skip
 
     def _test(self, test: Callable[[], None]) -> None:
         with self.weights.testing():
@@ -249,10 +254,12 @@ class LossesProblem:
         return name if isinstance(name, Choice) else Choice(option, name, products, self.accuracy, self.arithmetic, whole, self.weights.few and not self.half)
 
     def _forward(self, forward: Pass) -> Tensor:
-        return self._checked(self.weights.forward(forward))
+        return self.checked(self.weights.forward(forward))
 
-    def _checked(self, l: Tensor) -> Tensor:
+    def checked(self, l: Tensor) -> Tensor:
         check_vector_of_losses(l, self._num_losses)
+        if not self._num_losses and self._fit is not None:
+            self._fit(l.detach())
         self._num_losses = self._num_losses or len(l)
         return l
 

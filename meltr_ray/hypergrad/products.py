@@ -187,7 +187,7 @@ class Choice:
         if len(self.candidates) == 1:
             mend = "use another solver, Identity() or LossSpace(), or trust=True" if self.is_auto else f"use {self.option}='auto', or trust=True"
             raise NotAdmitted(f"{self.option}={self.name}: {name} is wrong here, {reason}; {mend}")
-        tell(f"{self.option}=auto: {name} struck off, {reason}")
+        tell(f"{self.option}=auto: {name} refused: {reason}")
         self.candidates.pop(0)
 
     def take(self, ways: dict[str, Callable[[], Value]]) -> Value:

@@ -40,6 +40,14 @@ def check_scalar(name: str, value: Any) -> Tensor:
     return value
 
 
+def check_values(l: Tensor) -> None:
+    """All losses (M, T) are finite."""
+    finite = l.isfinite()
+    if not finite.all():
+        row, loss = (~finite).nonzero()[0].tolist()
+        raise InvalidLosses(f"losses: loss {loss} is {l[row, loss].item()}; lower the learning rate, or mend that loss")
+
+
 def check_finite(name: str, tensors: Sequence[Tensor], mend: str) -> None:
     """No entry is NaN or infinite; one wait for the device where all is well."""
     if tensors and not torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all():

@@ -51,6 +51,9 @@ class Book:
 
 _BOOKS: WeakKeyDictionary[nn.Module, dict[Any, Book]] = WeakKeyDictionary()
 
+_FITTING: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+"""Shapes and types of losses that a combiner has been seen to take."""
+
 
 class Trust:
     """What one problem knows of its products, and where that is kept.
@@ -106,6 +109,13 @@ class Trust:
                 self.verdict.struck[key] = reason
             choice.strike(key[1], self.verdict.struck[key])
 
+    def fit(self, combiner: Any, l: Tensor, test: Callable[[], None]) -> None:
+        """Test once that `combiner` takes such losses."""
+        known = _FITTING.setdefault(combiner, set()) if isinstance(combiner, nn.Module) else set()
+        if (l.shape, l.dtype) not in known:
+            test()
+            known.add((l.shape, l.dtype))
+
     def knows(self, signature: int) -> bool:
         """Whether the verdict that a hypergradient went by is that of the graph that it turned out to be of; else it is looked for anew."""
         graphs = self.book.by_graph
@@ -132,9 +142,10 @@ def _code(function: Callable) -> Any:
     return function.__code__ if isinstance(function, types.FunctionType) else type(function)
 
 
-def allowed(choice: Choice, arithmetic: torch.dtype) -> float:
-    """Relative error that a test lets pass."""
-    return ALLOWED.get(arithmetic, ALLOWED_IN_HALF) * (1 if choice.is_auto else 5)
+def allowed(choice: Choice, arithmetic: torch.dtype, radius: Optional[float] = None) -> float:
+    """Relative error that a test lets pass; of a length that somebody has chosen, no less than in float32."""
+    own = ALLOWED.get(arithmetic, ALLOWED_IN_HALF)
+    return (own if radius is None else max(own, ALLOWED[torch.float32])) * (1 if choice.is_auto else 5)
 
 
 def far(a: Tensor, b: Tensor, scale: float) -> float:
@@ -149,7 +160,7 @@ def apart(a: Vector, b: Vector) -> float:
 
 
 def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, Vector], Vector], gradient: Callable[[], Vector],
-                   u: Vector, random: Vector, radius: float, arithmetic: torch.dtype, whole: bool) -> None:  # fmt: skip
+                   u: Vector, random: Vector, radius: float, chosen: Optional[float], arithmetic: torch.dtype, whole: bool) -> None:  # fmt: skip
     """Test the candidates for H u along one direction.
 
     Exact products are right where they agree with a central difference. Where they don't, and differences of two lengths agree with
@@ -160,6 +171,7 @@ def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, 
         product: (name, radius, u) -> H u.
         gradient: d_w L.
         radius: length of a central difference.
+        chosen: the length that somebody has chosen for differences.
 
     Raises:
         NotAdmitted: none is left, or the gradient isn't that of the losses, so that there is no H.
@@ -169,15 +181,15 @@ def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, 
     if not trust.verdict.follows:
         raise NotAdmitted(f"{choice.option}={choice.name}: the gradient of the losses isn't that of their values (a detach, or a backward of its own), "
                           "so H isn't defined; use Identity() or LossSpace(), or trust=True")  # fmt: skip
-    direction, within = (1 / (u.norm() or 1.0)) * u + (1 / random.norm()) * random, allowed(choice, arithmetic)
-    exact: dict[str, Optional[Vector]] = {}
+    direction, within = (1 / (u.norm() or 1.0)) * u + (1 / random.norm()) * random, allowed(choice, arithmetic, chosen)
+    exact: dict[str, Vector | NotAdmitted] = {}
 
-    def exactly(name: str) -> Optional[Vector]:
+    def exactly(name: str) -> Vector | NotAdmitted:
         if name not in exact:
             try:
                 exact[name] = product(name, radius, direction)
-            except NotAdmitted:
-                exact[name] = None
+            except NotAdmitted as refusal:
+                exact[name] = refusal
         return exact[name]
 
     near, further = product("central", radius, direction), product("central", 3 * radius, direction)
@@ -198,14 +210,14 @@ def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, 
         names = ("double_backward", "forward_over_reverse") if whole else ()
         if name in names:
             value = exactly(name)
-            if value is None:
-                return "this model lacks a derivative for it"
+            if isinstance(value, NotAdmitted):
+                raise value
             if agree(value, near) or agree(value, further):
                 return None
             if smooth:
                 return f"it is off by {apart(value, near):.0%} beside a difference (a backward without a derivative, or weights read past the module)"
             return None if symmetric(name, value) else "it isn't symmetric"
-        references = [value for each in names if (value := exactly(each)) is not None]
+        references = [value for each in names if isinstance(value := exactly(each), Vector)]
         own = product(name, 0.0, direction)
         bound = within if choice.is_auto else room
         if not references:

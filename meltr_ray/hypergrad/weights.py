@@ -101,6 +101,8 @@ class ModuleWeights:
         Raises:
             ValueError: `value` depends on none.
         """
+        if not isinstance(value, Tensor):
+            raise ValueError(f"losses: a {type(value).__name__}; return a tensor")
         if not value.requires_grad:
             raise ValueError("a loss doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
         self.passes["backward"] += 1
