@@ -63,7 +63,8 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
     if hasattr(problem, "losses") != (combiner is not None):
         raise ValueError("combiner: a problem of several losses needs one, and a BilevelProblem takes none; give or leave it out")
     if combiner is None:
-        return _taken(problem, solver, start, keep_v)
+        found = _taken(problem, solver, start, keep_v)
+        return found if problem.holds() else _taken(problem, solver, start, keep_v)
     check_combiner(combiner)
     level = CombinedLosses(problem, combiner, gamma, regulariser, keep_v, batches)
     problem.begin(level.combiner, level.phi)

@@ -166,7 +166,7 @@ class Choice:
                  few: bool = False):  # fmt: skip
         if name not in (*products, "auto", "gauss_newton"):
             raise ValueError(f"{option}={name}: unknown; use one of auto, {', '.join(products)}")
-        self.option, self.name, self.is_auto = option, name, name == "auto"
+        self.option, self.name, self.is_auto, self.accuracy = option, name, name == "auto", accuracy
         self.ranked = tuple(_ranked(products, accuracy, arithmetic, whole, few) if self.is_auto else [name])
         self.candidates = list(self.ranked)
         if not self.is_auto and name in products and products[name].whole and not whole:

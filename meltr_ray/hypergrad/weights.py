@@ -33,6 +33,7 @@ class ModuleWeights:
     Args:
         module: its parameters are w; others stay as they are.
         average: mean of tensors over ranks; None in a single process.
+        without: parameters that aren't w, though they require a gradient.
 
     Raises:
         ValueError: no parameter requires a gradient.
@@ -41,8 +42,11 @@ class ModuleWeights:
     whole = True
     """Whether a pass sees all weights at once, which second derivatives and tangents need."""
 
-    def __init__(self, module: nn.Module, average: Callable[[Sequence[Tensor]], list[Tensor]] | None = None):
-        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    def __init__(self, module: nn.Module, average: Callable[[Sequence[Tensor]], list[Tensor]] | None = None, without: Sequence[Tensor] = ()):
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"module: a {type(module).__name__}; give the torch module whose parameters are trained")
+        apart = {id(p) for p in without}
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad and id(p) not in apart}
         if not named:
             raise ValueError("module: none of its parameters requires a gradient; unfreeze those that are trained")
         self.module, self.names, self.parameters = module, list(named), list(named.values())
