@@ -100,7 +100,8 @@ class LossesProblem:
             ValueError: the losses don't depend on w as they should.
         """
         graph = check_reach("losses", [self.losses()], self.weights.module, self.parameters, phi)
-        if self.trusts or self.trust.knows(graph.signature):
+        # ranks whose batches make other graphs would part ways here
+        if self.trusts or self.num_ranks > 1 or self.trust.knows(graph.signature):
             return True
         self.jvp_choice.reset()
         self.hvp_choice.reset()
@@ -232,6 +233,8 @@ class LossesProblem:
         if self.trust.is_settled(self.hvp_choice):
             return
         settle_losses(self, u)
+        (follows,) = self.average([torch.tensor([float(self.trust.verdict.follows)], device=self.weights.device)])  # H is of all ranks
+        self.trust.verdict.follows = bool(follows == 1)
 
         def product(name: str, radius: float, u: Vector) -> Vector:
             own = self.radius if radius == 0 else radius

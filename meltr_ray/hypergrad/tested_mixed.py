@@ -41,13 +41,11 @@ def settle_mixed(problem: Any, v: Vector) -> None:
     def along(x: Sequence[Tensor], step: float) -> float:
         ends = []
         for side in (step, -step):
-            with _moved(problem.phi, x, side):
+            with moved_along(problem.phi, x, side):
                 ends.append(problem.gradient() @ v)
         return (ends[0] - ends[1]) / (2 * step)
 
-    generator = torch.Generator().manual_seed(SEED)
-    directions = [_unit([torch.randn(p.shape, generator=generator).to(p) for p in problem.phi]) for _ in range(DIRECTIONS)]
-    found = [(x, along(x, step), along(x, 3 * step)) for x in directions]
+    found = [(x, along(x, step), along(x, 3 * step)) for x in (random_unit(problem.phi, number) for number in range(DIRECTIONS))]
     within = max(allowed(choice, problem.weights.dtype, problem.radius), 1e-2)
 
     def test(name: str) -> Optional[str]:
@@ -79,7 +77,8 @@ def follows_values(problem: Any, u: Vector) -> bool:
 
 
 @contextmanager
-def _moved(phi: Sequence[Tensor], x: Sequence[Tensor], step: float) -> Iterator[None]:
+def moved_along(phi: Sequence[Tensor], x: Sequence[Tensor], step: float) -> Iterator[None]:
+    """phi + step x inside; phi outside."""
     held = [p.data for p in phi]
     try:
         for p, piece in zip(phi, x):
@@ -90,6 +89,9 @@ def _moved(phi: Sequence[Tensor], x: Sequence[Tensor], step: float) -> Iterator[
             p.data = here
 
 
-def _unit(x: list[Tensor]) -> list[Tensor]:
+def random_unit(phi: Sequence[Tensor], number: int = 0) -> list[Tensor]:
+    """A direction of length 1, the same for the same number."""
+    generator = torch.Generator().manual_seed(SEED + number)
+    x = [torch.randn(p.shape, generator=generator).to(p) for p in phi]
     length = torch.stack([piece.norm() for piece in x]).norm()
     return [piece / length for piece in x]
