@@ -21,7 +21,7 @@ from meltr_ray.hypergrad import ConjugateGradient, Identity
 from tests.reference import flat
 
 SINGLE, DOUBLE = torch.float32, torch.float64
-DAMPING = 1.0
+DAMPING = 5.0
 CG = ConjugateGradient(60, damping=DAMPING, tolerance=1e-7)
 
 
@@ -42,7 +42,7 @@ class Use:
 
     Args:
         make: type of numbers -> setting.
-        solver: Identity or CG of damping 1 to convergence.
+        solver: Identity or CG to convergence.
         plain: type of numbers -> a setting of the same answer that plain torch can differentiate; None: `make`.
         error: relative error that is still right.
         outcome: "right", "refused", or "either".
@@ -60,7 +60,7 @@ class Use:
         return flat(hypergradient(ModuleProblem(this.module, this.losses, this.primary, **this.options), this.combiner, self.solver).total()).double()
 
     def expected(self) -> Tensor:
-        """-d_phi <d_w g_phi(l), v> in float64: rows of autograd, and for CG a dense solve."""
+        """-d_phi <d_w g_phi(l), v> in float64: rows of autograd, and for CG, damped until H is positive, a dense solve."""
         this = (self.plain or self.make)(DOUBLE)
         w, phi = [p for p in this.module.parameters() if p.requires_grad], list(this.combiner.parameters())
 
@@ -188,7 +188,7 @@ class Unmarked(torch.autograd.Function):
 
 
 def cubed(cube: Callable[[Tensor], Tensor]) -> Callable[[Parts], Callable[[], Tensor]]:
-    return lambda p: lambda: cube(p.net(p.x) - p.y).square().mean()
+    return lambda p: lambda: 0.05 * cube(p.net(p.x) - p.y).square().mean()
 
 
 STOPPED: dict[str, Callable[[Parts], Callable[[], Tensor]]] = {

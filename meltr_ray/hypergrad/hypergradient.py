@@ -36,7 +36,20 @@ class HyperGradient:
     """J v, (M, T), of this rank's losses: how much a step along -d_w of each lowers F, by what the solve knows; None of a `BilevelProblem`."""
 
     def total(self) -> list[Tensor]:
+        """Their sum, a tensor for each parameter, zero for a frozen one."""
         return [a + b for a, b in zip(self.implicit, self.direct)]
+
+    def write(self, phi: nn.Module | Sequence[Tensor]) -> None:
+        """Put the sum into `.grad` of the combiner's parameters, or of the hyperparameters; a frozen one has None.
+
+        Raises:
+            ValueError: `phi` isn't what this is the gradient of.
+        """
+        tensors, found = list(phi.parameters() if isinstance(phi, nn.Module) else phi), self.total()
+        if [p.shape for p in tensors] != [g.shape for g in found]:
+            raise ValueError("phi: not the combiner or the hyperparameters that this is the gradient of; give those")
+        for p, g in zip(tensors, found):
+            p.grad = g if p.requires_grad else None
 
 
 def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = None, solver: Solver = Identity(), gamma: float = 0.0,

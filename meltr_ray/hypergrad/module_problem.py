@@ -249,8 +249,9 @@ class LossesProblem:
 
     def _outer(self, forward: Pass) -> Tensor:
         value = check_scalar("primary", self.weights.forward(forward))
-        if value.requires_grad:
-            check_reach("primary", [value], self.weights.module, self.parameters)
+        if not value.requires_grad:
+            raise ValueError("primary: it doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
+        check_reach("primary", [value], self.weights.module, self.parameters)
         return value
 
     def _choice(self, option: str, name: str | Choice, products: dict[str, Product], whole: bool) -> Choice:

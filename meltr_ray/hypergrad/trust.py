@@ -24,7 +24,7 @@ from meltr_ray.hypergrad.products import Choice, NotAdmitted, tell
 from meltr_ray.hypergrad.vectors import Vector
 
 ALLOWED = {torch.float64: 1e-3, torch.float32: 3e-2}
-"""Relative error, by the type of the passes, up to which a product passes; what a named one may have is five times that."""
+"""Relative error, by the type of the passes, up to which a product passes; what a named one may have is twice that."""
 ALLOWED_IN_HALF = 0.2
 MOST_GRAPHS = 8
 """Graphs of one module that are tested; where there are more, as of loops as long as the batch, the later ones are taken to be alike."""
@@ -145,7 +145,7 @@ def _code(function: Callable) -> Any:
 def allowed(choice: Choice, arithmetic: torch.dtype, radius: Optional[float] = None) -> float:
     """Relative error that a test lets pass; of a length that somebody has chosen, no less than in float32."""
     own = ALLOWED.get(arithmetic, ALLOWED_IN_HALF)
-    return (own if radius is None else max(own, ALLOWED[torch.float32])) * (1 if choice.is_auto else 5)
+    return (own if radius is None else max(own, ALLOWED[torch.float32])) * (1 if choice.is_auto else 2)
 
 
 def far(a: Tensor, b: Tensor, scale: float) -> float:

@@ -113,6 +113,7 @@ def _check_beside_a_difference(found: Sequence[Tensor], phi: Sequence[Tensor], v
 
     near, further = along(step), along(3 * step)
     scale, noise = max(abs(near), abs(own)), 16 * torch.finfo(dtype).eps * abs(value()) / step
-    if abs(near - further) <= 0.1 * scale + noise and min(abs(own - near), abs(own - further)) > ALLOWED[dtype] * scale + noise:
-        raise NotAdmitted(f"unrolled: it is off by {abs(own - near) / scale:.0%} beside a difference in phi (an operator without a second derivative, or a "
+    off = min(abs(own - near), abs(own - further))
+    if off > ALLOWED[dtype] * scale + noise and abs(near - further) <= max(0.1 * scale, off / 2) + noise:
+        raise NotAdmitted(f"unrolled: it is off by {off / scale:.0%} beside a difference in phi (an operator without a second derivative, or a "
                           "stopped gradient); use hypergradient() with Identity(), or trust=True")  # fmt: skip

@@ -108,7 +108,7 @@ class ModuleWeights:
         if not isinstance(value, Tensor):
             raise ValueError(f"losses: a {type(value).__name__}; return a tensor")
         if not value.requires_grad:
-            raise ValueError("a loss doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
+            raise ValueError("losses: one doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
         self.passes["backward"] += 1
         try:
             found = torch.autograd.grad(value, [*self.parameters, *also], allow_unused=True, **options)
