@@ -308,6 +308,15 @@ def phi_inside(setting: Setting) -> None:
     setting.module.aux = setting.combiner
 
 
+def registered_twice(setting: Setting) -> None:
+    setting.module.again = setting.module.head
+
+
+def tied(setting: Setting) -> None:
+    setting.module.tie = nn.Linear(8, 3, bias=False)
+    setting.module.tie.weight = setting.module.head.weight
+
+
 def phi_in_losses(setting: Setting) -> None:
     own, scale = setting.losses, setting.combiner.fc1.weight
     setting.losses = lambda: own() * scale.square().mean()
@@ -354,5 +363,7 @@ USES = [
     Use("primary as a number", changed(giving(primary=lambda value: value.item())), outcome="refused"),
     Use("primary detached", changed(giving(primary=lambda value: value.detach())), outcome="refused"),
     Use("phi registered in the module", changed(phi_inside), CG, outcome="refused"),
+    Use("a layer registered twice", changed(registered_twice), CG),
+    Use("a weight tied to another layer's", changed(tied), CG),
     Use("phi in the losses themselves", changed(phi_in_losses), outcome="refused"),
 ]  # fmt: skip

@@ -245,6 +245,16 @@ def test_the_self_check_takes_another_family_for_its_reference(more, product, er
     assert found["jvp"] >= error if error else found["jvp"] < 1e-4 and found["hvp"] < 1e-2
 
 
+def test_a_layer_that_is_registered_twice_keeps_its_weights():
+    module, combiner, use = plain()
+    module.again = module.head
+    before = list(module.parameters())
+    for product in ("forward", "double_backward", "central", "auto"):
+        hypergradient(ModuleProblem(module, use.losses, use.primary, product=product), combiner, ConjugateGradient(2, damping=5.0))
+    unrolled_hypergradient(module, use.losses, use.primary, combiner, 2, 0.01)
+    assert all(p is was for p, was in zip(module.parameters(), before, strict=True))
+
+
 # --- what it costs
 
 

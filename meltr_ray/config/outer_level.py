@@ -132,7 +132,7 @@ class AidConfig:
     num_meta_batches: int = 1
     """Meta batches that the outer loss is the mean of; each costs one forward and one backward of the primary loss."""
     product: str = "auto"
-    """How J v is taken: `one_sided` or `central` differences, `forward` mode or `double_backward`; `auto`: the cheapest that the model admits at `accuracy`."""
+    """How J v is taken: `one_sided` or `central` differences, `forward` mode, `double_backward` or `gradients` (one of each loss); `auto`: the cheapest that the model admits at `accuracy`."""
     hessian_product: str = "auto"
     """How H u is taken: `one_sided` or `central` differences of gradients, `double_backward`, `forward_over_reverse`; `gauss_newton` keeps only the combiner's curvature."""
     accuracy: Optional[float] = None

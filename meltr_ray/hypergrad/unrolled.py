@@ -10,7 +10,6 @@ from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.graph import graph_of
@@ -25,7 +24,7 @@ from meltr_ray.hypergrad.structure import (
     check_vector_of_losses,
 )
 from meltr_ray.hypergrad.tested_mixed import moved_along, random_unit
-from meltr_ray.hypergrad.weights import ModuleWeights, Run
+from meltr_ray.hypergrad.weights import ModuleWeights
 
 ALLOWED = {torch.float64: 1e-3, torch.float32: 0.1}
 """Relative error beside a difference in phi, by the type of the weights; of half precision nothing can be told."""
@@ -55,12 +54,11 @@ def unrolled_hypergradient(module: nn.Module, losses: Callable[[], Tensor], prim
     check_combiner(combiner)
     weights, phi = ModuleWeights(module), [p for p in combiner.parameters() if p.requires_grad]
     check_apart("combiner", phi, zip(weights.names, weights.parameters))
-    states, runner = get_generators(weights.device), Run(module)
+    states = get_generators(weights.device)
 
     def at(w: list[Tensor], function: Callable[[], Tensor]) -> Tensor:
-        named = {f"module.{name}": tensor for name, tensor in zip(weights.names, w)}
         with weights.replayed(states):
-            return functional_call(runner, named, (lambda tensors: function(), w))
+            return weights.swapped(w, lambda tensors: function())
 
     def outer(with_graph: bool) -> Tensor:
         w = [p.detach().clone().requires_grad_() for p in weights.parameters]

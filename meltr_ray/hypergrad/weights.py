@@ -167,8 +167,17 @@ class ModuleWeights:
         # torch's fused attention has no forward-mode formula, its plain form has
         with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(with_graph):
             duals = [forward_ad.make_dual(p.detach().requires_grad_(with_graph), t) for p, t in zip(self.parameters, v.pieces)]
-            named = {f"module.{name}": dual for name, dual in zip(self.names, duals)}
-            return functional_call(Run(self.module), named, (function, duals))
+            return self.swapped(duals, function)
+
+    def swapped(self, tensors: Sequence[Tensor], function: Callable[[Sequence[Tensor]], Any]) -> Any:
+        """`function` of `tensors`, which stand in the place of w meanwhile.
+
+        Each place is named once: of a module that is registered twice torch would put the stand-ins back for the weights.
+        """
+        stand_in = {id(p): tensor for p, tensor in zip(self.parameters, tensors)}
+        named = {f"module.{prefix + '.' if prefix else ''}{name}": stand_in[id(p)] for prefix, owner in self.module.named_modules()
+                 for name, p in owner._parameters.items() if id(p) in stand_in}  # fmt: skip
+        return functional_call(Run(self.module), named, (function, tensors), tie_weights=False)
 
     @contextmanager
     def replayed(self, states: dict[str, Tensor]) -> Iterator[None]:
