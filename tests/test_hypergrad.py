@@ -442,7 +442,12 @@ def test_losses_at_hand_count_only_at_the_same_weights_and_masks():
 def test_a_meta_step_costs_the_passes_that_the_documentation_says(solver, product, hessian_product, forwards, backwards):
     """Counted at the module and at torch's own autograd, not by our counter, which must agree. The inner forward is the inner step's."""
     module, combiner, losses, primary = small_case()
-    problem = ModuleProblem(module, lambda: losses(module), lambda: primary(module), product=product, hessian_product=hessian_product)
+
+    def make() -> ModuleProblem:
+        return ModuleProblem(module, lambda: losses(module), lambda: primary(module), product=product, hessian_product=hessian_product)
+
+    hypergradient(make(), combiner, solver)  # products are tested once a module
+    problem = make()
     counted = {"forward": 0, "backward": 0}
     handle = module.register_forward_hook(lambda *_: counted.__setitem__("forward", counted["forward"] + 1))
     grad = torch.autograd.grad

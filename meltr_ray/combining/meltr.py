@@ -35,7 +35,14 @@ class MELTR(nn.Module):
             nn.init.zeros_(self.fc1.weight)
 
     def forward(self, losses: Tensor) -> Tensor:
-        """losses (T,) -> scalar."""
+        """losses (T,) -> scalar.
+
+        Raises:
+            ValueError: another number of losses than it is made for.
+        """
+        if losses.shape != self.task_embedding.weight.shape[:1]:
+            raise ValueError(f"losses: shape {tuple(losses.shape)}, where this combiner is made for num_losses={len(self.task_embedding.weight)}; "
+                             "give as many, or make it for these")  # fmt: skip
         values = self.loss_fc2(torch.relu(self.loss_fc1(losses.unsqueeze(-1))))  # (T, E)
         tokens = (values + self.task_embedding.weight).unsqueeze(0)  # (1, T, E)
         with sdpa_kernel(SDPBackend.MATH):

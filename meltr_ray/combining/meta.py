@@ -83,7 +83,8 @@ class Meta(Way):
         passes, v = problem.passes() - before, result.solution.v
         self.last_v = v if self.aid.warm_start else None
         errors = product_errors(problem, on_batches(combiner, batches) if self.asks_batch else combiner, v) if checked and v else {}
-        *gradient, effects = problem.average([*result.total(), result.alignments.mean(0)])
+        learned = [g for p, g in zip(self.combiner.parameters(), result.total()) if p.requires_grad]
+        *gradient, effects = problem.average([*learned, result.alignments.mean(0)])
         norm = _norm(gradient)
         if norm.isfinite():
             scale = min(1.0, self.aid.clip / (float(norm) + 1e-6)) if self.aid.clip else 1.0  # as torch clips

@@ -128,7 +128,7 @@ class AidConfig:
     num_meta_batches: Optional[int] = bounded(None, 1, 256)
     """Meta batches that the outer loss is the mean of (default 1; 8 of `look_ahead`); each costs one forward and one backward of the primary loss, of `look_ahead` two forwards a probe."""
     product: str = "auto"
-    """How J v is taken: `one_sided` or `central` differences, `forward` mode or `double_backward`; `auto`: the cheapest that the model admits at `accuracy`."""
+    """How J v is taken: `one_sided` or `central` differences, `forward` mode, `double_backward` or `gradients` (one of each loss); `auto`: the cheapest that the model admits at `accuracy`."""
     hessian_product: str = "auto"
     """How H u is taken: `one_sided` or `central` differences of gradients, `double_backward`, `forward_over_reverse`; `gauss_newton` keeps only the combiner's curvature."""
     accuracy: Optional[float] = bounded(None, 1e-6, 1)

@@ -2,7 +2,6 @@
 
 from meltr_ray.hypergrad.adam_rule import AdamRule
 from meltr_ray.hypergrad.bilevel_problem import BilevelProblem
-from meltr_ray.hypergrad.combined import InvalidLosses
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.hypergradient import HyperGradient, hypergradient
 from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
@@ -12,6 +11,7 @@ from meltr_ray.hypergrad.problem import Bilevel, Problem
 from meltr_ray.hypergrad.products import NotAdmitted
 from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.solvers import ConjugateGradient, Dense, Identity, Neumann
+from meltr_ray.hypergrad.structure import InvalidLosses
 from meltr_ray.hypergrad.through_training import TrainingGradient, training_gradient
 from meltr_ray.hypergrad.unrolled import unrolled_hypergradient
 

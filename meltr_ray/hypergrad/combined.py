@@ -12,14 +12,11 @@ from torch import Tensor, nn
 
 from meltr_ray.hypergrad.problem import Combiner, Operator, Problem
 from meltr_ray.hypergrad.replayed import Replayed
+from meltr_ray.hypergrad.structure import InvalidLosses, check_apart, check_finite, check_values
 from meltr_ray.hypergrad.vectors import Vector
 
 REGULARISERS = ("phi_only", "full", "paper")
 """What the outer regulariser differentiates: phi alone, phi and w, or w alone as the published code does."""
-
-
-class InvalidLosses(ValueError):
-    """Losses or slopes that no hypergradient can be taken of: one line that names them and the mend."""
 
 
 class CombinedLosses:
@@ -35,7 +32,9 @@ class CombinedLosses:
         self.keep_v = keep_v
         self.J_v: Tensor | None = None
         """(M, T), once it has been taken."""
-        self.phi = [p for p in combiner.parameters() if p.requires_grad]
+        self.all = list(combiner.parameters())
+        self.phi = [p for p in self.all if p.requires_grad]
+        check_apart("combiner", self.phi, zip(problem.weights.names, problem.parameters))
         self.fixed_point = problem.fixed_point
 
     def outer_gradient(self) -> Vector:
@@ -59,15 +58,18 @@ class CombinedLosses:
     def mixed_through(self, J_v: Tensor) -> list[Tensor]:
         """The same where J v, (M, T), is known."""
         self.J_v = J_v
+        bad = (~J_v.isfinite()).nonzero().tolist()
+        if bad:
+            raise InvalidLosses(f"losses: the derivative of loss {bad[0][1]} along v is not finite; mend that loss, or raise the damping")
         l = self.problem.losses().detach().clone().requires_grad_()
-        _check_losses(l)
+        check_values(l)
         (a,) = torch.autograd.grad(self._combined(l), l, create_graph=True)  # (M, T): slopes over M
         _check_slopes(a)
         return self._gradient((a * J_v).sum())
 
     def direct(self) -> list[Tensor]:
         if not self.gamma or self.regulariser == "paper":
-            return [torch.zeros_like(p) for p in self.phi]
+            return [torch.zeros_like(p) for p in self.all]
         rows = self.problem.losses().detach()
         return self._gradient(torch.stack([self._deviation(g, l) for g, l in zip(self._each(rows), rows)]).mean())
 
@@ -87,19 +89,16 @@ class CombinedLosses:
         return self.gamma * (g(l) - l.sum()).abs()
 
     def _gradient(self, value: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(value, self.phi, allow_unused=True, materialize_grads=True))
+        """A tensor for each parameter of the combiner, zero for a frozen one."""
+        found = torch.autograd.grad(value, self.phi, allow_unused=True, materialize_grads=True) if self.phi and value.requires_grad else ()
+        check_finite("combiner: the derivative of a slope is", list(found), "lower the learning rate of phi")
+        by_parameter = {id(p): g for p, g in zip(self.phi, found)}
+        return [by_parameter[id(p)] if id(p) in by_parameter else torch.zeros_like(p) for p in self.all]
 
 
 def on_batches(combiner: Callable[..., Tensor], batches: Sequence[Any]) -> list[Combiner]:
     """g_phi of each micro-batch, where it asks what batch the losses are of."""
     return [lambda l, batch=batch: combiner(l, batch) for batch in batches]
-
-
-def _check_losses(l: Tensor) -> None:
-    finite = l.isfinite()
-    if not finite.all():
-        row, loss = (~finite).nonzero()[0].tolist()
-        raise InvalidLosses(f"losses: loss {loss} is {l[row, loss].item()}; lower the learning rate, or mend that loss")
 
 
 def _check_slopes(a: Tensor) -> None:

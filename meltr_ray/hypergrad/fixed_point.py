@@ -54,14 +54,20 @@ class FixedPoint:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> FixedPoint:
-        """Fixed point of torch's SGD, Adam or AdamW over whole `parameters`."""
+        """Fixed point of torch's SGD, Adam or AdamW over whole `parameters`.
+
+        A parameter that never had a gradient has no second moment: it counts with the mean of the others, so that nothing else
+        changes by it, as if it were frozen.
+        """
         group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
         decay = [group_of[p]["weight_decay"] if p in group_of else 0.0 for p in parameters]
         states = [optimizer.state.get(p, {}) for p in parameters]
-        if not all("exp_avg_sq" in state for state in states):
+        if not any("exp_avg_sq" in state for state in states):
             return cls(decay, None, decoupled=False)
-        pieces = tuple(adam_scale(state["exp_avg_sq"], state["step"], group_of[p]["betas"][1], group_of[p]["eps"])
-                       for p, state in zip(parameters, states))  # fmt: skip
+        known = [adam_scale(state.get("max_exp_avg_sq", state["exp_avg_sq"]), state["step"], float(group_of[p]["betas"][1]), float(group_of[p]["eps"]))
+                 if "exp_avg_sq" in state else None for p, state in zip(parameters, states)]  # fmt: skip
+        mean = Vector(tuple(scale for scale in known if scale is not None)).mean()
+        pieces = tuple(torch.full_like(p, mean, requires_grad=False) if scale is None else scale for p, scale in zip(parameters, known))
         decoupled = isinstance(optimizer, torch.optim.AdamW) or bool(optimizer.defaults.get("decoupled_weight_decay"))
         return cls(decay, Vector(pieces), decoupled)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from meltr_ray.hypergrad.problem import Operator
-from meltr_ray.hypergrad.products import Choice, difference, radius_of
+from meltr_ray.hypergrad.products import Choice, difference
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
 
@@ -52,7 +52,7 @@ class Hessian:
         return self.choice.take(ways | ({"gauss_newton": lambda: self.gauss_newton(u)} if self.gauss_newton else {}))
 
     def _radius(self, product: str) -> float:
-        return self.radius or radius_of(product, self.weights.dtype)
+        return self.radius or self.weights.radius_of(product)
 
     def _gradient_along(self, u: Vector) -> Callable[[float], Vector]:
         def gradient_at(eps: float) -> Vector:

@@ -20,12 +20,14 @@ from meltr_ray.hypergrad.combined import CombinedLosses
 from meltr_ray.hypergrad.outcome import Solution
 from meltr_ray.hypergrad.problem import Bilevel, Problem
 from meltr_ray.hypergrad.solvers import Identity, Solver
+from meltr_ray.hypergrad.structure import check_combiner, check_finite
 from meltr_ray.hypergrad.vectors import Vector
 
 
 @dataclass(frozen=True)
 class HyperGradient:
-    """The two terms, each a list with one tensor per parameter of phi, before any mean over ranks."""
+    """The two terms, before any mean over ranks: a tensor for each parameter of the combiner, in the order of `parameters()`, or for each
+    of the hyperparameters; zero for a frozen one."""
 
     implicit: list[Tensor]
     direct: list[Tensor]
@@ -34,7 +36,20 @@ class HyperGradient:
     """J v, (M, T), of this rank's losses: how much a step along -d_w of each lowers F, by what the solve knows; None of a `BilevelProblem`."""
 
     def total(self) -> list[Tensor]:
+        """Their sum, a tensor for each parameter, zero for a frozen one."""
         return [a + b for a, b in zip(self.implicit, self.direct)]
+
+    def write(self, phi: nn.Module | Sequence[Tensor]) -> None:
+        """Put the sum into `.grad` of the combiner's parameters, or of the hyperparameters; a frozen one has None.
+
+        Raises:
+            ValueError: `phi` isn't what this is the gradient of.
+        """
+        tensors, found = list(phi.parameters() if isinstance(phi, nn.Module) else phi), self.total()
+        if [p.shape for p in tensors] != [g.shape for g in found]:
+            raise ValueError("phi: not the combiner or the hyperparameters that this is the gradient of; give those")
+        for p, g in zip(tensors, found):
+            p.grad = g if p.requires_grad else None
 
 
 def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = None, solver: Solver = Identity(), gamma: float = 0.0,
@@ -54,14 +69,29 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
         batches: of each row of losses, for a combiner that is called with (losses, batch).
 
     Raises:
-        InvalidLosses: a loss or a slope is not finite, or all slopes are zero.
-        NotAdmitted: the model lacks a derivative that the product asked for needs.
+        InvalidLosses: a loss, the primary loss, a gradient of theirs or a slope is not finite, or all slopes are zero.
+        NotAdmitted: the model lacks a derivative that the product asked for needs, or the product is wrong for this model.
+        ValueError: losses or phi aren't what they should be; one line says which and how to mend it.
     """
     if hasattr(problem, "losses") != (combiner is not None):
         raise ValueError("combiner: a problem of several losses needs one, and a BilevelProblem takes none; give or leave it out")
-    level = problem if combiner is None else CombinedLosses(problem, combiner, gamma, regulariser, keep_v, batches)
+    if combiner is None:
+        found = _taken(problem, solver, start, keep_v)
+        return found if problem.holds() else _taken(problem, solver, start, keep_v)
+    check_combiner(combiner)
+    level = CombinedLosses(problem, combiner, gamma, regulariser, keep_v, batches)
+    problem.begin(level.combiner, level.phi)
+    found = _taken(level, solver, start, keep_v)
+    if not problem.holds(level.phi):
+        found = _taken(level, solver, start, keep_v)
+        problem.holds(level.phi)
+    return replace(found, alignments=level.J_v.detach())
+
+
+def _taken(level: Bilevel, solver: Solver, start: Optional[Vector], keep_v: bool) -> HyperGradient:
     b = level.outer_gradient()
+    if b.reduce is None:
+        check_finite("primary: its gradient is", b.pieces, "mend that loss (a root or a quotient at 0), or lower the learning rate")
     solution = solver(level, b, start)
     mixed = level.mixed(solution.v) if solution.J_v is None else level.mixed_through(solution.J_v)
-    alignments = None if combiner is None else level.J_v.detach()
-    return HyperGradient([-m for m in mixed], level.direct(), solution if keep_v else replace(solution, v=None), alignments)
+    return HyperGradient([-m for m in mixed], level.direct(), solution if keep_v else replace(solution, v=None))

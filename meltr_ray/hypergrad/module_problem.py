@@ -17,6 +17,9 @@ from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.problem import Combiner, Operator
 from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of, spread_difference
+from meltr_ray.hypergrad.structure import check_combined, check_reach, check_scalar, check_vector_of_losses
+from meltr_ray.hypergrad.tested import by_gradients, look, settle_losses
+from meltr_ray.hypergrad.trust import SEED, Trust, settle_hessian
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
 
@@ -39,13 +42,14 @@ class LossesProblem:
         arithmetic: type that the passes compute in, where it isn't that of w; None: autocast's, if it is on around this.
         num_ranks, rank, gather: how many processes share w, and how they exchange small tensors.
         average_losses: average the losses over ranks before g_phi.
+        trust: take products as they are, without the test of trust.py, once a module.
     """
 
     def __init__(self, weights: ModuleWeights, losses: Sequence[Pass], primary: Sequence[Pass], *, product: str | Choice = "auto",
                  hessian_product: str | Choice = "auto", radius: float | None = None, accuracy: float | None = None,
                  fixed_point: FixedPoint | None = None, inner: Pass | None = None, arithmetic: torch.dtype | None = None,
                  num_ranks: int = 1, rank: int = 0, gather: Callable[[Tensor], list[Tensor]] | None = None,
-                 average_losses: bool = False):  # fmt: skip
+                 average_losses: bool = False, trust: bool = False):  # fmt: skip
         self.weights, self.forwards, self.primary = weights, list(losses), list(primary)
         self.inner, self.radius, self.fixed_point = inner or self.forwards[0], radius, fixed_point
         self.num_ranks, self.rank, self.gather = num_ranks, rank, gather or (lambda own: [own])
@@ -60,8 +64,11 @@ class LossesProblem:
         # an average over ranks inside L has no derivative here: its second derivative is left to differences
         self.hvp_choice = self._choice("hessian_product", hessian_product, HVP, weights.whole and not self.average_losses)
         self.generators = get_generators(weights.device)
+        self.trusts = trust or self.average_losses  # of averaged losses no rank sees all gradients
+        self.trust = Trust(weights.module, self.forwards, (len(self.forwards), arithmetic, self.radius))
+        self._served, self._fit = False, None
         self._losses: Tensor | None = None
-        self._versions: list[int] = []
+        self._versions: list[Any] = []
         self._num_losses = 0
 
     @property
@@ -78,6 +85,28 @@ class LossesProblem:
     def random(self, seed: int) -> Vector:
         return self.weights.random(seed)
 
+    def begin(self, combiner: Combiner | Sequence[Combiner], phi: Sequence[Tensor]) -> None:
+        """A hypergradient starts. Of a problem that has served one before, what it kept may be of another batch."""
+        first = self._each(combiner)[0]
+        self._fit = None if isinstance(combiner, Sequence) or self.trusts else (lambda l: self.trust.fit(getattr(first, "combiner", first), l, lambda: check_combined(first, l, phi)))
+        if self._served:
+            self._losses, self.trust.assumed = None, True
+        self._served = True
+
+    def holds(self, phi: Sequence[Tensor]) -> bool:
+        """Whether the products were tested on losses like those at hand; False: a hypergradient has to be taken again.
+
+        Raises:
+            ValueError: the losses don't depend on w as they should.
+        """
+        graph = check_reach("losses", [self.losses()], self.weights.module, self.parameters, phi)
+        # ranks whose batches make other graphs would part ways here
+        if self.trusts or self.num_ranks > 1 or self.trust.knows(graph.signature):
+            return True
+        self.jvp_choice.reset()
+        self.hvp_choice.reset()
+        return False
+
     def losses(self) -> Tensor:
         """l(w), (M, T); row 0 with the graph of the inner step. At hand as long as no optimiser has changed w."""
         versions = self.weights.versions()
@@ -85,7 +114,7 @@ class LossesProblem:
             device = self.weights.device
             in_place = _equal(get_generators(device), self.generators)  # then this is the inner step's own forward
             with self.weights.kept_on_error() if in_place else self.replay():
-                rows = [self._checked(self.inner()) if in_place else self._forward(self.inner)]
+                rows = [self.checked(self.inner()) if in_place else self._forward(self.inner)]
                 after = get_generators(device)  # from here the next micro-batch draws its masks
             if len(self.forwards) > 1:
                 with self.weights.replayed(after), torch.no_grad():
@@ -95,7 +124,7 @@ class LossesProblem:
 
     def outer_gradient(self) -> Vector:
         with self.replay():
-            return self.weights.gradient([lambda f=f: self.weights.forward(f) for f in self.primary])
+            return self.weights.gradient([lambda f=f: self._outer(f) for f in self.primary])
 
     def gradient(self, functions: Combiner | Sequence[Combiner]) -> Vector:
         with self.replay():
@@ -103,15 +132,21 @@ class LossesProblem:
 
     def jvp(self, v: Vector, product: str | None = None, consume: bool = False, spread: bool = False) -> Tensor:
         """J v, (M, T), by the product of this problem or by another; `consume`: v may be overwritten; `spread`: v is random, its entries about 1."""
+        if product is None and not self.trusts:
+            self._test(lambda: settle_losses(self, v))
         choice = self._choice("product", product, JVP, self.weights.whole) if product else self.jvp_choice
         at_hand = (lambda: self.losses_along(v)(None)) if self.half else (lambda: self.losses().detach())
-        of_rule = {name: radius_of(name, self.weights.dtype) for name in ("one_sided", "central")}
-        taken, radius = (spread_difference, of_rule) if spread else (difference, {name: self.radius or rule for name, rule in of_rule.items()})
+        taken = spread_difference if spread else difference
+
+        def radius(name: str) -> float:
+            return radius_of(name, self.weights.dtype) if spread else self.radius or self.weights.radius_of(name)
+
         return choice.take({
-            "one_sided": lambda: taken(self.losses_along(v, consume), v, radius["one_sided"], at_hand),
-            "central": lambda: taken(self.losses_along(v), v, radius["central"]),
+            "one_sided": lambda: taken(self.losses_along(v, consume), v, radius("one_sided"), at_hand),
+            "central": lambda: taken(self.losses_along(v), v, radius("central")),
             "forward": lambda: self._forward_mode(v),
             "double_backward": lambda: self._double_backward(v),
+            "gradients": lambda: by_gradients(self, v),
         })  # fmt: skip
 
     def losses_along(self, v: Vector | None, consume: bool = False) -> Callable[[float | None], Tensor]:
@@ -127,11 +162,14 @@ class LossesProblem:
     def hessian(self, combiner: Combiner | Sequence[Combiner], product: str | None = None) -> Operator:
         """u -> H u, with what weight decay adds to H, by the product of this problem or by another."""
         choice = self._choice("hessian_product", product, HVP, self.weights.whole) if product else self.hvp_choice
-        hessian = Hessian(self.weights, self._values(combiner), self.replay, choice, self.radius,
-                          lambda u: self._gauss_newton(combiner, u), self.linearised(combiner))  # fmt: skip
-        if self.fixed_point is None:
-            return hessian
-        return lambda u: self.fixed_point.add_decay(hessian(u), u)
+        hessian = self._hessian(combiner, choice, self.radius)
+
+        def product_with(u: Vector) -> Vector:
+            if product is None and not self.trusts:
+                self._test(lambda: self._settle_hessian(combiner, u))
+            return hessian(u) if self.fixed_point is None else self.fixed_point.add_decay(hessian(u), u)
+
+        return product_with
 
     def rows(self) -> list[Vector]:
         """One forward and N backward passes, N = M T, times the number of ranks unless losses are averaged; N p numbers."""
@@ -184,18 +222,49 @@ class LossesProblem:
         with self.weights.replayed(self.generators):
             yield
 
+    def _hessian(self, combiner: Combiner | Sequence[Combiner], choice: Choice, radius: float | None) -> Hessian:
+        return Hessian(self.weights, self._values(combiner), self.replay, choice, radius, lambda u: self._gauss_newton(combiner, u),
+                       self.linearised(combiner))  # fmt: skip
+
+    def _settle_hessian(self, combiner: Combiner | Sequence[Combiner], u: Vector) -> None:
+        if self.trust.is_settled(self.hvp_choice) or self.hvp_choice.candidates[0] == "gauss_newton":
+            return
+        look(self)
+        if self.trust.is_settled(self.hvp_choice):
+            return
+        settle_losses(self, u)
+        (follows,) = self.average([torch.tensor([float(self.trust.verdict.follows)], device=self.weights.device)])  # H is of all ranks
+        self.trust.verdict.follows = bool(follows == 1)
+
+        def product(name: str, radius: float, u: Vector) -> Vector:
+            own = self.radius if radius == 0 else radius
+            return self._hessian(combiner, self._choice("hessian_product", name, HVP, self.weights.whole), own)(u)
+
+        settle_hessian(self.trust, self.hvp_choice, product, lambda: self.gradient(combiner), u, self.random(SEED),
+                       self.weights.radius_of("central"), self.radius, self.arithmetic, self.weights.whole)  # fmt: skip
+
+    def _test(self, test: Callable[[], None]) -> None:
+        with self.weights.testing():
+            test()
+
+    def _outer(self, forward: Pass) -> Tensor:
+        value = check_scalar("primary", self.weights.forward(forward))
+        if not value.requires_grad:
+            raise ValueError("primary: it doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
+        check_reach("primary", [value], self.weights.module, self.parameters)
+        return value
+
     def _choice(self, option: str, name: str | Choice, products: dict[str, Product], whole: bool) -> Choice:
         return name if isinstance(name, Choice) else Choice(option, name, products, self.accuracy, self.arithmetic, whole, self.weights.few and not self.half)
 
     def _forward(self, forward: Pass) -> Tensor:
-        return self._checked(self.weights.forward(forward))
+        return self.checked(self.weights.forward(forward))
 
-    def _checked(self, l: Tensor) -> Tensor:
-        if l.dim() != 1:
-            raise ValueError(f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss")
+    def checked(self, l: Tensor) -> Tensor:
+        check_vector_of_losses(l, self._num_losses)
+        if not self._num_losses and self._fit is not None:
+            self._fit(l.detach())
         self._num_losses = self._num_losses or len(l)
-        if len(l) != self._num_losses:
-            raise ValueError(f"losses: {len(l)} of them, {self._num_losses} before; return the same losses of the same batch in every pass")
         return l
 
     def _shared(self, l: Tensor) -> Tensor:
@@ -267,7 +336,7 @@ class ModuleProblem(LossesProblem):
         module: w are its parameters that require a gradient.
         losses: forward pass on the training batch, () -> (T,); or one for each micro-batch.
         primary: forward pass on the meta batch, () -> scalar; or one for each of several.
-        options: `product`, `hessian_product`, `radius`, `accuracy` and `fixed_point` of `LossesProblem`.
+        options: `product`, `hessian_product`, `radius`, `accuracy`, `fixed_point` and `trust` of `LossesProblem`.
     """
 
     def __init__(self, module: nn.Module, losses: Pass | Sequence[Pass], primary: Pass | Sequence[Pass], **options: Any):

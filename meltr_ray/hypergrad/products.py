@@ -69,8 +69,9 @@ EXACT = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.
 ONE_SIDED = Product(1, {torch.float64: 1e-5, torch.float32: 1e-2}, whole=False)
 CENTRAL = Product(2, {torch.float64: 1e-7, torch.float32: 3e-3}, whole=False)
 
-JVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "forward": Product(2.5, EXACT, True), "double_backward": Product(5, EXACT, True)}
-"""J v; costs in forward passes."""
+JVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "forward": Product(2.5, EXACT, True), "double_backward": Product(5, EXACT, True),
+       "gradients": Product(20, EXACT, True)}  # fmt: skip
+"""J v; costs in forward passes. `gradients`: a backward pass for each loss, right for whatever training can follow."""
 
 MIXED = {"one_sided": replace(ONE_SIDED, cost=2), "central": CENTRAL, "forward": Product(2.5, EXACT, True),
          "double_backward": Product(1.5, EXACT, True)}  # fmt: skip
@@ -165,12 +166,29 @@ class Choice:
                  few: bool = False):  # fmt: skip
         if name not in (*products, "auto", "gauss_newton"):
             raise ValueError(f"{option}={name}: unknown; use one of auto, {', '.join(products)}")
-        self.option, self.is_auto = option, name == "auto"
-        self.candidates = _ranked(products, accuracy, arithmetic, whole, few) if self.is_auto else [name]
+        self.option, self.name, self.is_auto, self.accuracy = option, name, name == "auto", accuracy
+        self.ranked = tuple(_ranked(products, accuracy, arithmetic, whole, few) if self.is_auto else [name])
+        self.candidates = list(self.ranked)
         if not self.is_auto and name in products and products[name].whole and not whole:
             raise NotAdmitted(f"{option}={name}: it needs whole weights, which ZeRO stage 3 shards; use one_sided, central or auto")
         self.why = f"accuracy {accuracy:g} in {str(arithmetic).removeprefix('torch.')}, {'few' if few else 'whole' if whole else 'sharded'} weights"
         self.told = not self.is_auto
+
+    def reset(self) -> None:
+        """All candidates again."""
+        self.candidates = list(self.ranked)
+
+    def strike(self, name: str, reason: str) -> None:
+        """Take the first candidate off.
+
+        Raises:
+            NotAdmitted: it was the last one.
+        """
+        if len(self.candidates) == 1:
+            mend = "use another solver, Identity() or LossSpace(), or trust=True" if self.is_auto else f"use {self.option}='auto', or trust=True"
+            raise NotAdmitted(f"{self.option}={self.name}: {name} is wrong here, {reason}; {mend}")
+        tell(f"{self.option}=auto: {name} refused: {reason}")
+        self.candidates.pop(0)
 
     def take(self, ways: dict[str, Callable[[], Value]]) -> Value:
         """Value of the first candidate that the model admits; `ways` has a function for each product."""

@@ -9,29 +9,36 @@ from torch import Tensor
 
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.problem import Combiner
-from meltr_ray.hypergrad.products import NotAdmitted, radius_of
+from meltr_ray.hypergrad.products import NotAdmitted
+from meltr_ray.hypergrad.tested import check_repeatable
 from meltr_ray.hypergrad.vectors import Vector
+
+EXACT_HVP = ("forward_over_reverse", "double_backward")
 
 
 def product_errors(problem: LossesProblem, combiner: Combiner, v: Vector) -> dict[str, float]:
     """Relative error of this problem's J v and H v, by the names `jvp` and `hvp`, at the price of several passes.
 
-    The reference is the first of these that the model admits: forward mode, double backward, central differences of two
-    radii extrapolated to zero (Richardson). Gauss-Newton products are measured against H, which they leave a part of out.
+    The reference is of another family than the product. Of J v: <gradient of each loss, v>, or where that is the product or weights are
+    in shards, central differences of two radii extrapolated to zero (Richardson). Of H v: these differences for an exact product, the
+    first exact one that the model admits for a difference. Gauss-Newton products are measured against H, which they leave a part of out.
 
     Raises:
         ValueError: two passes at the same w differ, so that no difference can be trusted.
     """
-    first, second = (problem.losses_along(v)(None) for _ in range(2))
-    if not torch.equal(first, second):
-        raise ValueError("losses: two passes at the same weights differ; use one batch and torch's own generator for all randomness")
-    J_v = _reference(("forward", "double_backward"), lambda name: problem.jvp(v, name))
-    H_v = _reference(("forward_over_reverse", "double_backward"), lambda name: problem.hessian(combiner, name)(v).pieces)
+    check_repeatable(problem, v)
+    trusts, problem.trusts = problem.trusts, True  # what is measured is the product as it is
+    try:
+        J_v, H_v = problem.jvp(v), problem.hessian(combiner)(v).pieces
+    finally:
+        problem.trusts = trusts
+    by_gradients = problem.weights.whole and problem.jvp_choice.candidates[0] != "gradients" and not problem.average_losses
+    exact = () if problem.hvp_choice.candidates[0] in EXACT_HVP else EXACT_HVP
+    reference = _reference(exact, lambda name: problem.hessian(combiner, name)(v).pieces)
     return {
-        "jvp": _relative_error([problem.jvp(v)], [J_v] if J_v is not None else [_extrapolated(problem, lambda: problem.jvp(v, "central"))]),
+        "jvp": _relative_error([J_v], [problem.jvp(v, "gradients") if by_gradients else _extrapolated(problem, lambda: problem.jvp(v, "central"))]),
         "hvp": _relative_error(
-            problem.hessian(combiner)(v).pieces,
-            H_v if H_v is not None else _extrapolated(problem, lambda: problem.hessian(combiner, "central")(v)).pieces,
+            H_v, reference if reference is not None else _extrapolated(problem, lambda: problem.hessian(combiner, "central")(v)).pieces
         ),
     }
 
@@ -47,7 +54,7 @@ def _reference(names: tuple[str, ...], product: Callable[[str], Tensor | tuple[T
 
 def _extrapolated(problem: LossesProblem, central: Callable[[], Tensor | Vector]) -> Tensor | Vector:
     """(4 D(R) - D(2 R)) / 3, whose error is O(R^4)."""
-    radius, kept = problem.radius or radius_of("central", problem.weights.dtype), problem.radius
+    radius, kept = problem.radius or problem.weights.radius_of("central"), problem.radius
     try:
         problem.radius = radius
         near = central()

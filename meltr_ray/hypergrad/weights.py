@@ -17,10 +17,14 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meltr_ray.hypergrad.generators import get_generators, set_generators
-from meltr_ray.hypergrad.products import NotAdmitted
+from meltr_ray.hypergrad.products import NotAdmitted, radius_of
 from meltr_ray.hypergrad.vectors import Vector, is_nothing, nothing_like
 
 FEW = 100_000
+FULL_SUM = 1_000_000
+"""Weights up to which a change of any of them is seen; of more, every `numel // FULL_SUM`-th is looked at."""
+ROUNDED = 60
+"""Moves of a difference are longer than so many rounding errors of w, of half a unit each: an error of half a per cent."""
 
 
 class ModuleWeights:
@@ -29,6 +33,7 @@ class ModuleWeights:
     Args:
         module: its parameters are w; others stay as they are.
         average: mean of tensors over ranks; None in a single process.
+        without: parameters that aren't w, though they require a gradient.
 
     Raises:
         ValueError: no parameter requires a gradient.
@@ -37,8 +42,11 @@ class ModuleWeights:
     whole = True
     """Whether a pass sees all weights at once, which second derivatives and tangents need."""
 
-    def __init__(self, module: nn.Module, average: Callable[[Sequence[Tensor]], list[Tensor]] | None = None):
-        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    def __init__(self, module: nn.Module, average: Callable[[Sequence[Tensor]], list[Tensor]] | None = None, without: Sequence[Tensor] = ()):
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"module: a {type(module).__name__}; give the torch module whose parameters are trained")
+        apart = {id(p) for p in without}
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad and id(p) not in apart}
         if not named:
             raise ValueError("module: none of its parameters requires a gradient; unfreeze those that are trained")
         self.module, self.names, self.parameters = module, list(named), list(named.values())
@@ -46,16 +54,45 @@ class ModuleWeights:
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
         self.is_moved = False
         self.passes: Counter[str] = Counter()
-        """Forward and backward passes so far."""
+        """Forward and backward passes so far, without those of tests."""
+        self.tests: Counter[str] = Counter()
+        """Forward and backward passes of tests, once a module."""
+        self._length: tuple[list[int], float] | None = None
 
     @property
     def few(self) -> bool:
         """So few weights that a pass costs more in launching its operators than in arithmetic."""
         return sum(p.numel() for p in self.parameters) <= FEW
 
-    def versions(self) -> list[int]:
-        """Changes whenever an optimiser has changed w."""
-        return [p._version for p in self.parameters]
+    def versions(self) -> list[Any]:
+        """Changes whenever an optimiser has changed w: a fused one, and one that writes `p.data`, leave torch's own counters alone."""
+        every = max(1, sum(p.numel() for p in self.parameters) // FULL_SUM)
+        with torch.no_grad():
+            sums = torch.stack([p.detach().reshape(-1)[::every].sum(dtype=torch.float64) for p in self.parameters])
+            squares = torch.stack([p.detach().reshape(-1)[::every].square().sum(dtype=torch.float64) for p in self.parameters])
+        return [p._version for p in self.parameters] + [p.data_ptr() for p in self.parameters] + (sums + squares * 0.7).tolist()
+
+    def radius_of(self, product: str) -> float:
+        """Length of a difference's move: by the rule of products.py, but not below what the rounding of w allows."""
+        if not self.whole:
+            return radius_of(product, self.dtype)
+        versions = [p._version for p in self.parameters]
+        if self._length is None or self._length[0] != versions:
+            lengths = torch._foreach_norm([p.data for p in self.parameters], dtype=torch.float64)
+            self._length = versions, float(torch.linalg.vector_norm(torch.stack(lengths)))
+        return max(radius_of(product, self.dtype), ROUNDED * 0.5 * torch.finfo(self.dtype).eps * self._length[1])
+
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Passes inside count as those of tests."""
+        before = self.passes.copy()
+        try:
+            yield
+        finally:
+            self.tests += self.passes - before
+            self.passes.clear()
+            self.passes.update(before)
+
 
     def forward(self, function: Callable[[], Tensor]) -> Tensor:
         """Run and count a forward pass."""
@@ -68,8 +105,10 @@ class ModuleWeights:
         Raises:
             ValueError: `value` depends on none.
         """
+        if not isinstance(value, Tensor):
+            raise ValueError(f"losses: a {type(value).__name__}; return a tensor")
         if not value.requires_grad:
-            raise ValueError("a loss doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
+            raise ValueError("losses: one doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
         self.passes["backward"] += 1
         try:
             found = torch.autograd.grad(value, [*self.parameters, *also], allow_unused=True, **options)
@@ -128,8 +167,17 @@ class ModuleWeights:
         # torch's fused attention has no forward-mode formula, its plain form has
         with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(with_graph):
             duals = [forward_ad.make_dual(p.detach().requires_grad_(with_graph), t) for p, t in zip(self.parameters, v.pieces)]
-            named = {f"module.{name}": dual for name, dual in zip(self.names, duals)}
-            return functional_call(Run(self.module), named, (function, duals))
+            return self.swapped(duals, function)
+
+    def swapped(self, tensors: Sequence[Tensor], function: Callable[[Sequence[Tensor]], Any]) -> Any:
+        """`function` of `tensors`, which stand in the place of w meanwhile.
+
+        Each place is named once: of a module that is registered twice torch would put the stand-ins back for the weights.
+        """
+        stand_in = {id(p): tensor for p, tensor in zip(self.parameters, tensors)}
+        named = {f"module.{prefix + '.' if prefix else ''}{name}": stand_in[id(p)] for prefix, owner in self.module.named_modules()
+                 for name, p in owner._parameters.items() if id(p) in stand_in}  # fmt: skip
+        return functional_call(Run(self.module), named, (function, tensors), tie_weights=False)
 
     @contextmanager
     def replayed(self, states: dict[str, Tensor]) -> Iterator[None]:

@@ -1,0 +1,136 @@
+"""The test of J v: every way to take it beside <gradient of each loss, v>, and of what the losses are."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Optional
+
+import torch
+from torch import Tensor
+
+from meltr_ray.hypergrad.products import tell
+from meltr_ray.hypergrad.structure import InvalidLosses, check_values
+from meltr_ray.hypergrad.trust import SEED, allowed, far
+from meltr_ray.hypergrad.vectors import Vector
+
+MANY = 10_000
+"""Weights from which a random direction needs the longer move of `spread_difference`."""
+ROOM = 0.01
+"""Relative error beside a difference, of two lengths alike, from which the gradient isn't that of the losses."""
+DIFFERENCES = ("one_sided", "central")
+
+
+def settle_losses(problem: Any, v: Vector) -> None:
+    """Test the candidates for J v of a `LossesProblem` along v and along a random direction.
+
+    Passes, M micro-batches: 7 M forward and M T backward, and those of the products that are tried, twice each.
+
+    Raises:
+        ValueError: two passes at the same w differ.
+        InvalidLosses: a loss is finite and its gradient isn't.
+        NotAdmitted: the product that was asked for by name is wrong here.
+    """
+    choice, trust = problem.jvp_choice, problem.trust
+    if trust.is_settled(choice):
+        return
+    look(problem)
+    if trust.is_settled(choice):
+        return
+    check_repeatable(problem, v)
+    z = problem.random(SEED)
+    along_v, along_z, norms = slopes_along(problem, v, z)
+    spread, within = sum(piece.numel() for piece in z.pieces) > MANY, 1.5 * problem.accuracy
+    if not choice.is_auto:
+        within = allowed(choice, problem.arithmetic, problem.radius)
+    scale_v = max(float(along_v.norm()), 0.01 * float(norms.norm()) * v.norm())
+
+    def off(name: str) -> float:
+        error_z = _own(problem, problem.jvp(z, name, spread=spread)).double() - along_z  # a gradient's product with z is about its length
+        each = (error_z / norms)[norms > 0].abs() if choice.is_auto else error_z.norm().reshape(1) / norms.norm()
+        worst = float(each.max()) if len(each) else 0.0
+        return max(far(_own(problem, problem.jvp(v, name)), along_v, scale_v), worst / (5 if name in DIFFERENCES else 1))
+
+    def test(name: str) -> Optional[str]:
+        if name == "gradients":
+            return None
+        error = off(name)
+        return None if error <= within else f"it is off by {error:.0%} beside the gradients that training follows"
+
+    trust.verdict.follows = _follows(problem, v, along_v, scale_v) and _follows(problem, z, along_z, float(norms.norm()))
+    trust.settle(choice, test)
+    tell(f"product={choice.name}: {choice.candidates[0]} has passed the test of this model")
+
+
+def look(problem: Any) -> None:
+    """A forward pass that tells which verdict these losses have."""
+    with problem.replay():
+        problem.trust.look(lambda: [problem.checked(problem.weights.forward(forward)) for forward in problem.forwards],
+                           (problem.jvp_choice, problem.hvp_choice))  # fmt: skip
+
+
+def check_repeatable(problem: Any, v: Vector) -> None:
+    """Two passes at the same w give the same losses, but for the order of sums on a GPU."""
+    first, second = (problem.losses_along(v)(None) for _ in range(2))
+    check_values(first)
+    if not torch.allclose(first, second, rtol=64 * torch.finfo(first.dtype).eps, atol=0.0, equal_nan=True):
+        raise ValueError("losses: two passes at the same weights differ; use one batch and torch's own generator for all randomness")
+
+
+def slopes_along(problem: Any, v: Vector, z: Vector) -> tuple[Tensor, Tensor, Tensor]:
+    """<gradient of each loss, v>, the same along z, and the gradients' norms: each (M, T), or (1, T) of means in shards."""
+    if not problem.weights.whole:
+        rows = [problem.loss_gradients()]
+    else:
+        rows = gradients_of(problem)
+    found = [[torch.cat([g.dots([v, z]), torch.tensor([g.norm()]).double()]) for g in row] for row in rows]
+    stacked = torch.stack([torch.stack(row) for row in found]).to(problem.weights.device)
+    for t in range(stacked.shape[1]):
+        if not stacked[:, t].isfinite().all():
+            raise InvalidLosses(f"losses: the gradient of loss {t} is not finite, though the loss is; mend that loss (a root or a quotient at 0)")
+    return stacked[..., 0], stacked[..., 1], stacked[..., 2]
+
+
+def gradients_of(problem: Any) -> Iterator[Iterator[Vector]]:
+    """Rows of gradients of this rank's own losses, micro-batch by micro-batch; a row is made while it is walked through."""
+    weights = problem.weights
+
+    def run() -> list[Tensor]:
+        with problem.replay():
+            return [problem.checked(weights.forward(forward)) for forward in problem.forwards]
+
+    def gradient(m: int, l: Tensor, t: int) -> Vector:
+        if not l.requires_grad:
+            return Vector(tuple(torch.zeros_like(p) for p in weights.parameters))
+        try:
+            return Vector(weights.differentiate(l[t], retain_graph=True))
+        except RuntimeError as error:
+            if "retain_graph" not in str(error):
+                raise
+            return Vector(weights.differentiate(run()[m][t]))  # a compiled model admits one backward a forward
+
+    return ((gradient(m, l, t) for t in range(len(l))) for m, l in enumerate(run()))
+
+
+def by_gradients(problem: Any, v: Vector) -> Tensor:
+    """J v, (M, T), a backward pass for each loss."""
+    rows = [[g.dots([v])[0] for g in row] for row in gradients_of(problem)]
+    return torch.stack([torch.stack(row) for row in rows]).to(problem.weights.device, problem.weights.dtype)
+
+
+def _own(problem: Any, J_v: Tensor) -> Tensor:
+    """J v as `slopes_along` has it."""
+    return J_v if problem.weights.whole else problem.average([J_v.mean(0, keepdim=True)])[0]
+
+
+def _follows(problem: Any, v: Vector, along_v: Tensor, scale: float) -> bool:
+    """Whether differences of the losses are their gradients' products; where two lengths of a difference disagree, nobody can tell."""
+    if v.norm() == 0:
+        return True
+    radius, kept = problem.weights.radius_of("central"), problem.radius
+    try:
+        found = []
+        for problem.radius in (radius, 3 * radius):
+            found.append(_own(problem, problem.jvp(v, "central")))
+    finally:
+        problem.radius = kept
+    near, further = found
+    return min(far(each, along_v, scale) for each in found) <= ROOM or far(near, further, scale) > 0.3 * far(near, along_v, scale)
