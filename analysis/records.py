@@ -115,7 +115,7 @@ def load(folder: str | Path) -> Sweep:
 
     def read(name: str, cost: str) -> dict[str, Any]:
         if (folder / name).exists():
-            return json.loads((folder / name).read_text())
+            return json.loads((folder / name).read_text(encoding="utf-8"))
         absent.append(f"{name} is missing: {cost}.")
         return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import sys
 import typing
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meltr_ray.config import ABOUT_THE_COMMAND, Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
-from meltr_ray.config.paths import check_name, check_writable
+from meltr_ray.config.paths import LONGEST_PATH, check_name, check_writable
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
@@ -74,6 +75,9 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
         experiment: what the command does where nothing says what it is about (`is_open`).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows what it lacks as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         if {"-h", "--help"} & set(arguments):
             print(help_text(description, [a for a in arguments if "=" in a], own))
@@ -136,8 +140,9 @@ def workload_of(given: dict[str, str]) -> str:
     if "workload" in given:
         return given["workload"]
     for key, name in (("resume", "settings.yaml"), ("resume", "config.yaml"), ("checkpoint", "config.yaml")):
-        if key in given and (path := Path(given[key]) / name).is_file():
-            return OmegaConf.select(OmegaConf.load(path), "workload.source") or DEFAULT_WORKLOAD
+        check(len(os.fsencode(given.get(key, ""))) < LONGEST_PATH, key, given.get(key), "is too long for a path; shorten it")
+        if key in given and os.path.isfile(path := Path(given[key]) / name):
+            return OmegaConf.select(config_file.read_yaml(path), "workload.source") or DEFAULT_WORKLOAD
     return DEFAULT_WORKLOAD
 
 
@@ -253,7 +258,7 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with open(path, "ab", buffering=0) as log, os.fdopen(os.dup(saved[0]), "w", buffering=1) as terminal:
+    with open(path, "ab", buffering=0) as log, os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:

@@ -46,7 +46,7 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
 def candidates_of(folder: Path) -> dict[str, int]:
     """Arm -> candidates of its search, as they were counted when the sweep was started: times taken again would give others."""
     path = folder / "sweep.json"
-    return json.loads(path.read_text()).get("candidates", {}) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")).get("candidates", {}) if path.exists() else {}
 
 
 class Ending(Enum):
@@ -106,7 +106,7 @@ def describe(folder: Path, config: Config, rates: dict[str, float], command: str
              best: tuple[str, ...] | None = None, **more: Any) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table; `more` of it stays until it is given anew."""
     path, workload = folder / "sweep.json", config.workload
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept = {name: before[name] for name in ("candidates", "settings_chosen") if before.get(name)} | {name: value for name, value in more.items() if value}
     known: dict[str, Any] = dataclasses.asdict(config.sweep) | kept | {
         "metrics": {name: dataclasses.asdict(metric) for name, metric in workload.metrics.items()},

@@ -158,7 +158,7 @@ def settings_of(config: BackboneConfig) -> dict[str, Any]:
 def read_facts(folder: str | Path, field: str = "backbone.weights") -> dict[str, Any]:
     """`checkpoint.json` of an imported checkpoint."""
     try:
-        facts = json.loads((Path(folder) / FACTS).read_text())
+        facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ConfigError(f"{field}={folder}: no imported checkpoint is there; make one: prepare.py checkpoint=<file>") from None
     check(facts.get("version") == VERSION, field, folder, "was imported by another version; import it again")

@@ -55,8 +55,8 @@ class FeatureFiles:
         return values
 
 
-def find_features(paths: Iterable[Path]) -> FeatureFiles:
-    """What feature files there are among `paths`. Raises ConfigError for a damaged one, and for an id in two files."""
+def find_features(paths: Iterable[Path], source: Path = Path()) -> FeatureFiles:
+    """What feature files there are among `paths`, below `source`. Raises ConfigError for a damaged one, and for an id in two files."""
     result, opened, alone = FeatureFiles(), {}, {}
     for path in paths:
         suffix = path.suffix.lower()
@@ -80,9 +80,18 @@ def find_features(paths: Iterable[Path]) -> FeatureFiles:
             stem = key[: -len(Path(key).suffix)] if Path(key).suffix.lower() in VIDEO_ENDINGS else key
             other = result.found.get(stem, (None,))[0]
             check(other != path, "source", path, f"holds features of {stem} twice; leave one")
-            check(other is None, "source", path, f"and {other and other.name} both hold features of {stem}; leave one of them in the folder")
+            check(other is None, "source", source, _told_apart(source, other or path, path, stem))
             result.found[stem] = path, read
     return result
+
+
+def _told_apart(source: Path, first: Path, second: Path, stem: str) -> str:
+    """Of two files that hold features of one id: both by their paths from the source, and how one is chosen."""
+    places = [path.relative_to(source) if path.is_relative_to(source) else path for path in (first, second)]
+    folder = next((parent for parent in (place.parent for place in places) if parent != Path()), None)
+    apart = folder is not None and places[0].parent != places[1].parent
+    mend = f"choose one kind with data.features={folder}, or leave" if apart else "leave"
+    return f"{places[0]} and {places[1]} both hold features of {stem}; {mend} one of them in the folder"
 
 
 def problem(values: np.ndarray) -> str:

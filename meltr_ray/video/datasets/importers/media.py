@@ -73,6 +73,11 @@ class Media:
             values = values[int(clip.start * ROWS_PER_SECOND) : int(clip.end * ROWS_PER_SECOND) + 1]
         return values.astype(np.float32)
 
+    def nameless(self, clips: list[Clip]) -> list[str]:
+        """Ids in feature files that are none of the `clips`."""
+        used = {self.feature_key(clip.id) for clip in clips}
+        return sorted(key for key in self.features.found if key not in used)
+
     def has(self, clip: Clip, kind: str) -> bool:
         return kind not in self.lacking[clip.id]
 
@@ -100,13 +105,15 @@ class Media:
         return {"number": len(files), "bytes": sum(sizes), "sha256_of_names_and_sizes": hashlib.sha256(lines.encode()).hexdigest()}
 
 
-def find_media(source: Path, annotations: Annotations) -> Media:
+def find_media(source: Path, annotations: Annotations, features: str | None = None) -> Media:
     """Files below `source` that the annotations didn't read, and videos elsewhere whose absolute paths clips name.
 
-    Raises ConfigError for a damaged feature file.
+    `features`: folder below `source` whose feature files alone are taken. Raises ConfigError for a damaged feature file.
     """
     read = {path.resolve() for path in annotations.files}
     files = [path for path in list_files(source) if path.resolve() not in read]
+    chosen = source / (features or "")
+    check(chosen.is_dir() and chosen.resolve().is_relative_to(source.resolve()), "data.features", features, f"no such folder below {source}; give one that is there")
     all_videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
     videos: dict[str, Path] = {}
     twice = len(all_videos) - len({path.stem for path in all_videos})
@@ -118,7 +125,7 @@ def find_media(source: Path, annotations: Annotations) -> Media:
     elsewhere = _absolute(annotations, all_videos)
     videos |= elsewhere
     all_videos += dict.fromkeys(path for path in elsewhere.values() if path not in inside)
-    return Media(source, find_features(files), videos, all_videos, twice, annotations.media)
+    return Media(source, find_features([path for path in files if path.is_relative_to(chosen)], source), videos, all_videos, twice, annotations.media)
 
 
 def _absolute(annotations: Annotations, below: list[Path]) -> dict[str, Path]:
