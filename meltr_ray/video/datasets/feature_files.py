@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.video.datasets.array_headers import check_npz, load_npy
+from meltr_ray.video.datasets.hdf5_inside import datasets_of
 from meltr_ray.video.datasets.pickles import read_pickle
 
 PICKLES, HDF5 = (".pkl", ".pickle", ".p"), (".h5", ".hdf5", ".hdf")
@@ -63,7 +65,7 @@ def find_features(paths: Iterable[Path], source: Path = Path()) -> FeatureFiles:
         if suffix not in ENDINGS:
             continue
         if suffix == ".npy":
-            opened[path] = {path.stem: lambda path=path: np.load(path, allow_pickle=False)}
+            opened[path] = {path.stem: lambda path=path: load_npy(path)}
             continue
         arrays = _guarded(path, lambda: _open(path, suffix))
         opened[path] = _by_id(path, arrays)
@@ -110,6 +112,7 @@ def is_features(values: np.ndarray) -> bool:
 def _open(path: Path, suffix: str) -> Mapping[str, Any]:
     """Name -> array, or what gives it when indexed."""
     if suffix == ".npz":
+        check_npz(path)
         return np.load(path, allow_pickle=False)
     if suffix in PICKLES:
         content = read_pickle(path)
@@ -118,8 +121,8 @@ def _open(path: Path, suffix: str) -> Mapping[str, Any]:
         import h5py
     except ImportError:
         raise ConfigError(f"source={path}: is HDF5, which needs h5py; pip install h5py") from None
-    file, datasets = h5py.File(path, "r"), []
-    file.visititems(lambda name, value: datasets.append(name) if isinstance(value, h5py.Dataset) and value.shape else None)
+    datasets = datasets_of(path)
+    file = h5py.File(path, "r")
     leaves = [name.rsplit("/", 1)[-1] for name in datasets]
     by_leaf = len(set(leaves)) == len(leaves)  # otherwise a group an id, with datasets of equal names
     names = leaves if by_leaf else [name.split("/", 1)[0] for name in datasets]
@@ -155,7 +158,7 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
         return read()
     except ConfigError:
         raise
-    except (KeyError, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, OSError, ValueError, EOFError, RuntimeError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
         if "Object arrays" in str(error):  # numpy's words, of a file that is whole
             raise ConfigError(f"source={path}: holds an array of Python objects, which may run code; save numbers and text") from None
         raise ConfigError(f"source={path}: is no whole {path.suffix} file of arrays; fetch the file again") from None

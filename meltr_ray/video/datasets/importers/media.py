@@ -9,17 +9,20 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
 from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.datasets.confined import Confined
 from meltr_ray.video.datasets.feature_files import VIDEO_ENDINGS, FeatureFiles, find_features, is_features, problem
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.files import list_files
-from meltr_ray.video.datasets.probe import Probe, probe
+from meltr_ray.video.datasets.probe import MEMORY_BYTES, Probe, probe_confined
 
 KINDS = ("features", "video", "audio")
 PROBES_AT_ONCE = 4
@@ -184,8 +187,19 @@ def _probe_all(media: Media, clips: Iterable[Clip], report: Callable[[str], None
     wanted: dict[Path | str, bytes | Path] = {clip.id: clip.video for clip in clips if isinstance(clip.video, bytes)}
     wanted |= {path: path for clip in clips if (path := media.file(clip)) is not None and path.is_file()}
     began = last = time.monotonic()
-    with ThreadPoolExecutor(PROBES_AT_ONCE) as threads:
-        for done, (key, seen) in enumerate(zip(wanted, threads.map(probe, wanted.values())), 1):
+    readers: SimpleQueue[Confined] = SimpleQueue()
+    with ExitStack() as stack, ThreadPoolExecutor(PROBES_AT_ONCE) as threads:
+        for _ in range(min(PROBES_AT_ONCE, len(wanted))):
+            readers.put(stack.enter_context(Confined(MEMORY_BYTES)))
+
+        def look(source: bytes | Path) -> Probe:
+            reader = readers.get()
+            try:
+                return probe_confined(reader, source)
+            finally:
+                readers.put(reader)
+
+        for done, (key, seen) in enumerate(zip(wanted, threads.map(look, wanted.values())), 1):
             media.probes[key] = seen
             now = time.monotonic()
             if now - last > 10:
