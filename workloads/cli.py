@@ -227,6 +227,10 @@ def check_machine(config: Config) -> None:
     workers, available = config.train.num_workers * config.train.threads, os.cpu_count() or 1
     if config.cluster == "local" and not config.train.num_workers:
         check(config.train.threads <= available, "train.threads", config.train.threads, f"this machine has {available} CPUs; lower it")
+    loaders, most = config.train.loader_workers or 0, max(8, 2 * available)
+    if config.cluster == "local":
+        check(loaders * max(1, config.train.num_workers) <= most, "train.loader_workers", loaders,
+              f"{loaders * max(1, config.train.num_workers)} processes for {available} CPUs; lower it")  # fmt: skip
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import pickle
@@ -13,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.lib import format as npy
+from PIL import Image
 
 from meltr_ray.errors import ConfigError
 from meltr_ray.video.clips.thumbnails import strip
 from meltr_ray.video.clips.video import decode_video, encode_video
 from meltr_ray.video.datasets.confined import Confined, NotRead
 from meltr_ray.video.datasets.feature_files import find_features
+from meltr_ray.video.datasets.importers.joined_images import joined
 from meltr_ray.video.datasets.pickles import read_pickle
 from meltr_ray.video.datasets.prepare import import_data
 from meltr_ray.video.datasets.probe import MEMORY_BYTES, probe, probe_confined
@@ -70,6 +73,17 @@ def test_frames_that_no_film_has_are_refused_by_their_header(film, tmp_path):
     assert probe(huge).unreadable or probe(huge).width == 48  # the stream itself may say otherwise, and is believed then
     wide = encode_video(np.zeros((1, 2, 4096, 3), np.uint8))
     assert len(strip(wide)) < 2**20  # a picture 72 rows high would be 147,456 columns wide
+
+
+def test_pictures_are_joined_or_left_out():
+    jpeg = io.BytesIO()
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(jpeg, "JPEG")
+    good = jpeg.getvalue()
+    at = good.index(b"\xff\xc0") + 5
+    huge = good[:at] + struct.pack(">HH", 65_000, 65_000) + good[at + 4 :]
+    texts = {name: base64.b64encode(content).decode() for name, content in dict(good=good, huge=huge, half=good[:40], none=b"").items()}
+    assert probe(joined([texts["good"]] * 3)).frames == 3
+    assert [joined(given) for given in ([texts["good"], texts["huge"]], [texts["half"]], [texts["none"]], [], ["é"], [None])] == [b""] * 6
 
 
 def test_what_a_reader_does_ends_as_a_line_and_the_next_call_finds_another():
