@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import sys
 import typing
@@ -21,10 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 from meltr_ray.config import ABOUT_THE_COMMAND, Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
-from meltr_ray.config.paths import check_name, check_writable
+from meltr_ray.config.paths import LONGEST_PATH, check_name, check_writable
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
+from meltr_ray.config.yaml_file import read_yaml
 from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
@@ -75,6 +77,9 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
         experiment: what the command does where nothing says what it is about (`is_open`).
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows what it lacks as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         if {"-h", "--help"} & set(arguments):
             print(help_text(description, [a for a in arguments if "=" in a], own))
@@ -137,8 +142,9 @@ def workload_of(given: dict[str, str]) -> str:
     if "workload" in given:
         return given["workload"]
     for key, name in (("resume", "settings.yaml"), ("resume", "config.yaml"), ("checkpoint", "config.yaml")):
-        if key in given and (path := Path(given[key]) / name).is_file():
-            return OmegaConf.select(OmegaConf.create(sealed.read_text(sealed.whole_of(path))), "workload.source") or DEFAULT_WORKLOAD
+        check(len(os.fsencode(given.get(key, ""))) < LONGEST_PATH, key, given.get(key), "is too long for a path; shorten it")
+        if key in given and os.path.isfile(path := Path(given[key]) / name):
+            return OmegaConf.select(read_yaml(sealed.whole_of(path)), "workload.source") or DEFAULT_WORKLOAD
     return DEFAULT_WORKLOAD
 
 
@@ -223,6 +229,10 @@ def check_machine(config: Config) -> None:
     workers, available = config.train.num_workers * config.train.threads, os.cpu_count() or 1
     if config.cluster == "local" and not config.train.num_workers:
         check(config.train.threads <= available, "train.threads", config.train.threads, f"this machine has {available} CPUs; lower it")
+    loaders, most = config.train.loader_workers or 0, max(8, 2 * available)
+    if config.cluster == "local":
+        check(loaders * max(1, config.train.num_workers) <= most, "train.loader_workers", loaders,
+              f"{loaders * max(1, config.train.num_workers)} processes for {available} CPUs; lower it")  # fmt: skip
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
@@ -254,7 +264,7 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with open(path, "ab", buffering=0) as log, os.fdopen(os.dup(saved[0]), "w", buffering=1) as terminal:
+    with open(path, "ab", buffering=0) as log, os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.config.paths import check_writable
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from workloads import cli
@@ -33,6 +34,7 @@ def evaluate(request: cli.Request) -> int:
     folder = Path(config.checkpoint).absolute()
     if not (folder / "best.safetensors").exists():
         raise ConfigError(f"checkpoint={config.checkpoint}: holds no best.safetensors; give the folder of a run that was evaluated")
+    check_writable("checkpoint", config.checkpoint, folder / "predictions")
     if config.train.use_gpu:
         cli.check_machine(config)
     trained, changed = read_run(folder, request)

@@ -48,7 +48,7 @@ def prepare(request: cli.Request) -> int:
 
     data = config.workload.data
     check_writable("data.folder", data.folder, Path(data.folder))
-    prepare_data(data.name, Path(own.source) if own.source else None, Path(data.folder), print, data.variant)
+    prepare_data(data.name, Path(own.source) if own.source else None, Path(data.folder), print, data.variant, data.features, data.held_out)
     return 0
 
 

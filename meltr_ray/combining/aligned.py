@@ -15,7 +15,7 @@ from torch import Tensor
 from meltr_ray.combining.looking import Looking
 from meltr_ray.combining.random_gramian import DECAY, RandomGramian
 from meltr_ray.combining.way import EFFECTS
-from meltr_ray.hypergrad.combined import InvalidLosses
+from meltr_ray.hypergrad.structure import InvalidLosses
 from meltr_ray.workload import Workload
 
 LEAST_GAIN = 1e-8

@@ -15,7 +15,7 @@ from meltr_ray.combining import kept
 from meltr_ray.combining.looking import Looking
 from meltr_ray.combining.random_gramian import RandomGramian
 from meltr_ray.combining.seeded import seeded
-from meltr_ray.hypergrad.combined import InvalidLosses
+from meltr_ray.hypergrad.structure import InvalidLosses
 from meltr_ray.workload import Workload
 
 

@@ -80,7 +80,7 @@ def check_bounds(workload: Workload) -> None:
     settings = [item.name for item in dataclasses.fields(workload)]
     _check_known(workload, "bounds", workload.bounds, settings, "setting")
     for name, pair in workload.bounds.items():
-        good = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(end, (int, float)) and math.isfinite(end) for end in pair)
+        good = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(end, (int, float)) and not math.isnan(end) for end in pair)
         check(good and pair[0] <= pair[1], "workload", workload.source, f"bounds of {name} are {pair}; give (least, greatest)")
         value = getattr(workload, name)
         if value is not None:

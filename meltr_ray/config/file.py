@@ -19,6 +19,7 @@ from meltr_ray.config.run import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import find
 from meltr_ray.config.written import value_of
+from meltr_ray.config.yaml_file import read_yaml
 from meltr_ray.errors import ConfigError, check_choice, shown
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
@@ -52,7 +53,7 @@ def load(path: Path) -> DictConfig:
     Raises:
         Damaged: the file is not as it was written.
     """
-    found = OmegaConf.create(sealed.read_text(path))
+    found = read_yaml(path)
     cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
     found = OmegaConf.masked_copy(found, [key for key in found if key not in OF_PREPARE])
     chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}

@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(Path(path).read_bytes().decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _damaged(path) from None
     if not isinstance(facts, dict):
         raise _damaged(path)

@@ -19,6 +19,8 @@ from meltr_ray.training.loss_vector import WithControl
 from meltr_ray.training.splits import examples
 from meltr_ray.workload import SHUFFLED, Workload
 
+SMALLEST = 2
+"""`train.batch_size` at least."""
 RECENT = 10
 """Training batches that `aid.meta_batch=recent` draws from, as published."""
 
@@ -98,8 +100,15 @@ class MetaBatches:
 
 def check_enough(workload: Workload, split: str, count: int, batch_size: int, world_size: int) -> None:
     """Raises ConfigError where `count` examples of a split can't fill a batch on every worker."""
+    mend = "lower it" if count >= SMALLEST * world_size else more_of(split)
     check(count >= batch_size * world_size, "train.batch_size", batch_size,
-          f"all workers together take {batch_size * world_size} examples at once and the {split} split has {count}; lower it")
+          f"all workers together take {batch_size * world_size} examples at once and the {split} split has {count}; {mend}")
+
+
+def more_of(split: str) -> str:
+    """The mend where no batch is small enough: two examples a worker are the least."""
+    other = ", or let training do without it by aid.meta_batch=next" if split == "meta" else ""
+    return f"no batch is that small, so give the split more examples (video: prepare the data with a larger data.held_out), or take fewer workers{other}"
 
 
 def to_device(x: Any, device: torch.device) -> Any:

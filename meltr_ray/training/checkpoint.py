@@ -65,7 +65,7 @@ def latest(root: Path) -> Path | None:
 
 def load(folder: Path, rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """(shared, own, facts) as `save` took them."""
-    facts = json.loads((folder / "facts.json").read_text())
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     return load_file(folder / "shared.safetensors"), load_file(folder / f"rank-{rank}.safetensors"), facts
 
 
@@ -78,7 +78,7 @@ def check_same(config: Config, root: Path) -> None:
     folder = latest(root)
     if folder is None:
         return
-    facts = json.loads((folder / "facts.json").read_text())
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     before = {config.workload.aliases.get(key, key): value for key, value in facts["settings"].items()}
     check_fingerprint(config.workload, facts.get("fingerprint", {}))
     for key, value in settings(config).items():

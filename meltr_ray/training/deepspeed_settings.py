@@ -45,11 +45,17 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
     check(isinstance(zero, dict), "engine.deepspeed", config.engine.deepspeed, "zero_optimization must be an object; see DeepSpeed's documentation")
     return ours | theirs | {"zero_optimization": zero | ours["zero_optimization"]}
 
+LARGEST = 2**20
+"""Bytes."""
+
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        check(path.stat().st_size <= LARGEST, "engine.deepspeed", path, "is too large for a file of settings; give a JSON file of DeepSpeed's")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"engine.deepspeed={path}: {str(error).splitlines()[0]}; give a JSON file of DeepSpeed's settings") from None
     check(isinstance(found, dict), "engine.deepspeed", path, f"holds a {type(found).__name__}; give a JSON object of DeepSpeed's settings")
     zero = found.get("zero_optimization")

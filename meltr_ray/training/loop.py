@@ -12,7 +12,7 @@ from torch import Tensor
 
 from meltr_ray.combining.way import EFFECTS, Way
 from meltr_ray.config import Config
-from meltr_ray.hypergrad.combined import InvalidLosses
+from meltr_ray.hypergrad.structure import InvalidLosses
 from meltr_ray.results.columns import EFFECT, EFFECT_SQUARE
 from meltr_ray.results.table import RunningMeans
 from meltr_ray.training.batches import to_device

@@ -14,7 +14,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the high-water mark of resident memory
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the high-water mark of resident memory
         except OSError:
             pass  # elsewhere `peak_bytes` falls back on the peak of the whole process
 
@@ -24,7 +24,7 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

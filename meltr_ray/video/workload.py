@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, ClassVar
 
 from meltr_ray.video.backbones.named import BACKBONES, losses_of
 from meltr_ray.video.backbones.settings import CONTROL_LOSSES, BackboneConfig
@@ -107,6 +107,7 @@ class Video(Workload):
 
     def check(self, config: Any) -> None:
         self.backbone.check(self.data, self.task)
+        self.needed = dict.fromkeys(["train"] + ["meta"] * config.draws_from_meta, (config.train.batch_size, max(1, config.train.num_workers)))
 
     # --- what a run asks for
 
@@ -138,6 +139,9 @@ class Video(Workload):
 
     # --- on the driver
 
+    needed: ClassVar[dict[str, tuple[int, int]]] = {}
+    """Split that training draws from -> (batch size, workers); of an instance, once its configuration is known."""
+
     def prepare(self, report: Callable[[str], None]) -> None:
         """Make or check the data folder, and what the backbone needs of it.
 
@@ -145,6 +149,7 @@ class Video(Workload):
             ConfigError: the data set lacks what the backbone reads or the task asks; the vocabulary is no file of word pieces; the
                 checkpoint to start from is of another backbone, size or vocabulary.
         """
+        from meltr_ray.training.batches import check_enough
         from meltr_ray.video.checkpoints.start import check_start
         from meltr_ray.video.clips.schema import SPLITS
         from meltr_ray.video.clips.vocabulary import Vocabulary
@@ -156,6 +161,8 @@ class Video(Workload):
         for split in SPLITS if self.folder.reads_pixels else ():
             self.folder.split(split).check_files()
         check_start(self.backbone, len(self.folder.vocabulary), self.folder.feature_size)
+        for split, (batch_size, workers) in self.needed.items():  # what follows may take minutes
+            check_enough(self, split, len(self.examples(split)), batch_size, workers)
         self.backbone.prepare(self.data, report)
 
     def verify(self) -> None:

@@ -286,7 +286,7 @@ def test_features_that_cannot_be_stored_are_left_out_and_other_sizes_are_refused
         import_data("videos", tmp_path, tmp_path / "other", quiet)
     make_features(tmp_path, ids)
     np.save(tmp_path / "v2.npy", np.zeros((3, 4), np.float32))
-    with pytest.raises(ConfigError, match="^source=.*v2.npy: and features.npz both hold features of v2; "):
+    with pytest.raises(ConfigError, match="^source=.*: features.npz and v2.npy both hold features of v2; leave one of them"):
         import_data("videos", tmp_path, tmp_path / "other", quiet)
     (tmp_path / "v2.npy").unlink()
     (tmp_path / "evil.pickle").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
@@ -305,7 +305,7 @@ def test_odd_text_is_kept_and_bad_text_is_refused_in_one_line(tmp_path):
     manifest = import_data("videos", tmp_path, tmp_path / "clips", quiet)
     clips = clips_of(tmp_path / "clips")
     assert clips["v0"].captions == [rows[0]["caption"]] and clips["v1"].captions == [long]
-    assert left_out(tmp_path / "clips") == dict(v2="score 3.5 isn't in -3 to 3", v10="no caption, question, transcript or score")
+    assert left_out(tmp_path / "clips") == dict(v2="score 3.5 isn't in -3 to 3", v10="no caption, question, transcript or score", v11="no clip names these features")
     assert manifest["counts"]["empty captions, dropped"] == 1
 
     def refused(content: bytes, message: str, name: str = "captions.csv"):

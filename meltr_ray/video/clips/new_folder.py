@@ -75,7 +75,7 @@ def _finish(partial: Path, folder: Path) -> None:
 @contextmanager
 def _locked(partial: Path, folder: Path) -> Iterator[None]:
     """Hold the partial folder's lock, which the system sets free when its process ends, however that happens."""
-    with open(partial / ".lock", "w") as lock:
+    with open(partial / ".lock", "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             same = os.path.samestat(os.fstat(lock.fileno()), os.stat(partial / ".lock"))

@@ -17,6 +17,10 @@ class DataConfig:
     """Name of the data set: `digits` is made on first use; others come from `workloads/prepare.py`."""
     variant: Optional[str] = None
     """prepare.py: which of a data set's own divisions, such as `9k` of msrvtt or `action` of tgif_qa; default: the importer's first."""
+    held_out: float = bounded(0.1, 0.01, 0.4)
+    """prepare.py: share of the clips to train on that each split which the data set lacks (meta, validation, test) takes, by whole sources, at least one; give more where there are few."""
+    features: Optional[str] = None
+    """prepare.py: folder below `source` whose feature files are taken, such as `resnet152`, where several hold features of the same videos; default: all."""
     folder: str = "data/digits"
     """Folder of the prepared data set (Parquet); relative to the working folder."""
     vocabulary: Optional[str] = None

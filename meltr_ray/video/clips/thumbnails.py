@@ -14,13 +14,15 @@ from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.clips.video import decode_frames, evenly_spaced
 
 FRAMES, HEIGHT, QUALITY = 3, 72, 60
+WIDEST = 8
+"""Width of a picture over its height: JPEG has an end, and pages have, too."""
 
 
 def strip(source: bytes | Path, frames: int = FRAMES, height: int = HEIGHT, segment: Segment = WHOLE) -> bytes:
     """JPEG of frames from a segment of a video, evenly spaced, side by side. Raises ConfigError where it can't be decoded."""
     chosen = decode_frames(source, lambda available: evenly_spaced(available, frames), segment=segment)
     pictures = [Image.fromarray(frame) for frame in chosen]
-    width = max(1, round(pictures[0].width * height / pictures[0].height))
+    width = min(max(1, round(pictures[0].width * height / pictures[0].height)), WIDEST * height)
     joined = np.concatenate([np.asarray(picture.resize((width, height))) for picture in pictures], axis=1)
     memory = io.BytesIO()
     Image.fromarray(joined).save(memory, "JPEG", quality=QUALITY)
@@ -37,6 +39,6 @@ def thumbnails(folder: str | Path, split: str) -> dict[str, bytes]:
     for clip in store:
         try:
             found[clip.id] = strip(clip.video, segment=clip.segment)
-        except ConfigError:
+        except (ConfigError, OSError, ValueError, MemoryError):
             continue  # the page shows a grey box; the import has said why
     return found

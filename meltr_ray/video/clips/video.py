@@ -16,8 +16,9 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from meltr_ray.errors import check
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.video.clips.clip import WHOLE, Segment
+from meltr_ray.video.clips.containers import check_kept, open_video
 
 DEFAULT_RATE = 25
 """Frames a second of a stream that says nothing of them."""
@@ -134,8 +135,10 @@ def decode_video(source: bytes | str | Path, name: str = "video") -> np.ndarray:
     Raises ConfigError, one line that starts with `name`, where nothing can be decoded.
     """
     with _opened(source, name) as container:
-        convert = Converter()
-        frames = [convert(frame) for frame in container.decode(video=0)]
+        convert, frames = Converter(), []
+        for frame in container.decode(video=0):
+            check_kept(len(frames) + 1, frame.width, frame.height)
+            frames.append(convert(frame))
         if not frames:
             raise ValueError("it holds no video frame")
         return np.stack(frames)
@@ -193,6 +196,7 @@ def _decode_whole(
         convert, numbers, kept, marks = Converter(side), set(wanted), {}, []
         for frame in container.decode(video=0):
             if len(marks) in numbers:
+                check_kept(len(numbers), *(convert.size or (frame.width, frame.height)))
                 kept[len(marks)] = convert(frame)
             marks.append(frame.pts)
         if not marks:
@@ -251,12 +255,14 @@ def _opened(source: bytes | str | Path, name: str) -> Iterator[InputContainer]:
     if is_file:
         check(Path(source).is_file(), name, label, "no such file; correct the path")
     try:
-        with av.open(str(source) if is_file else io.BytesIO(source)) as container:
+        with open_video(source) as container:
             if not container.streams.video:
                 raise ValueError("it holds no video")
             container.streams.video[0].codec_context.thread_count = 1
             yield container
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except ConfigError:
+        raise
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         check(False, name, label, f"can't be decoded ({reason}); replace the file")
 

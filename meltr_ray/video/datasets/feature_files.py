@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.video.datasets.array_headers import check_npz, load_npy
+from meltr_ray.video.datasets.hdf5_inside import datasets_of
 from meltr_ray.video.datasets.pickles import read_pickle
 
 PICKLES, HDF5 = (".pkl", ".pickle", ".p"), (".h5", ".hdf5", ".hdf")
@@ -55,15 +57,15 @@ class FeatureFiles:
         return values
 
 
-def find_features(paths: Iterable[Path]) -> FeatureFiles:
-    """What feature files there are among `paths`. Raises ConfigError for a damaged one, and for an id in two files."""
+def find_features(paths: Iterable[Path], source: Path = Path()) -> FeatureFiles:
+    """What feature files there are among `paths`, below `source`. Raises ConfigError for a damaged one, and for an id in two files."""
     result, opened, alone = FeatureFiles(), {}, {}
     for path in paths:
         suffix = path.suffix.lower()
         if suffix not in ENDINGS:
             continue
         if suffix == ".npy":
-            opened[path] = {path.stem: lambda path=path: np.load(path, allow_pickle=False)}
+            opened[path] = {path.stem: lambda path=path: load_npy(path)}
             continue
         arrays = _guarded(path, lambda: _open(path, suffix))
         opened[path] = _by_id(path, arrays)
@@ -80,9 +82,18 @@ def find_features(paths: Iterable[Path]) -> FeatureFiles:
             stem = key[: -len(Path(key).suffix)] if Path(key).suffix.lower() in VIDEO_ENDINGS else key
             other = result.found.get(stem, (None,))[0]
             check(other != path, "source", path, f"holds features of {stem} twice; leave one")
-            check(other is None, "source", path, f"and {other and other.name} both hold features of {stem}; leave one of them in the folder")
+            check(other is None, "source", source, _told_apart(source, other or path, path, stem))
             result.found[stem] = path, read
     return result
+
+
+def _told_apart(source: Path, first: Path, second: Path, stem: str) -> str:
+    """Of two files that hold features of one id: both by their paths from the source, and how one is chosen."""
+    places = [path.relative_to(source) if path.is_relative_to(source) else path for path in (first, second)]
+    folder = next((parent for parent in (place.parent for place in places) if parent != Path()), None)
+    apart = folder is not None and places[0].parent != places[1].parent
+    mend = f"choose one kind with data.features={folder}, or leave" if apart else "leave"
+    return f"{places[0]} and {places[1]} both hold features of {stem}; {mend} one of them in the folder"
 
 
 def problem(values: np.ndarray) -> str:
@@ -101,6 +112,7 @@ def is_features(values: np.ndarray) -> bool:
 def _open(path: Path, suffix: str) -> Mapping[str, Any]:
     """Name -> array, or what gives it when indexed."""
     if suffix == ".npz":
+        check_npz(path)
         return np.load(path, allow_pickle=False)
     if suffix in PICKLES:
         content = read_pickle(path)
@@ -109,8 +121,8 @@ def _open(path: Path, suffix: str) -> Mapping[str, Any]:
         import h5py
     except ImportError:
         raise ConfigError(f"source={path}: is HDF5, which needs h5py; pip install h5py") from None
-    file, datasets = h5py.File(path, "r"), []
-    file.visititems(lambda name, value: datasets.append(name) if isinstance(value, h5py.Dataset) and value.shape else None)
+    datasets = datasets_of(path)
+    file = h5py.File(path, "r")
     leaves = [name.rsplit("/", 1)[-1] for name in datasets]
     by_leaf = len(set(leaves)) == len(leaves)  # otherwise a group an id, with datasets of equal names
     names = leaves if by_leaf else [name.split("/", 1)[0] for name in datasets]
@@ -146,7 +158,7 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
         return read()
     except ConfigError:
         raise
-    except (KeyError, OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, OSError, ValueError, EOFError, RuntimeError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
         if "Object arrays" in str(error):  # numpy's words, of a file that is whole
             raise ConfigError(f"source={path}: holds an array of Python objects, which may run code; save numbers and text") from None
         raise ConfigError(f"source={path}: is no whole {path.suffix} file of arrays; fetch the file again") from None

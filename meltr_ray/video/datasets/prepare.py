@@ -25,7 +25,7 @@ from meltr_ray.video.datasets.importers import (
     youcook2,
 )
 from meltr_ray.video.datasets.importers.media import find_media
-from meltr_ray.video.datasets.importers.write import source_of, write
+from meltr_ray.video.datasets.importers.write import HELD_OUT, divided, source_of, write
 
 DATA_SETS: dict[str, ModuleType] = {
     "msrvtt": msrvtt,
@@ -51,8 +51,9 @@ MADE = "digits"
 
 
 def prepare(
-    data: str, source: Path | None, folder: Path, report: Callable[[str], None] = print, variant: str | None = None
-) -> dict[str, Any]:
+    data: str, source: Path | None, folder: Path, report: Callable[[str], None] = print, variant: str | None = None,
+    features: str | None = None, held_out: float = HELD_OUT,
+) -> dict[str, Any]:  # fmt: skip
     """Import data set `data`, or make it (digits), and add the closed-form baselines; the manifest.
 
     Arguments and errors are those of `import_data`.
@@ -62,14 +63,18 @@ def prepare(
         check(variant is None, "data.variant", variant, f"{data} has none; leave it out")
         manifest = digits.make_digits(folder, report)
     else:
-        manifest = import_data(data, source, folder, report, variant)
+        manifest = import_data(data, source, folder, report, variant, features, held_out)
     return _baselines_added(Path(folder), manifest, report)
 
 
 def import_data(
-    data: str, source: Path | None, folder: Path, report: Callable[[str], None] = print, variant: str | None = None
-) -> dict[str, Any]:
+    data: str, source: Path | None, folder: Path, report: Callable[[str], None] = print, variant: str | None = None,
+    features: str | None = None, held_out: float = HELD_OUT,
+) -> dict[str, Any]:  # fmt: skip
     """Write data set `data` to `folder`, from the original files in `source`; the manifest.
+
+    `features`: folder below `source` whose feature files alone are taken; `held_out`: share of the clips that each split takes which
+    the data set lacks.
 
     `variant`: one of the importer's `VARIANTS`; None: the first. A finished folder of the same source is checked and left alone;
     anything else that is there is never overwritten.
@@ -80,8 +85,8 @@ def import_data(
     check(source.is_dir(), "source", source, "no such folder; correct the path")
     variant = _variant(data, variant)
     annotations = importer.read(source, variant)
-    media = find_media(source, annotations)
-    origin = source_of(source, annotations, media)
+    media = find_media(source, annotations, features)
+    origin = source_of(source, annotations, media, **divided(held_out))
     if (folder / "manifest.json").is_file():
         manifest = store.check_folder(folder)
         same = manifest["name"] == data and manifest["source"] == origin and manifest.get("variant") == variant
@@ -89,7 +94,7 @@ def import_data(
         report(f"{data}: {folder} is there already and whole")
         return manifest
     derive = getattr(importer, "derive", None)
-    return write(annotations, media, folder, report, derive, name=data, variant=variant, source=origin)
+    return write(annotations, media, folder, report, derive, held_out, name=data, variant=variant, source=origin)
 
 
 def ensure_prepared(

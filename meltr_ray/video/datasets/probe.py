@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
 
+from meltr_ray.video.clips.containers import open_video
 from meltr_ray.video.clips.video import make_timeline, packet_times
+from meltr_ray.video.datasets.confined import Confined, NotRead
 
+SECONDS, BYTES_A_SECOND = 60.0, 2 * 2**20
+"""That a probe may take: from a network folder, on a busy machine."""
+MEMORY_BYTES = 6 * 2**30
+"""Address space of a process that probes, libraries included."""
 SLACK = 0.05
 """Share of a video's stated length that may be missing at its end; below half a second never counts."""
 
@@ -40,11 +48,29 @@ def probe(source: bytes | Path) -> Probe:
     if not size:
         return Probe(unreadable="has no bytes")
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        with open_video(source) as container:
             return _probe(container)
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Probe(unreadable=f"can't be decoded ({reason.splitlines()[0]})")
+
+
+def probed(source: str | bytes) -> dict[str, Any]:
+    """The same as plain data, for a process of its own."""
+    return dataclasses.asdict(probe(source if isinstance(source, bytes) else Path(source)))
+
+
+def probe_confined(reader: Confined, source: bytes | Path) -> Probe:
+    """The same in `reader`: decoders believe what files say, and some of them end the process that they run in."""
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    seconds = SECONDS + size / BYTES_A_SECOND
+    function = f"{__name__}:probed"
+    try:
+        if isinstance(source, bytes):
+            return Probe(**reader.call(function, seconds=seconds, content=source))
+        return Probe(**reader.call(function, os.fspath(source.absolute()), seconds=seconds))
+    except NotRead as error:
+        return Probe(unreadable=f"can't be decoded ({error})")
 
 
 def _probe(container: InputContainer) -> Probe:

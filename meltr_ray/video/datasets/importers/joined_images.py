@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 
 import av
+
+from meltr_ray.video.clips.containers import check_size
 
 FRAMES_PER_SECOND = 1
 """Of the video; files of images don't say which moments they show."""
@@ -17,7 +18,9 @@ def joined(images: list[str]) -> bytes:
     try:
         jpegs = [base64.b64decode(image, validate=True) for image in images]
         sizes = [_size(jpeg) for jpeg in jpegs]
-    except (TypeError, binascii.Error, av.FFmpegError, StopIteration):
+    except (TypeError, ValueError, av.FFmpegError, StopIteration, MemoryError):
+        return b""
+    if not sizes:
         return b""
     memory = io.BytesIO()
     bare = {"fflags": "+bitexact"}  # without a random number, so that equal images give equal bytes
@@ -35,5 +38,6 @@ def joined(images: list[str]) -> bytes:
 
 def _size(jpeg: bytes) -> tuple[int, int]:
     with av.open(io.BytesIO(jpeg), format="mjpeg") as container:
+        check_size(container.streams.video[0])
         frame = next(container.decode(video=0))
     return frame.width, frame.height

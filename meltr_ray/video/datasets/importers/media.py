@@ -9,17 +9,20 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
 from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
+from meltr_ray.video.datasets.confined import Confined
 from meltr_ray.video.datasets.feature_files import VIDEO_ENDINGS, FeatureFiles, find_features, is_features, problem
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.files import list_files
-from meltr_ray.video.datasets.probe import Probe, probe
+from meltr_ray.video.datasets.probe import MEMORY_BYTES, Probe, probe_confined
 
 KINDS = ("features", "video", "audio")
 PROBES_AT_ONCE = 4
@@ -73,6 +76,11 @@ class Media:
             values = values[int(clip.start * ROWS_PER_SECOND) : int(clip.end * ROWS_PER_SECOND) + 1]
         return values.astype(np.float32)
 
+    def nameless(self, clips: list[Clip]) -> list[str]:
+        """Ids in feature files that are none of the `clips`."""
+        used = {self.feature_key(clip.id) for clip in clips}
+        return sorted(key for key in self.features.found if key not in used)
+
     def has(self, clip: Clip, kind: str) -> bool:
         return kind not in self.lacking[clip.id]
 
@@ -100,13 +108,15 @@ class Media:
         return {"number": len(files), "bytes": sum(sizes), "sha256_of_names_and_sizes": hashlib.sha256(lines.encode()).hexdigest()}
 
 
-def find_media(source: Path, annotations: Annotations) -> Media:
+def find_media(source: Path, annotations: Annotations, features: str | None = None) -> Media:
     """Files below `source` that the annotations didn't read, and videos elsewhere whose absolute paths clips name.
 
-    Raises ConfigError for a damaged feature file.
+    `features`: folder below `source` whose feature files alone are taken. Raises ConfigError for a damaged feature file.
     """
     read = {path.resolve() for path in annotations.files}
     files = [path for path in list_files(source) if path.resolve() not in read]
+    chosen = source / (features or "")
+    check(chosen.is_dir() and chosen.resolve().is_relative_to(source.resolve()), "data.features", features, f"no such folder below {source}; give one that is there")
     all_videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
     videos: dict[str, Path] = {}
     twice = len(all_videos) - len({path.stem for path in all_videos})
@@ -118,7 +128,7 @@ def find_media(source: Path, annotations: Annotations) -> Media:
     elsewhere = _absolute(annotations, all_videos)
     videos |= elsewhere
     all_videos += dict.fromkeys(path for path in elsewhere.values() if path not in inside)
-    return Media(source, find_features(files), videos, all_videos, twice, annotations.media)
+    return Media(source, find_features([path for path in files if path.is_relative_to(chosen)], source), videos, all_videos, twice, annotations.media)
 
 
 def _absolute(annotations: Annotations, below: list[Path]) -> dict[str, Path]:
@@ -177,8 +187,19 @@ def _probe_all(media: Media, clips: Iterable[Clip], report: Callable[[str], None
     wanted: dict[Path | str, bytes | Path] = {clip.id: clip.video for clip in clips if isinstance(clip.video, bytes)}
     wanted |= {path: path for clip in clips if (path := media.file(clip)) is not None and path.is_file()}
     began = last = time.monotonic()
-    with ThreadPoolExecutor(PROBES_AT_ONCE) as threads:
-        for done, (key, seen) in enumerate(zip(wanted, threads.map(probe, wanted.values())), 1):
+    readers: SimpleQueue[Confined] = SimpleQueue()
+    with ExitStack() as stack, ThreadPoolExecutor(PROBES_AT_ONCE) as threads:
+        for _ in range(min(PROBES_AT_ONCE, len(wanted))):
+            readers.put(stack.enter_context(Confined(MEMORY_BYTES)))
+
+        def look(source: bytes | Path) -> Probe:
+            reader = readers.get()
+            try:
+                return probe_confined(reader, source)
+            finally:
+                readers.put(reader)
+
+        for done, (key, seen) in enumerate(zip(wanted, threads.map(look, wanted.values())), 1):
             media.probes[key] = seen
             now = time.monotonic()
             if now - last > 10:

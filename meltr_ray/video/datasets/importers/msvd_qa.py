@@ -1,7 +1,7 @@
 """MSVD-QA (Xu et al., ACM MM 2017): open-ended questions about the clips of MSVD.
 
 The source folder holds `train_qa.json`, `val_qa.json` and `test_qa.json` (or `msvdqa_<split>_qa.json`; plain or .gz), lists of
-`video_id` (a number), `id`, `question` and `answer`, and `youtube_mapping.txt`, whose lines `<YouTube id>_<start>_<end> vid<N>`
+`video_id` (a number), `id`, `question` and `answer`; or tables `msvdqa_<split>.csv` of `video`, `qid`, `question` and `answer` (HQGA); and `youtube_mapping.txt`, whose lines `<YouTube id>_<start>_<end> vid<N>`
 name the video file of each number. Some of the three lists may be missing; those of MSRVTT-QA, which have the same names, are
 refused.
 """
@@ -13,20 +13,21 @@ from pathlib import Path
 from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Question
 from meltr_ray.video.datasets.importers.annotations import Annotations
-from meltr_ray.video.datasets.importers.files import check_rows, find, read_json, read_text
+from meltr_ray.video.datasets.importers.files import check_rows, find, read_csv, read_json, read_text
 from meltr_ray.video.datasets.importers.grouping import gather, plain
 
 LISTS = {"train": "train_qa.json", "validation": "val_qa.json", "test": "test_qa.json"}
 NUM_ANSWERS = 1000
 """Answers that VIOLET and All-in-one choose from, the most frequent ones of train."""
+TABLE = ("video", "qid", "question", "answer")
 KEYS = ("video_id", "id", "question", "answer")
 
 
 def read(folder: Path, variant: str | None) -> Annotations:
     """Clips `vid<N>` with their questions. Raises ConfigError for files that are missing or damaged."""
-    lists = {split: find(folder, name, f"msvdqa_{name}") for split, name in LISTS.items()}
+    lists = {split: find(folder, name, f"msvdqa_{name}", f"msvdqa_{name.removesuffix('_qa.json')}.csv") for split, name in LISTS.items()}
     lists = {split: path for split, path in lists.items() if path}
-    check(bool(lists), "source", folder, f"none of {', '.join(LISTS.values())} there; give the folder that holds them")
+    check(bool(lists), "source", folder, f"none of {', '.join(LISTS.values())} there, nor msvdqa_<split>.csv; give the folder that holds them")
     names, files = read_mapping(folder)
     gathered = gather({split: _questions(path) for split, path in lists.items()}, names, youtube_id if names else str)
     gathered["warnings"] += lacking(lists, LISTS, names)
@@ -61,7 +62,10 @@ def lacking(found: dict[str, Path], lists: dict[str, str], names: dict[str, str]
 
 
 def _questions(path: Path) -> list[tuple[str, Question]]:
-    rows = read_json(path)
+    if ".csv" in path.suffixes:
+        rows = [{"video_id": row["video"], "id": row["qid"]} | {name: row[name] for name in ("question", "answer")} for row in read_csv(path, TABLE)]
+    else:
+        rows = read_json(path)
     check(isinstance(rows, list) and bool(rows), "source", path, "is no list of questions; fetch the file again")
     listed = []
     check_rows(path, rows, KEYS, "question")

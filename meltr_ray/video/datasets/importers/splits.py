@@ -9,14 +9,16 @@ from meltr_ray.errors import check
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.schema import SPLITS
 
+FEWEST = 2
+"""Clips of the smallest batch."""
 HELD_OUT = 0.1  # share of the clips to train on that each split which is held out of them takes
 
 
-def hold_out(given: dict[str, list[Clip]], lost: str = "") -> tuple[dict[str, list[Clip]], list[str]]:
+def hold_out(given: dict[str, list[Clip]], lost: str = "", share: float = HELD_OUT) -> tuple[dict[str, list[Clip]], list[str]]:
     """Our four splits of those that a data set has, and warnings.
 
     A test split that is missing is the official validation. Meta and validation (and test, where the data set has neither) are
-    held out of train, each a tenth of its clips, at least one source. Where there is no train split, all clips are divided anew.
+    held out of train, each this `share` of its clips, at least one source. Where there is no train split, all clips are divided anew.
     Raises ConfigError where train has too few sources; `lost` says there which clips were left out before, if any.
     """
     given = {split: given.get(split, []) for split in SPLITS}
@@ -33,7 +35,7 @@ def hold_out(given: dict[str, list[Clip]], lost: str = "") -> tuple[dict[str, li
         groups[clip.source].append(clip)
     check(len(groups) > len(fill), "source", f"{len(groups)} videos to train on{lost and f' ({lost})'}",
           f"{' and '.join(fill)} are held out of them, each at least one; add videos, or name the splits")  # fmt: skip
-    most = round(HELD_OUT * len(given["train"]))
+    most = round(share * len(given["train"]))
     order = sorted(groups, key=lambda source: hashlib.sha256(source.encode()).digest())
     taken: dict[str, list[str]] = {split: [] for split in fill}
     rest, sizes = [], dict.fromkeys(fill, 0)
@@ -49,7 +51,15 @@ def hold_out(given: dict[str, list[Clip]], lost: str = "") -> tuple[dict[str, li
             taken[split].append(smallest)
     ours = {split: [clip for source in taken[split] for clip in groups[source]] for split in fill}
     splits = given | ours | {"train": [clip for source in rest for clip in groups[source]]}
+    if "meta" in fill and len(splits["meta"]) < FEWEST:
+        warnings.append(f"meta got {len(splits['meta'])} clip of {len(given['train'])}, and training by held-out batches needs {FEWEST}: "
+                        f"for that prepare it with more, such as data.held_out={suggested(len(given['train']))}")  # fmt: skip
     return splits, warnings
+
+
+def suggested(clips: int) -> float:
+    """The least share, in twentieths, that gives a split more than one of `clips`."""
+    return next((part / 20 for part in range(3, 9) if round(part / 20 * clips) >= FEWEST), 0.4)
 
 
 def shared_sources(splits: dict[str, list[Clip]]) -> dict[str, int]:

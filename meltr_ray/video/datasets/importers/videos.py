@@ -3,8 +3,9 @@
 Columns: `video` (name of the file, with or without its ending or folder, or its absolute path) and at least one of `caption`,
 `question`, `transcript`; and as wanted `split` (train, validation, test; default: held out by source), `source` (the video that it was
 cut from), `start`, `end` (s), `answer`, `options` (separated by |, the answer among them), `score` (-3 to 3). Rows of one video are gathered.
-JSON: a list of objects with the same names; the video also as `file` or `video_id`, several `captions` in a list, a lone `label` as the
-caption, and `questions` (or `qa`): objects with `question`, `answer` and perhaps `options`, a list.
+The video may be called `file`, `video_id` or `id`, too, and a lone `label` is a caption. JSON: a list of objects with the same names, several
+`captions` in a list, and `questions` (or `qa`): objects with `question`, `answer` and perhaps `options`, a list. Or an object video -> such an
+object, or -> its captions; or captions in COCO's form, `images` and `annotations`.
 
     held_out   by `split`, or by source
     overfit    every clip in every split: to see whether a model learns the clips by heart
@@ -25,6 +26,9 @@ from meltr_ray.video.datasets.importers.media import without_ending
 
 VARIANTS = ("held_out", "overfit")
 TEXTS = ("caption", "question", "transcript")
+VIDEO_NAMES = ("video", "file", "video_id", "id")
+PLAIN = (*VIDEO_NAMES, "split", "source", "start", "end", "answer", "question", "transcript", "score", "label")
+"""Of an object, what is one text or number."""
 SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("val", "valid", "validate", "dev"), "validation") | {"": "train"}
 
 
@@ -76,33 +80,72 @@ def _table(folder: Path) -> Path:
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    rows = read_csv(path, ("video",))
-    check(not rows or any(name in rows[0] for name in TEXTS), "source", path, f"has no column {', '.join(TEXTS)}; add at least one")
+    rows = read_csv(path)
+    header = list(rows[0]) if rows else []
+    check(not rows or _video_of(rows[0]) is not None, "source", path, f"has no column video, it has {', '.join(header)}; add it")
+    check(not rows or any(name in rows[0] for name in (*TEXTS, "label")), "source", path, f"has no column {', '.join(TEXTS)}; add at least one")
     for row in rows:
         asked = {name: row.get(name) for name in ("question", "answer", "options")}
-        row |= {"captions": [row["caption"]] if "caption" in row else [], "questions": [asked] if asked["question"] else []}
+        caption = row.get("caption", row.get("label"))
+        row |= {"video": _video_of(row), "captions": [] if caption is None else [caption], "questions": [asked] if asked["question"] else []}
     return rows
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
-    content = read_json(path)
+    content = as_list(read_json(path))
     check_rows(path, content, (), "object")
     rows = []
     for number, row in enumerate(content, 1):
-        video = row.get("video", row.get("file", row.get("video_id")))
-        check(video not in (None, ""), "source", path, f"object {number} has no video; add it")
+        _check_plain(row, PLAIN, path, f"object {number}")
+        video = _video_of(row)
+        check(video not in (None, ""), "source", path, f"object {number} has no video; add it as one of {', '.join(VIDEO_NAMES)}")
         captions = row.get("captions") or [row[name] for name in ("caption", "label") if row.get(name) is not None][:1]
         captions = captions if isinstance(captions, list) else [captions]
+        captions = captions[0] if len(captions) == 1 and isinstance(captions[0], list) else captions
         check(not any(isinstance(caption, (list, dict)) for caption in captions), "source", path, f"object {number} has captions that are no text; mend it")
         questions = row.get("questions") or row.get("qa") or ([row] if row.get("question") else [])
         check_rows(path, questions, ("question",), f"object {number}'s question")
+        for asked in questions:
+            _check_plain(asked, ("question", "answer", "kind"), path, f"object {number}")
         rows.append(row | {"video": video, "captions": [text_of(caption) for caption in captions], "questions": questions})
     return rows
+
+
+def as_list(content: Any) -> Any:
+    """COCO's captions, and objects by video, as a list of objects with `video`; all else as it is."""
+    if not isinstance(content, dict):
+        return content
+    annotations, images = content.get("annotations"), content.get("images", content.get("videos"))
+    if isinstance(annotations, list) and isinstance(images, list):
+        files = {image.get("id"): image.get("file_name") for image in images if isinstance(image, dict) and isinstance(image.get("id"), (str, int))}
+        return [_of_coco(row, files) if isinstance(row, dict) else row for row in annotations]
+    if not content or set(content) & {"captions", "caption", *VIDEO_NAMES} or not all(isinstance(value, (dict, list, str)) for value in content.values()):
+        return content
+    return [{"video": video} | (value if isinstance(value, dict) else {"captions": value if isinstance(value, list) else [value]})
+            for video, value in content.items()]  # fmt: skip
+
+
+def _of_coco(row: dict[str, Any], files: dict[Any, Any]) -> dict[str, Any]:
+    """An annotation whose own `id` is that of the caption; its video is the image's file, or id."""
+    named = row.get("image_id", row.get("video_id"))
+    known = files.get(named) if isinstance(named, (str, int)) else None
+    return {key: value for key, value in row.items() if key != "id"} | {"video": named if known is None else known}
+
+
+def _video_of(row: dict[str, Any]) -> Any:
+    return next((row[name] for name in VIDEO_NAMES if row.get(name) is not None), None)
+
+
+def _check_plain(row: dict[str, Any], names: tuple[str, ...], path: Path, title: str) -> None:
+    """Raises ConfigError where a list or an object stands for a text or a number."""
+    for name in names:
+        check(not isinstance(row.get(name), (list, dict)), "source", path, f"{title} has {name} that is no text; mend it")
 
 
 def _question(name: str, asked: dict[str, Any], path: Path, number: int) -> Question:
     given, answer = asked.get("options") or [], text_of(asked.get("answer")).strip()
     check(isinstance(given, (str, list)), "source", path, f"row {number} has options that are no list; mend it")
+    check(isinstance(given, str) or not any(isinstance(option, (list, dict)) for option in given), "source", path, f"row {number} has options that are no text; mend it")
     options = [text_of(option).strip() for option in (given.split("|") if isinstance(given, str) else given)]
     check(not options or answer in options, "source", path, f"row {number} has an answer ({answer}) that isn't among its options; mend it")
     return Question(str(asked.get("id") or name), str(asked["question"]), answer, options, options.index(answer) if options else None,

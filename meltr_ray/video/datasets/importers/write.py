@@ -20,7 +20,7 @@ from meltr_ray.video.clips.vocabulary import build_vocabulary, list_words
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.cleaning import clean
 from meltr_ray.video.datasets.importers.media import KINDS, Media, group_reasons, look_into, required
-from meltr_ray.video.datasets.importers.splits import hold_out, shared_sources
+from meltr_ray.video.datasets.importers.splits import HELD_OUT, hold_out, shared_sources
 
 MOST_SCORE = 3.0
 SPREAD = ("least", "mean", "most")
@@ -47,17 +47,23 @@ class LeftOut:
             csv.writer(file, lineterminator="\n").writerows([("split", "id", "reason"), *self.rows])
 
 
-def source_of(source: Path, annotations: Annotations, media: Media) -> dict[str, Any]:
+def source_of(source: Path, annotations: Annotations, media: Media, **how: Any) -> dict[str, Any]:
     """What identifies a source: SHA-256 of files of many clips, names and sizes of those of one clip (videos, .npy)."""
     files = [*annotations.files, *media.features.files]
     names = {path.relative_to(source).as_posix() if path.is_relative_to(source) else path.name: path for path in files}
     single = {"media": media.described()} if media.all_videos or media.features.single else {}
-    return {name: sha256(names[name]) for name in sorted(names)} | single
+    return {name: sha256(names[name]) for name in sorted(names)} | single | how
+
+
+def divided(held_out: float) -> dict[str, Any]:
+    """What of the source's identity is a setting, where it isn't the default."""
+    return {} if held_out == HELD_OUT else {"held_out": held_out}
 
 
 def write(
-    annotations: Annotations, media: Media, folder: Path, report: Callable[[str], None], derive: Callable | None = None, **about: Any
-) -> dict[str, Any]:
+    annotations: Annotations, media: Media, folder: Path, report: Callable[[str], None], derive: Callable | None = None, held_out: float = HELD_OUT,
+    **about: Any,
+) -> dict[str, Any]:  # fmt: skip
     """Write the data set to `folder` (which must not be in use) and return its manifest; an interrupted import is gone on with.
 
     `derive(splits)`: adds questions to the clips, once it is known which are in which split. `about`: name, variant and source.
@@ -80,6 +86,8 @@ def write(
     used = {path for clip in clips if (path := media.file(clip)) is not None}
     unused = [path for path in media.all_videos if path not in used]
     counts["videos that no clip names"] = len(unused)
+    nameless = media.nameless(clips)
+    counts |= {"features that no clip names": len(nameless)} if media.features.found else {}
     needed = required(media, clips)
     splits = left_out.keep(splits, lambda clip: "; ".join(media.lacking[clip.id].get(kind, "") for kind in needed).strip("; "))
     splits = left_out.keep(splits, _text_problem)
@@ -88,10 +96,11 @@ def write(
     warnings += [f"no clip of split {split} is left" for split, chosen in splits.items() if not chosen]
     lost = list(left_out.rows)
     left_out.rows += [("", media.place(path), "no clip names this video") for path in unused]
+    left_out.rows += [("", key, "no clip names these features") for key in nameless]
     left_out.rows += [("", name, reason) for name, reason in unusable]
     counts["clips left out"] = len(lost)
     why = f"{len(lost)} of {counted} clips were left out, the first, {lost[0][1]}: {lost[0][2]}" if lost else ""
-    splits, more = hold_out(splits, why)
+    splits, more = hold_out(splits, why, held_out)
     warnings += more
     if derive is not None:
         derive(splits)
