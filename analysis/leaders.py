@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import statistics
-from analysis.cells import Table, bracket, number, p_value, plain_name, score
+from analysis.cells import Table, bracket, p_value, plain_name, score
 from analysis.records import Sweep, arm_trials
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from meltr_ray.bounds import bounds_of, numbers
 from meltr_ray.config import Config, ConfigError
-from meltr_ray.config.fields import fields, own_fields
+from meltr_ray.config.fields import fields
 from meltr_ray.config.file import make
 from meltr_ray.config.workload_file import find
 from meltr_ray.training.rehearsal import check_all
