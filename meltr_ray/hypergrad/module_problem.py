@@ -99,7 +99,7 @@ class LossesProblem:
         Raises:
             ValueError: the losses don't depend on w as they should.
         """
-        graph = check_reach("losses", [self.losses()], self.weights.module, self.parameters, phi)
+        graph = check_reach("losses", [self.losses() if self._losses is None else self._losses], self.weights.module, self.parameters, phi)
         # ranks whose batches make other graphs would part ways here
         if self.trusts or self.num_ranks > 1 or self.trust.knows(graph.signature):
             return True

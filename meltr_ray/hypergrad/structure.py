@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Iterable, Sequence
 
 import torch
@@ -35,8 +36,8 @@ def check_scalar(name: str, value: Any) -> Tensor:
         raise ValueError(f"{name}: a {type(value).__name__}; return one number, a tensor without dimensions")
     if value.numel() != 1:
         raise ValueError(f"{name}: shape {tuple(value.shape)}; return one number, such as the mean")
-    if not value.detach().isfinite().all():
-        raise InvalidLosses(f"{name}: it is {value.detach().item()}; lower the learning rate, or mend that loss")
+    if not math.isfinite(value.item()):
+        raise InvalidLosses(f"{name}: it is {value.item()}; lower the learning rate, or mend that loss")
     return value
 
 
@@ -50,7 +51,9 @@ def check_values(l: Tensor) -> None:
 
 def check_finite(name: str, tensors: Sequence[Tensor], mend: str) -> None:
     """No entry is NaN or infinite; one wait for the device where all is well."""
-    if tensors and not torch.stack(torch._foreach_norm(tensors, float("inf"))).isfinite().all():
+    if not tensors or math.isfinite(sum(torch.stack(torch._foreach_norm(tensors)).tolist())):
+        return
+    if not all(x.isfinite().all() for x in tensors):  # else only the norm has overflowed
         raise InvalidLosses(f"{name} not finite; {mend}")
 
 
@@ -70,7 +73,7 @@ def check_reach(name: str, values: Iterable[Tensor], module: nn.Module, w: Seque
     foreign = [leaf for leaf in graph.leaves if id(leaf) not in weights]
     if not graph.hidden and len(foreign) == len(graph.leaves):
         raise ValueError(f"{name}: it doesn't depend on the module's weights; compute it with this module, not with a copy or another one")
-    own = {id(p) for p in [*module.parameters(), *beside]}
+    own = {id(p) for p in [*module.parameters(), *beside]} if foreign else set()
     for leaf in foreign:
         if id(leaf) in outer:
             raise ValueError(f"{name}: it depends on the combiner's parameters, which enter through its slopes alone; use BilevelProblem")

@@ -21,7 +21,7 @@ from meltr_ray.hypergrad.products import NotAdmitted, radius_of
 from meltr_ray.hypergrad.vectors import Vector, is_nothing, nothing_like
 
 FEW = 100_000
-FULL_SUM = 1_000_000
+FULL_SUM = 100_000
 """Weights up to which a change of any of them is seen; of more, every `numel // FULL_SUM`-th is looked at."""
 ROUNDED = 60
 """Moves of a difference are longer than so many rounding errors of w, of half a unit each: an error of half a per cent."""
@@ -68,9 +68,9 @@ class ModuleWeights:
         """Changes whenever an optimiser has changed w: a fused one, and one that writes `p.data`, leave torch's own counters alone."""
         every = max(1, sum(p.numel() for p in self.parameters) // FULL_SUM)
         with torch.no_grad():
-            sums = torch.stack([p.detach().reshape(-1)[::every].sum(dtype=torch.float64) for p in self.parameters])
-            squares = torch.stack([p.detach().reshape(-1)[::every].square().sum(dtype=torch.float64) for p in self.parameters])
-        return [p._version for p in self.parameters] + [p.data_ptr() for p in self.parameters] + (sums + squares * 0.7).tolist()
+            looked_at = [p.reshape(-1)[::every] for p in self.parameters]
+            sums = torch.stack([x.sum() for x in looked_at] + list(torch._foreach_norm(looked_at)))
+        return [p._version for p in self.parameters] + [p.data_ptr() for p in self.parameters] + sums.tolist()
 
     def radius_of(self, product: str) -> float:
         """Length of a difference's move: by the rule of products.py, but not below what the rounding of w allows."""
@@ -78,8 +78,7 @@ class ModuleWeights:
             return radius_of(product, self.dtype)
         versions = [p._version for p in self.parameters]
         if self._length is None or self._length[0] != versions:
-            lengths = torch._foreach_norm([p.data for p in self.parameters], dtype=torch.float64)
-            self._length = versions, float(torch.linalg.vector_norm(torch.stack(lengths)))
+            self._length = versions, float(torch.stack(torch._foreach_norm([p.data for p in self.parameters])).double().norm())
         return max(radius_of(product, self.dtype), ROUNDED * 0.5 * torch.finfo(self.dtype).eps * self._length[1])
 
     @contextmanager

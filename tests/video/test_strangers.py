@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from meltr_ray.errors import ConfigError
+from meltr_ray.training.batches import check_enough
 from meltr_ray.video.clips.thumbnails import strip
 from meltr_ray.video.clips.video import decode_video, encode_video
 from meltr_ray.video.datasets.confined import Confined, NotRead
@@ -25,6 +26,7 @@ from meltr_ray.video.datasets.importers.joined_images import joined
 from meltr_ray.video.datasets.pickles import read_pickle
 from meltr_ray.video.datasets.prepare import import_data
 from meltr_ray.video.datasets.probe import MEMORY_BYTES, probe, probe_confined
+from workloads import cli
 
 ROW = np.ones((3, 4), np.float32)
 
@@ -128,7 +130,7 @@ HOSTILE = {
     "another process's object": (b"\x80\x04\x8c\x01xQ.", "uses BINPERSID"),
     "no pickle": (b"hello", "plain data doesn't need"),
     "half a pickle": (pickle.dumps({"a": ROW})[:-20], "fetch the file again"),
-    "nothing": (b"", "is empty"),
+    "nothing": (b"", "it is empty"),
 }
 
 
@@ -276,7 +278,7 @@ def test_what_is_no_text_is_refused_with_its_object(row, words, tmp_path):
     one_line(lambda: import_data("videos", source, tmp_path / "d"), words, "mend it")
 
 
-@pytest.mark.parametrize("content, words", [('"text"', "holds a text where a list of objects is read"), ('{"video": "film0", "caption": "x"}', "holds an object where a list"),
+@pytest.mark.parametrize("content, words", [('"text"', "holds no list of objects but a text"), ('{"video": "film0", "caption": "x"}', "holds no list of objects but an object"),
                                             ("[" * 100_000, "is no whole JSON file")])  # fmt: skip
 def test_advice_says_what_is_read(content, words, tmp_path):
     source = table(tmp_path / "src", content, IDS, "captions.json")
@@ -292,3 +294,15 @@ def test_msvd_questions_are_read_from_tables_too(tmp_path):
     for video in (*range(1, 9), 11, 21):
         np.save(source / f"vid{video}.npy", ROW)
     assert import_data("msvd_qa", source, tmp_path / "d", lambda line: None)["rows"] == dict(train=7, meta=1, validation=1, test=1)
+
+
+def test_sizes_of_splits_are_checked_before_what_takes_minutes(digits_folder, monkeypatch):
+    """And the mend isn't a batch of one, which no run takes."""
+    def begun(*arguments):
+        raise AssertionError("visual tokens are fitted")
+
+    monkeypatch.setattr("meltr_ray.video.backbones.violet.settings.VioletConfig.prepare", begun)
+    config = cli.configure(["backbone=violet", f"data.folder={digits_folder}", "train.batch_size=41", "aid.meta_batch=held_out"]).config
+    one_line(lambda: cli.prepare(config), "the meta split has 40; lower it")
+    with pytest.raises(ConfigError, match="the meta split has 1; no batch is that small, so give the split more examples .*data.held_out"):
+        check_enough(config.workload, "meta", 1, 2, 1)

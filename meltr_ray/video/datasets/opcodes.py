@@ -20,12 +20,12 @@ SIZES = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4: 
 def check_opcodes(path: Path) -> None:
     """Raises ConfigError: the file is no whole pickle, claims more than it holds, or asks for what plain data doesn't need."""
     size = path.stat().st_size
-    check(size > 0, "pickle", path, "is empty; fetch the file again")
+    check(size > 0, "pickle", path, "can't be read as a pickle of builtins and numpy arrays, it is empty; fetch the file again")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = 0
         while True:
             opcode = TABLE.get(content[at]) if at < size else None
-            check(opcode is not None, "pickle", path, f"is no whole pickle (byte {at}); fetch the file again")
+            check(opcode is not None, "pickle", path, f"can't be read as a pickle of builtins and numpy arrays (byte {at}); fetch the file again")
             check(opcode.name not in NEEDLESS, "pickle", path, f"uses {opcode.name}, which plain data doesn't need; use a file of plain data")
             if opcode.name == "STOP":
                 return
@@ -39,7 +39,7 @@ def check_opcodes(path: Path) -> None:
             length = argument.n if argument.n >= 0 else SIZES[argument.n]
             if argument.n < 0:
                 length += int.from_bytes(content[at : at + length], "little")
-            check(at + length <= size, "pickle", path, f"claims {length} bytes at byte {at} and ends before; fetch the file again")
+            check(at + length <= size, "pickle", path, f"can't be read as a pickle of builtins and numpy arrays, it claims {length} bytes at byte {at} and ends before; fetch the file again")
             if opcode.name in STORES:
                 _check_place(path, int.from_bytes(content[at : at + length], "little"), size)
             at += length
@@ -48,11 +48,11 @@ def check_opcodes(path: Path) -> None:
 def _after_lines(path: Path, content: mmap.mmap, at: int, lines: int, is_place: bool, size: int) -> int:
     for _ in range(lines):
         end = content.find(b"\n", at)
-        check(end >= 0, "pickle", path, f"is no whole pickle (byte {at}); fetch the file again")
+        check(end >= 0, "pickle", path, f"can't be read as a pickle of builtins and numpy arrays (byte {at}); fetch the file again")
         if is_place:
             text = content[at : min(end, at + 20)]
             if not text.isdigit():
-                raise ConfigError(f"pickle={path}: is no whole pickle (byte {at}); fetch the file again")
+                raise ConfigError(f"pickle={path}: can't be read as a pickle of builtins and numpy arrays (byte {at}); fetch the file again")
             _check_place(path, int(text), size)
         at = end + 1
     return at

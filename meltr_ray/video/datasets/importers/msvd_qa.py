@@ -66,9 +66,9 @@ def _questions(path: Path) -> list[tuple[str, Question]]:
         rows = [{"video_id": row["video"], "id": row["qid"]} | {name: row[name] for name in ("question", "answer")} for row in read_csv(path, TABLE)]
     else:
         rows = read_json(path)
-    check(isinstance(rows, list) and bool(rows), "source", path, "is no list of questions; fetch the file again")
     listed = []
     check_rows(path, rows, KEYS, "question")
+    check(bool(rows), "source", path, "holds no question; give the whole file")
     for row in rows:
         check("category_id" not in row, "source", path, "is of MSRVTT-QA (it has category_id); use data=msrvtt_qa")
         question = Question(str(row["id"]), str(row["question"]).strip(), plain(str(row["answer"])))
