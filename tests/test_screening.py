@@ -21,7 +21,7 @@ from meltr_ray.results.columns import Columns
 from meltr_ray.workload import Metric
 from tune_spaces import designs, plan
 from tune_spaces import screening as trials_of
-from workloads import cli, sweep
+from workloads import beginning, cli
 
 PRIMES = "workload=workloads/examples/primes.py:Primes"
 
@@ -58,7 +58,7 @@ def test_no_trial_is_trained_twice(best):
     ("losses.set=[prime,permuted,constant]", "losses.set=[]: no auxiliary loss to screen"),
     ("losses.set=[prime,digit] sweep.design=half", "sweep.design=half: is made for four auxiliary losses"),
     ("sweep.design=quarter", "sweep.design=quarter: unknown; use one of none, full, half"),
-    ("sweep.margin=0", "sweep.margin=0.0: no difference is within it"),
+    ("sweep.margin=0", "sweep.margin=0.0: must lie between"),
     ("sweep.confirm=[meltr]", "sweep.confirm=meltr: no such arm"),
     ("experiment=primes sweep.design=full", "changes the loss set, which the design does"),
     ("sweep.space=[damping]", "sweep.space=['damping']: has no part in a screening"),
@@ -75,14 +75,14 @@ def test_a_screening_that_cannot_be_is_refused(settings, rule):
 def test_further_seeds_are_read_at_planned_looks_alone():
     settings, config = planned(PRIMES, "experiment=screening", "sweep.looks=[6,9]")
     before = {trial.name for trial in plan.phases(settings, config)[1].trials(plan.Known({}))}
-    sweep.look(settings, 9)
+    beginning.look(settings, 9)
     after = {trial.name for trial in plan.phases(settings, make(settings))[1].trials(plan.Known({}))}
     assert before < after and len(after) == 1.5 * len(before)
     for seeds, rule in ((10, "use one of 9"), (6, "use one of 9")):
         with pytest.raises(ConfigError, match=rule):
-            sweep.look(settings, seeds)
+            beginning.look(settings, seeds)
     with pytest.raises(ConfigError, match="planned no further look"):
-        sweep.look(planned(PRIMES, "experiment=screening")[0], 9)
+        beginning.look(planned(PRIMES, "experiment=screening")[0], 9)
     with pytest.raises(ConfigError, match="sweep.seeds=6: is no planned look"):
         planned(PRIMES, "experiment=screening", "sweep.looks=[3,9]")
 

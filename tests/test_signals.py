@@ -12,7 +12,7 @@ from meltr_ray.combining.way import EFFECTS
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.results.table import RunningMeans
-from meltr_ray.training.loop import by_name
+from meltr_ray.training.statistics import by_name
 from tests.engine_toy import toy_config
 from tests.test_analysis import LOSS_SET, METRICS, measured, write_plan
 

@@ -24,7 +24,7 @@ from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.storage import put
-from meltr_ray.training.loop import Diverged
+from meltr_ray.training.statistics import Diverged
 
 DRIVER_CPU = 0.01
 """Ray CPUs of a trial whose work is done by Ray Train workers."""

@@ -7,20 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-import torch
-from torch import Tensor
-
-from meltr_ray.combining.way import EFFECTS, Way
+from meltr_ray.combining.way import Way
 from meltr_ray.config import Config
 from meltr_ray.hypergrad.structure import InvalidLosses
-from meltr_ray.results.columns import EFFECT, EFFECT_SQUARE
 from meltr_ray.results.table import RunningMeans
 from meltr_ray.training.batches import to_device
+from meltr_ray.training.statistics import Diverged, by_name, statistics
 from meltr_ray.training.step import EngineStep
-
-
-class Diverged(RuntimeError):
-    """A loss is not finite: one line that names the loss, the step and the mend."""
 
 
 @dataclass
@@ -76,15 +69,6 @@ def is_due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def by_name(learned: dict[str, Any], config: Config) -> dict[str, Any]:
-    """What a way said, its effects by the names of losses, and their squares, of which their noise is told."""
-    effects = learned.pop(EFFECTS, None)
-    if effects is None or config.workload.per_example:
-        return learned
-    pairs = list(zip(config.losses.set, effects.tolist()))
-    return learned | {f"{EFFECT}{name}": value for name, value in pairs} | {f"{EFFECT_SQUARE}{name}": value**2 for name, value in pairs}
-
-
 def before(way: Way, step: EngineStep, config: Config) -> dict[str, Any]:
     """What `way` does before w moves; losses that no hypergradient can be taken of end the run by the name of the loss."""
     try:
@@ -93,25 +77,3 @@ def before(way: Way, step: EngineStep, config: Config) -> dict[str, Any]:
         losses = step.problem().losses().detach()[0]
         statistics(config, losses, losses, losses.sum(), step.number)  # names a loss that is not finite
         raise Diverged(f"{error} (step {step.number})") from error
-
-
-def statistics(config: Config, losses: Tensor, a: Tensor, value: Tensor, step: int) -> dict[str, Any]:
-    """What the results table keeps of one inner step. Losses by example: their mean, and no slopes.
-
-    Raises:
-        Diverged: a loss or the training loss is not finite.
-    """
-    names = config.losses.set
-    negative, count = (a < 0).sum().reshape(1).float(), len(a)
-    if config.workload.per_example:
-        losses, a = losses.detach().mean().reshape(1), a[:0]
-    numbers = torch.cat([losses.detach().float(), a.float(), value.reshape(1).float(), negative]).tolist()  # one wait for the device
-    loss_values, slope_values, train_loss = numbers[: len(names)], numbers[len(names) : -2], numbers[-2]
-    for name, number in [*zip(names, loss_values), ("g_phi(l)", train_loss)]:
-        if number - number != 0:  # neither NaN nor infinity
-            raise Diverged(f"loss {name} is {number} at step {step}; lower optimizer.learning_rate or aid.learning_rate")
-    return (
-        {"train_loss": train_loss, "negative_slopes": numbers[-1] / count}
-        | {f"loss.{name}": number for name, number in zip(names, loss_values)}
-        | {f"slope.{name}": number for name, number in zip(names, slope_values)}
-    )
