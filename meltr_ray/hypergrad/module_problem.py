@@ -87,8 +87,10 @@ class LossesProblem:
 
     def begin(self, combiner: Combiner | Sequence[Combiner], phi: Sequence[Tensor]) -> None:
         """A hypergradient starts. Of a problem that has served one before, what it kept may be of another batch."""
-        first = self._each(combiner)[0]
-        self._fit = None if isinstance(combiner, Sequence) or self.trusts else (lambda l: self.trust.fit(getattr(first, "combiner", first), l, lambda: check_combined(first, l, phi)))
+        if isinstance(combiner, Sequence) or self.trusts:
+            return
+        bare = getattr(combiner, "combiner", combiner)  # not `Replayed`, whose masks are those of its first call
+        self._fit = lambda l: self.trust.fit(bare, l, lambda: check_combined(bare, l, phi))
         if self._served:
             self._losses, self.trust.assumed = None, True
         self._served = True

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from meltr_ray.hypergrad.generators import get_generators, set_generators
 from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.products import Choice, NotAdmitted, tell
 from meltr_ray.hypergrad.vectors import Vector
@@ -112,9 +113,14 @@ class Trust:
     def fit(self, combiner: Any, l: Tensor, test: Callable[[], None]) -> None:
         """Test once that `combiner` takes such losses."""
         known = _FITTING.setdefault(combiner, set()) if isinstance(combiner, nn.Module) else set()
-        if (l.shape, l.dtype) not in known:
+        if (l.shape, l.dtype) in known:
+            return
+        states = get_generators(l.device)
+        try:
             test()
-            known.add((l.shape, l.dtype))
+        finally:
+            set_generators(states, l.device)
+        known.add((l.shape, l.dtype))
 
     def knows(self, signature: int) -> bool:
         """Whether the verdict that a hypergradient went by is that of the graph that it turned out to be of; else it is looked for anew."""
