@@ -168,7 +168,7 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     ('"train": 200, ', "", "", "has no train examples"),
     (', "validation": 12', "", "", "has no validation examples"),
     ('"validation": 12', '"validation": 0', "", "has no validation example"),
-    ('"train": 200', '"train": 0', "", "has 0; lower it"),
+    ('"train": 200', '"train": 0', "", "has 0; no batch is that small"),
     ("return np.random.default_rng(len(split))", "return map(list, [])\n        np.random.default_rng(len(split))", "", "gave a map; return a sequence, with len() and [i]"),
     ("return np.random.default_rng(len(split))", "return np.random.default_rng()", "", "examples that differ from call to call"),
     ("sizes = {", "sizes = self.sizes or {", "", "examples failed (line 24): AttributeError"),
