@@ -167,7 +167,7 @@ def test_all_ends_of_bounds_train(source, backbone, name, end, tmp_path, digits_
     ("train", ["name=a/b"], "is no name of a folder"),
     ("train", ["checkpoint=x"], "train.py makes nothing of it"),
     ("sweep", ["cluster="], "cluster=: is empty"),
-    ("sweep", ["experiment=digits", "sweep.seeds=400", "seed=601"], "the last seed would be 1000"),
+    ("sweep", ["experiment=digits", "sweep.seeds=400", "seed=601"], "the last would be 1000"),
     ("sweep", ["sweep.baselines=[uniform,uniform]", "experiment=digits"], "has uniform twice"),
     ("sweep", ["experiment=digits", "sweep.other_seeds=1000"], "makes"),
     ("sweep", ["experiment=digits", "sweep.space=[damping,gamma,rank,iterations,inner_steps,learning_rate]", "sweep.search=grid"], "and a sweep has 5000 at most"),

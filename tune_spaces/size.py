@@ -57,7 +57,7 @@ def check_seeds(config: Config) -> None:
     last = config.seed + (sweep.seeds if screens else max(sweep.seeds, sweep.other_seeds))
     searches, confirms = bool(sweep.learning_rates or sweep.weighs), bool(sweep.confirm if screens else sweep.leaders)
     check(not (searches or confirms) or last <= SEARCH_SEED_OFFSET, "seed", config.seed,
-          f"the last seed would be {last - 1}, and those from {SEARCH_SEED_OFFSET} on are those of searches and of a confirmation; lower it or sweep.seeds")  # fmt: skip
+          f"seeds from {SEARCH_SEED_OFFSET} on are those of searches and of a confirmation, and the last would be {last - 1}; lower it or sweep.seeds")  # fmt: skip
     room = CONFIRMATION_SEED_OFFSET - SEARCH_SEED_OFFSET
     check(sweep.learning_rate_seeds <= room, "sweep.learning_rate_seeds", sweep.learning_rate_seeds, f"more than the {room} seeds of searches; lower it")
 

@@ -85,7 +85,6 @@ class SweepConfig:
             check_name("sweep.arms", str(arm))
         for name in ("learning_rates", "baselines", "confirm", "space"):
             check_distinct(f"sweep.{name}", getattr(self, name))
-        check(self.ours not in self.baselines, "sweep.baselines", self.baselines, f"names {self.ours}, which is sweep.ours; remove it, nothing is compared with itself")
         check(self.tuned_weights == 0 or self.tuned_weights >= 4, "sweep.tuned_weights", self.tuned_weights, "a fit needs more runs; give at least 4, better four a loss")
         check("tuned" not in self.arms or not self.weighs, "sweep.arms", "tuned", "is the arm whose weights are searched for; call it otherwise")
         check_choice("sweep.design", self.design, ("none", *DESIGNS))
@@ -97,3 +96,4 @@ class SweepConfig:
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
             check(arm in self.arms or (arm == "tuned" and arm != self.ours and self.weighs), "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
                   f"no such arm; use one of {', '.join(self.arms)}")
+        check(self.ours not in self.baselines, "sweep.baselines", self.baselines, f"names {self.ours}, which is sweep.ours; remove it, nothing is compared with itself")

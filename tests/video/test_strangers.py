@@ -147,6 +147,7 @@ def test_a_key_that_takes_ages_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr("meltr_ray.video.datasets.pickles.SECONDS", 2.0)
     (tmp_path / "x.pkl").write_bytes(shared_tuples(40))
     one_line(lambda: read_pickle(tmp_path / "x.pkl"), "takes more than 2 s")
+    monkeypatch.undo()
     (tmp_path / "y.pkl").write_bytes(shared_tuples(3))
     assert list(read_pickle(tmp_path / "y.pkl").values()) == [1]
 

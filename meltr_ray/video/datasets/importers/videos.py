@@ -80,7 +80,7 @@ def _table(folder: Path) -> Path:
 
 
 def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    rows = read_csv(path)
+    rows = read_csv(path) or read_csv(path, ("video",))
     header = list(rows[0]) if rows else []
     check(not rows or _video_of(rows[0]) is not None, "source", path, f"has no column video, it has {', '.join(header)}; add it")
     check(not rows or any(name in rows[0] for name in (*TEXTS, "label")), "source", path, f"has no column {', '.join(TEXTS)}; add at least one")
