@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of torch, numpy and what they start: there are as many test processes as cores
@@ -32,3 +33,14 @@ def digits_folder(tmp_path_factory) -> Path:
             make_digits(folder, lambda line: None, clips={"train": 128, "meta": 40, "validation": 40, "test": 40})
         ensure_prepared("digits", folder, lambda line: None)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def forgotten(tmp_path_factory):
+    """Modules that a test has written are of that test alone, and so is where it looked for them."""
+    path, written = list(sys.path), str(tmp_path_factory.getbasetemp().parent)
+    yield
+    sys.path[:] = path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(written):
+            del sys.modules[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -216,17 +215,6 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     (DOC, DOC + "    per_example = True\n", "losses.set=primary combiner.name=fixed", "losses.set=total: has the shape (); return a number for each example, (B,)"),
     (DOC, DOC + "    per_example = True\n", "losses.set=primary", "use combiner.name=own or fixed"),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    """Modules that a test has written, and where it looked for them."""
-    before, path = set(sys.modules), list(sys.path)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", None) or "").startswith("/tmp"):
-            del sys.modules[name]
 
 
 def written(folder: Path, old: str = "", new: str = "", name: str = "mine.py") -> str:

@@ -26,7 +26,7 @@ def read_yaml(path: Path) -> DictConfig:
     check(Path(path).is_file(), "settings", path, "no such file; correct the path")
     check(Path(path).stat().st_size <= LARGEST, "settings", path, f"has more than {LARGEST // 2**20} MiB; give a file of settings")
     try:
-        text = sealed.read_text(path)
+        text = sealed.read(path)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         check(_values(root) <= MOST_VALUES, "settings", path, f"stands for more than {MOST_VALUES} values by its aliases; write it out")
         found = OmegaConf.create(text) if root is not None else OmegaConf.create()

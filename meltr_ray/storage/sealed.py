@@ -37,17 +37,15 @@ def put_text(path: Path, text: str) -> None:
     put(path, f"{text}{SEAL}{_of(text)}\n")
 
 
-def read_text(path: Path) -> str:
+def read(path: Path) -> str:
     """What `put_text` wrote.
 
     Raises:
         Damaged: the file is not as it was written.
         OSError: it can't be read.
+        UnicodeDecodeError: it is no text.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise _damaged(path) from None
+    text = Path(path).read_bytes().decode("utf-8")
     body, seal, known = text.rpartition(SEAL)
     if not seal or "\n" in known.strip():
         return text
@@ -95,7 +93,7 @@ def copy_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.copy")
 
 
-def whole_of(path: Path, read: Callable[[Path], object] = read_text) -> Path:
+def whole_of(path: Path, reader: Callable[[Path], object] = read) -> Path:
     """`path`, or its copy where it is damaged or gone; one line says so.
 
     Raises:
@@ -103,8 +101,8 @@ def whole_of(path: Path, read: Callable[[Path], object] = read_text) -> Path:
     """
     for place in (path, copy_of(path)):
         try:
-            read(place)
-        except (Damaged, OSError):
+            reader(place)
+        except (OSError, ValueError):
             continue
         if place != path:
             say(f"{path}: isn't as it was written; its copy is used")
