@@ -37,7 +37,7 @@ WRONG = [
     ("aid.adam=precondition", "makes nothing of it; use aid.adam=ignore"),
     ("aid.warm_start=true", "only aid.solver=cg starts warm"),
     ("combiner.name=fixed combiner.weights=[0,0,0,0,0]", "all zero"),
-    ("optimizer.learning_rate=-1", "must lie between 1e-12 and 10; raise it"),
+    ("optimizer.learning_rate=-1", "must lie between 1e-30 and 10; raise it"),
     ("backbone=bert", "use one of univl, violet, allinone"),
     ("backbone=allinone backbone.swin_depths=[2,2]", "no setting of backbone=allinone"),
     ("backbone=violet backbone.image_size=30", "must be a multiple of a patch, 8"),

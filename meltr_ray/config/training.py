@@ -19,7 +19,7 @@ class OptimizerConfig:
 
     name: str = "adamw"
     """Optimiser: `adamw`, or `bert_adam` (UniVL's: Adam without correction of the moments' bias)."""
-    learning_rate: float = bounded(1e-3, 1e-12, 10)
+    learning_rate: float = bounded(1e-3, 1e-30, 10)
     """Peak learning rate of w; `tuning.rates` and `tuning.layer_decay` scale it for some weights."""
     betas: list[float] = bounded([0.9, 0.999], 0, 0.999999)
     """Decay rates of the two moments (VIOLET and All-in-one: [0.9, 0.98])."""

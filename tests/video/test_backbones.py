@@ -206,7 +206,7 @@ def test_a_run_is_exported_imported_and_gone_on_with(digits_folder, tmp_path):
         ("train", *small, "name=first"),
         ("prepare", "checkpoint=outputs/runs/first", "export=first.pt"),
         ("prepare", "backbone=violet", "checkpoint=first.pt", "name=first"),
-        ("train", *small, "backbone.weights=outputs/checkpoints/first", "optimizer.learning_rate=1e-12", "name=second"),
+        ("train", *small, "backbone.weights=outputs/checkpoints/first", "optimizer.learning_rate=1e-30", "name=second"),
     ]
     for command, *settings in steps:
         code, output = commands.run(command, *settings, cwd=tmp_path)
