@@ -110,7 +110,8 @@ def plot_melting(names: list[str], one: Combined) -> Figure:
     axis.set_yticks(range(len(names)), names)
     axis.grid(False)
     for s, t in np.ndindex(matrix.shape):
-        axis.text(t, s, f"{matrix[s, t]:+.2g}", ha="center", va="center", fontsize=8)
+        pale = abs(matrix[s, t]) > 0.6 * most
+        axis.text(t, s, f"{matrix[s, t]:+.1g}", ha="center", va="center", fontsize=8, color="white" if pale else "black")
     axis.set_xlabel("loss that doubles")
     axis.set_ylabel("loss whose slope changes")
     _title(axis, f"step {one.step}")
