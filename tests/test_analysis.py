@@ -18,6 +18,7 @@ from meltr_ray.config import SweepConfig
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.workload import Metric
+from tests.notebooks import printed_by
 
 METRICS = {"recall_at_10": Metric("%", label="R@10"), "recall_at_5": Metric("%", label="R@5"), "median_rank": Metric(higher=False)}
 LOSS_SET = ["joint", "masked_joint", "caption", "constant", "shuffled"]
@@ -349,12 +350,8 @@ def test_a_folder_without_results_is_a_one_line_error(tmp_path, capsys):
 
 
 def test_the_notebook_runs_on_a_sweep(full, monkeypatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    path = Path(report.__file__).with_name("compare_baseline.ipynb")
     monkeypatch.setenv("MELTR_SWEEP", os.fspath(full))
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
-    printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    printed = printed_by("compare_baseline.ipynb")
     assert report.headline(full) in printed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from analysis import melting
 from meltr_ray import MELTR
 from meltr_ray.errors import ConfigError
 from tests.commands import run
+from tests.notebooks import printed_by
 from tests.test_workload import written
 
 
@@ -61,10 +61,6 @@ def test_every_checkpoint_has_its_own_combiner(trained):
 
 
 def test_the_notebook_runs_on_a_run(trained, monkeypatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    path = Path(melting.__file__).with_name("what_the_combiner_does.ipynb")
     monkeypatch.setenv("MELTR_RUN", os.fspath(trained))
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
-    printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    printed = printed_by("what_the_combiner_does.ipynb")
     assert "losses total, size; g_phi after 4, 8, 12 steps" in printed and "largest between two losses" in printed

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from meltr_ray.results.columns import Columns
 from meltr_ray.workload import Metric
 from tune_spaces import designs, plan
 from tune_spaces import screening as trials_of
+from tests.notebooks import printed_by
 from workloads import beginning, cli
 
 PRIMES = "workload=workloads/examples/primes.py:Primes"
@@ -212,12 +212,9 @@ def test_no_set_is_called_best_before_the_screening_is_done(tmp_path):
 
 
 def test_the_notebook_runs_on_a_screening(tmp_path, monkeypatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    folder, path = write_screening(tmp_path), Path(report.__file__).with_name("which_losses_help.ipynb")
+    folder = write_screening(tmp_path)
     monkeypatch.setenv("MELTR_SWEEP", os.fspath(folder))
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
-    printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    printed = printed_by("which_losses_help.ipynb")
     assert report.headline(folder) in printed
     by_hand = re.search(r"by hand ([+-][\d.]+), in the table ([+-][\d.]+)", printed)
     assert by_hand and by_hand[1] == by_hand[2]
