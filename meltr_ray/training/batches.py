@@ -55,6 +55,12 @@ class Batches:
             return batch
         return WithControl((batch, called(self.workload, "control", lambda: self.workload.control(batch, generator))))
 
+    def of_rank(self, rank: int) -> Batches:
+        """Those of another rank, from the same examples."""
+        other = object.__new__(type(self))  # not by copy, which would make the examples anew
+        vars(other).update(vars(self), rank=rank)
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "examples"}
 

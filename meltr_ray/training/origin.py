@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.batches import Batches
-from meltr_ray.training.splits import examples
 from meltr_ray.workload import Workload
 
 WHAT = {
@@ -32,10 +32,9 @@ class Ranks(Protocol):
     def gather(self, own: Tensor) -> list[Tensor]: ...
 
 
-def origin(workload: Workload, module: nn.Module, batch_size: int, seed: int) -> dict[str, int]:
-    """Checksums of what every process of a run has to find alike: the first batch of rank 0, a validation example, the first weights."""
-    batch = Batches(workload, "train", batch_size, seed)[0]
-    return {"batch": checksum(batch), "validation": checksum(examples(workload, "validation")[0]), "weights": checksum(dict(module.named_parameters()))}
+def origin(batches: Batches, validation: Sequence[Any]) -> dict[str, int]:
+    """Checksums of what every process of a run has to find alike: the first batch of rank 0, and a validation example."""
+    return {"batch": checksum(batches.of_rank(0)[0]), "validation": checksum(validation[0])}
 
 
 def check_alike(workload: Workload, own: dict[str, int], ranks: Ranks, before: dict[str, int] | None = None) -> None:

@@ -21,7 +21,7 @@ from meltr_ray.training.evaluation import Measured, measured, measured_saved
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.loop import Progress, train
 from meltr_ray.training.loss_vector import LossVector
-from meltr_ray.training.origin import check_alike, origin
+from meltr_ray.training.origin import check_alike, checksum, origin
 from meltr_ray.training.splits import examples
 from meltr_ray.training.state import RunState, restore_weights
 from meltr_ray.training.tuning import prepare_for_tuning
@@ -48,7 +48,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     workload, fingerprint = config.workload, config.workload.fingerprint()
     validation = examples(workload, "validation")
     module = workload.module()
-    started_from = origin(workload, module, config.train.batch_size, config.seed)
+    first_weights = {"weights": checksum(dict(module.named_parameters()))} if config.train.num_workers > 1 else {}
     prepare_for_tuning(module, config)
     way = WAYS[config.combiner.name].of(config, workload)
 
@@ -61,12 +61,13 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     attempt = Attempt(folder) if engine.rank == 0 else None
     state = RunState(engine, way.to(device), Progress())
     facts = state.restore(found) if found else {}
-    check_alike(workload, started_from, engine, facts.get("origin"))
     progress = state.progress
     began -= progress.elapsed
 
     place = dict(batch_size=config.train.batch_size, seed=config.seed, rank=engine.rank, world_size=engine.world_size)
     batches = Batches(workload, "train", **place)
+    started_from = origin(batches, validation) | first_weights
+    check_alike(workload, started_from, engine, facts.get("origin"))
     held_out = Batches(workload, "meta", **place) if config.draws_from_meta else None
     known = {"trial": folder.name, "arm": arm, "phase": phase}
 
