@@ -31,7 +31,9 @@ def agreement(one: Screened, arm: str) -> pd.DataFrame:
             "effect": one.own(effect.shown.mean), "verdict": effect.verdict,
             "agrees": says == ("more" if effect.kind == "helps" else "less") if decided else None,
         })  # fmt: skip
-    return pd.DataFrame(records, columns=["loss", "seeds", "ratio", "low", "high", "says", "share", "effect", "verdict", "agrees"]).set_index("loss")
+    return pd.DataFrame(
+        records, columns=["loss", "seeds", "ratio", "low", "high", "says", "share", "effect", "verdict", "agrees"]
+    ).set_index("loss")
 
 
 def in_words(table: pd.DataFrame, arm: str) -> str:

@@ -132,7 +132,11 @@ def ledger_table(sweep: Sweep) -> Table | None:
     rows = [[phase.replace("_", " "), f"{r.trials:.0f}", f"{r.bad:.0f}", number(r.device_seconds / 60), number(r.device_seconds / r.trials), number(r.lost / 60)]
             for phase, r in table.iterrows()]  # fmt: skip
     header = ["phase", "trials", "diverged or failed", "device-minutes", "device-seconds a trial", "minutes of those that ended badly"]
-    return Table("By phase", header, rows, "A trial's whole time, start and evaluation included, times its workers; up to its last row.") if rows else None
+    return (
+        Table("By phase", header, rows, "A trial's whole time, start and evaluation included, times its workers; up to its last row.")
+        if rows
+        else None
+    )
 
 
 def settings_table(sweep: Sweep) -> Table | None:
@@ -146,9 +150,7 @@ def learning_rate_table(sweep: Sweep) -> Table | None:
         r.arm, f"{r.learning_rate:.3g}", str(r.n), str(r.not_finished), score(sweep, r.score),
         ("chosen, ON THE EDGE of the grid: a better value may lie outside" if r.edge else "chosen") if r.chosen else "",
     ] for _, r in table.iterrows()]  # fmt: skip
-    return (
-        Table("Learning rates tried", ["arm", "learning rate", "seeds", "not finished", "validation", ""], rows) if rows else None
-    )
+    return Table("Learning rates tried", ["arm", "learning rate", "seeds", "not finished", "validation", ""], rows) if rows else None
 
 
 def sceptic_table(sweep: Sweep) -> Table:

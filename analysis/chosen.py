@@ -51,4 +51,10 @@ def in_words(sweep: Sweep) -> str:
 
 
 def _written(value: Any) -> str:
-    return f"[{', '.join(f'{each:g}' for each in value)}]" if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        f"[{', '.join(f'{each:g}' for each in value)}]"
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -39,7 +39,9 @@ def _effect(axis: Axes, row: int, effect: Effect, one: Screened) -> None:
     if np.isfinite(ends).all():
         axis.plot(ends, [row, row], color=colour, lw=5, alpha=0.45, solid_capstyle="butt")
     seeds = shown.per_seed[np.isfinite(shown.per_seed)]
-    axis.plot([one.own(value) for value in seeds], row + 0.27 + np.linspace(-0.06, 0.06, len(seeds)), "o", color=colour, ms=4.5, alpha=0.6, mew=0)
+    axis.plot(
+        [one.own(value) for value in seeds], row + 0.27 + np.linspace(-0.06, 0.06, len(seeds)), "o", color=colour, ms=4.5, alpha=0.6, mew=0
+    )
     axis.plot(one.own(shown.mean), row, "D", color=colour, ms=7)
     for estimate, marker in ((effect.beside, ">"), (effect.in_full, "<")):
         if estimate is not None:

@@ -99,5 +99,3 @@ def plain(found: Contrast) -> Estimate:
         return replace(found.estimate(), low=-np.inf, high=np.inf)
     half = t.ppf(1 - LEVEL / 2, found.seeds - 1) * np.sqrt(found.variance / found.seeds)
     return replace(found.estimate(), low=found.mean - half, high=found.mean + half)
-
-

@@ -62,7 +62,9 @@ def final_effects(folder: str | Path) -> dict[str, pd.DataFrame]:
     found = screened(load(folder))
     check(found is not None, "screening", folder, "no seed of its screening has enough trials; name a finished screening")
     estimates = {base: {effect.loss: getattr(effect, base) for effect in found.found.effects} for base in BASES}
-    return {base: pd.DataFrame({loss: one.per_seed for loss, one in of_base.items() if one is not None}) for base, of_base in estimates.items()}
+    return {
+        base: pd.DataFrame({loss: one.per_seed for loss, one in of_base.items() if one is not None}) for base, of_base in estimates.items()
+    }
 
 
 def by_loss(rows: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +90,9 @@ def by_measure(rows: pd.DataFrame, effects: dict[str, pd.DataFrame]) -> pd.DataF
             continue
         found = tau(gains[losses].to_numpy(), known[losses].to_numpy())
         right = int((np.sign(gains[losses].mean()) == np.sign(known[losses].mean())).sum())
-        records.append(dict(zip(KEYS, keys)) | {"tau": found.value, "low": found.low, "high": found.high, "right": right, "losses": len(losses)})
+        records.append(
+            dict(zip(KEYS, keys)) | {"tau": found.value, "low": found.low, "high": found.high, "right": right, "losses": len(losses)}
+        )
     return pd.DataFrame(records, columns=[*KEYS, "tau", "low", "high", "right", "losses"])
 
 
@@ -101,12 +105,20 @@ def markdown(losses: pd.DataFrame, measures: Optional[pd.DataFrame] = None, effe
     for keys, group in losses.groupby(KEYS, sort=False):
         cells = {row.loss: f"{row.gain:+.3g} ({row.rank}; {row.alike:.0%})" for row in group.itertuples()}
         one = told.get(keys)
-        last = [f"{one['tau']:.2f} [{one['low']:.2f}, {one['high']:.2f}]", f"{one['right']} of {one['losses']}"] if one else [""] * 2 * bool(told)
+        last = (
+            [f"{one['tau']:.2f} [{one['low']:.2f}, {one['high']:.2f}]", f"{one['right']} of {one['losses']}"]
+            if one
+            else [""] * 2 * bool(told)
+        )
         lines.append(_line([keys[0], keys[1], keys[2], *(cells.get(name, "") for name in names), *last]))
     for base, table in (effects or {}).items():
         known = table.mean()
         ranks = known.rank(ascending=False, method="min")
-        lines.append(_line([base, "", "final effect", *(f"{known[name]:+.3g} ({ranks[name]:.0f})" if name in known else "" for name in names), "", ""]))
+        lines.append(
+            _line(
+                [base, "", "final effect", *(f"{known[name]:+.3g} ({ranks[name]:.0f})" if name in known else "" for name in names), "", ""]
+            )
+        )
     return "\n".join(lines) + "\n"
 
 

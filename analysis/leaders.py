@@ -33,7 +33,16 @@ def leaders_table(sweep: Sweep) -> Table | None:
     rows = [[arm, score(sweep, r.validation), f"{r.n:.0f}", score(sweep, r.test), bracket(sweep, r.low, r.high).replace("+", ""),
              *(["", "", ""] if r.paired is None else [score(sweep, r.paired.mean, True), bracket(sweep, *r.paired.student), p_value(r.paired.p)])]
             for arm, r in leaders(sweep).iterrows()]  # fmt: skip
-    header = ["arm", "validation", "fresh seeds", f"{sweep.label}, test", "95 %", f"minus {next(iter(sweep.plan.baselines), '')}", "95 %", "p"]
+    header = [
+        "arm",
+        "validation",
+        "fresh seeds",
+        f"{sweep.label}, test",
+        "95 %",
+        f"minus {next(iter(sweep.plan.baselines), '')}",
+        "95 %",
+        "p",
+    ]
     return Table("Leaders on fresh seeds", header, rows, "Chosen by their mean on validation over the seeds of the comparison, and run again, as they were, on others; the "
                  "test split is scored in these runs alone. Intervals: Student's. p: sign-flip test of the pairs, not corrected for the number of leaders.") if rows else None  # fmt: skip
 
@@ -45,7 +54,9 @@ def sentences(sweep: Sweep) -> list[str]:
         return ["The leaders have not run on fresh seeds yet."]
     if list(table.index) == sweep.plan.baselines[:1]:
         (r,) = table.itertuples()
-        return [f"{plain_name(r.Index)}, the first baseline, is itself the best on validation; on {r.n} fresh seeds, test: {sweep.label} {score(sweep, r.test)}."]
+        return [
+            f"{plain_name(r.Index)}, the first baseline, is itself the best on validation; on {r.n} fresh seeds, test: {sweep.label} {score(sweep, r.test)}."
+        ]
     table = table[[one is not None and one.n > 0 for one in table.paired]]
     in_order = statistics.fixed_sequence([one.p for one in table.paired])
     for (arm, r), p in zip(table.iterrows(), in_order):

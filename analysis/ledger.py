@@ -8,7 +8,17 @@ from analysis.records import Sweep, column
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import SETTING
 
-PHASES = ("learning_rate_search", "weight_search", "settings_search", "screening", "comparison", "confirmation", "ablation", "search", "single")
+PHASES = (
+    "learning_rate_search",
+    "weight_search",
+    "settings_search",
+    "screening",
+    "comparison",
+    "confirmation",
+    "ablation",
+    "search",
+    "single",
+)
 """In the order in which they run."""
 
 
@@ -16,7 +26,9 @@ def device_seconds(sweep: Sweep) -> pd.Series:
     """Trial -> `results.device_seconds`; NaN in tables from before it was kept."""
     rows = pd.DataFrame({name: column(sweep.rows, name).astype(float) for name in ("elapsed", f"{SETTING}train.num_workers")})
     rows = rows.astype(object).where(rows.notna(), None)
-    return pd.Series({trial: results.device_seconds(part.to_dict("records")) for trial, part in rows.groupby(sweep.rows.trial)}, dtype=float)
+    return pd.Series(
+        {trial: results.device_seconds(part.to_dict("records")) for trial, part in rows.groupby(sweep.rows.trial)}, dtype=float
+    )
 
 
 def ledger(sweep: Sweep) -> pd.DataFrame:

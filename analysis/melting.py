@@ -52,7 +52,9 @@ def combined(folder: Path) -> tuple[list[str], list[Combined]]:
         shared, _, facts = checkpoint.load(place, 0)
         step = facts["progress"]["step"]
         combiner = WAYS[config.combiner.name].of(config, config.workload).combiner
-        combiner.load_state_dict({name.removeprefix("meta/combiner/"): t for name, t in shared.items() if name.startswith("meta/combiner/")})
+        combiner.load_state_dict(
+            {name.removeprefix("meta/combiner/"): t for name, t in shared.items() if name.startswith("meta/combiner/")}
+        )
         row = rows.get(step) or rows[min(rows, key=lambda other: abs(other - step))]
         found.append(Combined(step, combiner.eval(), torch.tensor([row[f"loss.{name}"] for name in names])))
     if not found:
@@ -90,7 +92,13 @@ def plot_transforms(names: list[str], course: list[Combined]) -> Figure:
     for t, (name, axis) in enumerate(zip(names, axes)):
         for number, one in enumerate(course):
             shade = (number + 1) / len(course)
-            axis.plot(SPAN * float(one.losses[t]), curve(one, t), color=OKABE_ITO[t % len(OKABE_ITO)], alpha=0.25 + 0.75 * shade, label=f"step {one.step}")
+            axis.plot(
+                SPAN * float(one.losses[t]),
+                curve(one, t),
+                color=OKABE_ITO[t % len(OKABE_ITO)],
+                alpha=0.25 + 0.75 * shade,
+                label=f"step {one.step}",
+            )
         last = course[-1].losses[t]
         axis.plot(SPAN * float(last), (SPAN - 1) * float(last), "--", color="#999999", label="plain sum")
         _title(axis, name)

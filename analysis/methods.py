@@ -11,7 +11,15 @@ LEVEL = f"{100 * statistics.CONFIDENCE:.0f} %"
 def methods(sweep: Sweep) -> list[str]:
     """One paragraph each."""
     if sweep.screened:
-        return [*([] if sweep.metric.higher else [_lower(sweep)]), *_screening(sweep), _pairs(sweep), _test(sweep), _interval(), _p_value(), _search(sweep)]
+        return [
+            *([] if sweep.metric.higher else [_lower(sweep)]),
+            *_screening(sweep),
+            _pairs(sweep),
+            _test(sweep),
+            _interval(),
+            _p_value(),
+            _search(sweep),
+        ]
     compared = [_pairs(sweep), _test(sweep), _budgets(sweep)]
     side = [] if sweep.metric.higher else [_lower(sweep)]
     return [*side, *compared, _interval(), _p_value(), _verdict(), _contribution(sweep), _controls(), _search(sweep)]

@@ -47,7 +47,9 @@ def _score_label(sweep: Sweep) -> str:
 
 
 def _difference_label(sweep: Sweep) -> str:
-    return sweep.label + (f" ({sweep.points})" if sweep.points else "") + ("" if sweep.metric.higher else ", axis reversed as lower is better")
+    return (
+        sweep.label + (f" ({sweep.points})" if sweep.points else "") + ("" if sweep.metric.higher else ", axis reversed as lower is better")
+    )
 
 
 def _rows(axis: Axes, labels: list[str]) -> None:
@@ -84,7 +86,7 @@ def paired_differences(sweep: Sweep) -> Figure | None:
     baselines = sweep.compared[1:]
     figure, axes = _figure(9, 1.1 + 0.75 * len(tables.HOW), len(baselines), sharey=True)
     for axis, baseline in zip(axes, baselines):
-        for row, (how, name) in enumerate(tables.HOW.items()):
+        for row, (how, _name) in enumerate(tables.HOW.items()):
             if how in found and found[how].n[baseline]:
                 values = tables.differences(tables.pairs(sweep, sweep.ours, baseline, how))
                 _interval(axis, row, found[how].loc[baseline], values, OKABE_ITO[row])

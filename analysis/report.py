@@ -161,7 +161,9 @@ def _learned(one: screening.Screened, arm: str) -> Section:
              r.verdict, "" if r.agrees is None else "yes" if r.agrees else "no"] for loss, r in found.iterrows()]  # fmt: skip
     header = ["loss", "seeds", "slope over the primary's", "95 %", "says", "share of the step (%)", "effect", "verdict", "agrees"]
     text = agreement.in_words(found, cells.plain_name(arm))
-    return Section(f"What {cells.plain_name(arm)} said of them", [text], tables=[cells.Table("At the end of training", header, rows, AGREES)])
+    return Section(
+        f"What {cells.plain_name(arm)} said of them", [text], tables=[cells.Table("At the end of training", header, rows, AGREES)]
+    )
 
 
 def _of_screening(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, str]) -> list[Section]:
@@ -178,7 +180,11 @@ def _of_screening(sweep: Sweep, one: screening.Screened | None, pictures: dict[s
 
 def _curves_and_floors(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     split, _ = tables.sceptic(sweep)
-    unknown = f"{cells.plain_name(sweep.ours)} has no score yet." if sweep.baselines.get(split) else f"Chance and closed forms are not known for {split}."
+    unknown = (
+        f"{cells.plain_name(sweep.ours)} has no score yet."
+        if sweep.baselines.get(split)
+        else f"Chance and closed forms are not known for {split}."
+    )
     return [
         Section("Learning curves", figure=pictures.get("learning_curves"),
                 caption="Validation score over steps and over training time. Thin: each seed. Thick: mean over finished trials."),
@@ -207,8 +213,13 @@ def _searched(sweep: Sweep, pictures: dict[str, str]) -> Section:
         table = chosen_table(sweep)
         return Section("Settings that each arm chose", [] if table else ["No search has ended yet."], tables=[table])
     searched = sweep.plan.learning_rates or "learning_rate_search" in set(sweep.trials.phase)
-    return Section("Learning rates", [] if searched else ["No learning rate was searched."], pictures.get("learning_rate_search"),
-                   "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "", [cells.learning_rate_table(sweep)])
+    return Section(
+        "Learning rates",
+        [] if searched else ["No learning rate was searched."],
+        pictures.get("learning_rate_search"),
+        "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "",
+        [cells.learning_rate_table(sweep)],
+    )
 
 
 def _environment(sweep: Sweep) -> list[str]:

@@ -54,7 +54,12 @@ def screened(sweep: Sweep) -> Screened | None:
         return None
     controls = {control: table[pair].to_numpy() for control, pair in beside.items()}
     given = Scores(design, tuple(int(seed) for seed in table.index), table[arms].to_numpy(), controls)
-    return Screened(sweep, effects(given, sweep.margin, sweep.plan.looks), ended[ended.status == "diverged"].arm.value_counts(), sweep.metric.score(stated))
+    return Screened(
+        sweep,
+        effects(given, sweep.margin, sweep.plan.looks),
+        ended[ended.status == "diverged"].arm.value_counts(),
+        sweep.metric.score(stated),
+    )
 
 
 def best_set_of(folder: Path) -> tuple[str, ...]:
@@ -82,7 +87,9 @@ def table(one: Screened) -> cells.Table:
              *(screening_text.number(estimate, higher, digits) for estimate in (effect.beside, effect.average, effect.in_full)),
              screening_text.interval(effect.shown, higher, digits) or cells.DASH, effect.verdict]
             for effect in one.found.effects]  # fmt: skip
-    return cells.Table(title(one), screening_text.header(one.found), rows, " ".join(notes(one)), [effect.kind for effect in one.found.effects])
+    return cells.Table(
+        title(one), screening_text.header(one.found), rows, " ".join(notes(one)), [effect.kind for effect in one.found.effects]
+    )
 
 
 def notes(one: Screened) -> list[str]:
@@ -94,7 +101,9 @@ def notes(one: Screened) -> list[str]:
         said.append("Lower is better: a loss that helps has a negative number.")
     said += _of_pairs(one)
     if found.design.aliased:
-        said.append(f"Not told apart by this design: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}.")
+        said.append(
+            f"Not told apart by this design: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}."
+        )
     return [*said, *screening_text.notes(found), *_of_examples(one), *_of_diverged(one)]
 
 
@@ -118,7 +127,10 @@ def _of_diverged(one: Screened) -> list[str]:
         return []
     arms = ", ".join(f"{arm} {count}" for arm, count in one.diverged.items())
     stated = cells.score(one.sweep, one.stated)
-    return [f"{int(one.diverged.sum())} trials diverged and count as {stated}, the worst that finished: {arms}.", *_losses_that_diverge(one)]
+    return [
+        f"{int(one.diverged.sum())} trials diverged and count as {stated}, the worst that finished: {arms}.",
+        *_losses_that_diverge(one),
+    ]
 
 
 def _losses_that_diverge(one: Screened) -> list[str]:
@@ -163,5 +175,11 @@ def best_sentence(one: Screened) -> str:
 def text(one: Screened) -> str:
     """The table and the sentence, for a terminal."""
     metric = one.sweep.metric
-    lines = [screening_text.text(one.found, one.sweep.label, metric.higher, metric.digits, title(one)), *_of_pairs(one), *_of_examples(one), *_of_diverged(one), best_sentence(one)]
+    lines = [
+        screening_text.text(one.found, one.sweep.label, metric.higher, metric.digits, title(one)),
+        *_of_pairs(one),
+        *_of_examples(one),
+        *_of_diverged(one),
+        best_sentence(one),
+    ]
     return "\n".join(lines)

@@ -59,7 +59,9 @@ def notes(screening: Screening) -> tuple[str, ...]:
     if any(effect.modelled for effect in losses):
         found.append("In the full set: from a model of losses and pairs, as the design lacks those rows.")
     if screening.missing:
-        found.append(f"Trials without a score: {screening.missing}; those of losses are filled in by least squares, at a cost in certainty.")
+        found.append(
+            f"Trials without a score: {screening.missing}; those of losses are filled in by least squares, at a cost in certainty."
+        )
     if screening.few_seeds:
         found.append(f"{count(len(screening.seeds), 'seed')}: too few for an effect's spread to be known well, so intervals are wide.")
     return tuple(found)
@@ -69,7 +71,9 @@ def depends(effect: Effect, higher: bool = True, digits: int = 1) -> str:
     """What a loss gives with the loss that it depends on out, and in; empty for others."""
     if effect.partner is None:
         return ""
-    out, into = (f"{number(given, higher, digits)} {interval(given, higher, digits)}" for given in (effect.without_partner, effect.with_partner))
+    out, into = (
+        f"{number(given, higher, digits)} {interval(given, higher, digits)}" for given in (effect.without_partner, effect.with_partner)
+    )
     return f"{effect.loss}: {out} without {effect.partner}, {into} with it"
 
 

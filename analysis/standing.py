@@ -33,7 +33,9 @@ def standing(sweep: Sweep) -> pd.DataFrame:
         low, high = statistics.student_interval(scores) if len(scores) > 1 else (np.nan, np.nan)
         last = sweep.rows[sweep.rows.trial.isin(done.trial) & (sweep.rows.split == "validation")]
         looks = (last.meta_steps / last.step).mean()
-        extra = {kind: looks * column(last, f"meta_{kind}_passes").astype(float).mean() if looks else 0.0 for kind in ("forward", "backward")}
+        extra = {
+            kind: looks * column(last, f"meta_{kind}_passes").astype(float).mean() if looks else 0.0 for kind in ("forward", "backward")
+        }
         records.append({
             "arm": arm, "n": len(scores), "score": scores.mean() if len(scores) else np.nan, "low": low, "high": high,
             "tuning": cost.reindex(searched.index[searched.arm == arm]).sum(), "run": cost.reindex(done.trial).mean(), **extra,
@@ -48,12 +50,17 @@ def standing(sweep: Sweep) -> pd.DataFrame:
 
 def _equal(sweep: Sweep, trials: dict[str, pd.DataFrame], budget: str) -> dict[str, float]:
     """Arm -> mean of the best metric on validation within the least `budget` of any arm: the longest of its runs."""
-    rows = {arm: sweep.rows[sweep.rows.trial.isin(done.trial) & (sweep.rows.split == "validation")] for arm, done in trials.items() if len(done)}
+    rows = {
+        arm: sweep.rows[sweep.rows.trial.isin(done.trial) & (sweep.rows.split == "validation")] for arm, done in trials.items() if len(done)
+    }
     workers = {arm: column(found, f"{SETTING}train.num_workers").astype(float).fillna(0).clip(lower=1) for arm, found in rows.items()}
     used = {arm: found[budget] * (workers[arm] if budget == "seconds" else 1) for arm, found in rows.items()}
     ends = {arm: used[arm].groupby(found.trial).max() for arm, found in rows.items()}
     cheapest = min(ends, key=lambda arm: ends[arm].mean(), default=None)
-    scores = {arm: found.score[used[arm] <= ends[cheapest].max()].groupby(found.trial).max().reindex(ends[arm].index) for arm, found in rows.items()}
+    scores = {
+        arm: found.score[used[arm] <= ends[cheapest].max()].groupby(found.trial).max().reindex(ends[arm].index)
+        for arm, found in rows.items()
+    }
     return {arm: sweep.metric.score(best.mean(skipna=False)) for arm, best in scores.items()}
 
 
@@ -66,7 +73,21 @@ def standing_table(sweep: Sweep) -> Table | None:
         arm, f"{r.n:.0f}", score(sweep, r.score), bracket(sweep, r.low, r.high).replace("+", ""), number(r.regret), score(sweep, r.equal_steps), score(sweep, r.equal_seconds), number(r.seconds_per_step / plain, 2),
         number(r.forward, 2), number(r.backward, 2), number(r.tuning, 0), number(r.run, 1), number(r.memory / 1e9, 2),
     ] for arm, r in found.iterrows()]  # fmt: skip
-    header = ["arm", "seeds", f"{sweep.label}, {found.attrs['split']}", "95 %", "behind the best", "validation, equal steps", "validation, equal seconds", "time a step", "forwards", "backwards", "tuning (s)", "a run (s)", "memory (GB)"]
+    header = [
+        "arm",
+        "seeds",
+        f"{sweep.label}, {found.attrs['split']}",
+        "95 %",
+        "behind the best",
+        "validation, equal steps",
+        "validation, equal seconds",
+        "time a step",
+        "forwards",
+        "backwards",
+        "tuning (s)",
+        "a run (s)",
+        "memory (GB)",
+    ]
     return Table("Where each arm ends", header, rows, f"Behind the best: in units of {sweep.margin:g}, the least difference that counts; the best of many "
                  "means is flattered by chance. Interval: Student's over seeds. Equal steps, equal seconds: the best of a run on validation "
                  "within the steps, and within the device-seconds of training, that the cheapest arm's runs take, mean over seeds. Learning rates were laid out for whole runs, "

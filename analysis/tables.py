@@ -277,14 +277,14 @@ def missing(sweep: Sweep) -> list[str]:
     double = found[~found.phase.isin(SEARCHES)].groupby(["phase", "arm", "seed"] if sweep.screened else ["arm", "seed"]).size()
     notes += [f"{arm}, seed {seed}: {n} trials; the newest is used." for (*_, arm, seed), n in double[double > 1].items()]
     chosen = sweep.about.get("settings_chosen" if sweep.plan.budget_each else "learning_rate_chosen") or {}
-    compared = sweep.compared[sweep.confirmed:] if sweep.screened else sweep.compared  # the chosen set may be the full one, whose rate is known
+    compared = (
+        sweep.compared[sweep.confirmed :] if sweep.screened else sweep.compared
+    )  # the chosen set may be the full one, whose rate is known
     if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen and (arm != TUNED or sweep.plan.budget_each)]):
         notes.append(f"No {'settings have' if sweep.plan.budget_each else 'learning rate has'} been chosen for: {', '.join(unset)}.")
     search = learning_rate_search(sweep)
     if len(search) and len(edge := search.arm[search.edge]):
-        notes.append(
-            f"The learning rate chosen lies on the edge of the grid for {', '.join(edge)}: a better one may lie outside."
-        )
+        notes.append(f"The learning rate chosen lies on the edge of the grid for {', '.join(edge)}: a better one may lie outside.")
     return notes
 
 

@@ -75,7 +75,9 @@ class PlainStep:
 def way_of(name: str) -> Way:
     combiner = CombinerConfig(name=name, every=PERIOD if WAYS[name].every else None)
     chosen = SimpleNamespace(set=list(UNIVL_LOSSES), primary=PRIMARY)
-    settings = SimpleNamespace(combiner=combiner, losses=chosen, seed=0, aid=AidConfig(inner_steps=PERIOD), optimizer=SimpleNamespace(learning_rate=1e-5))
+    settings = SimpleNamespace(
+        combiner=combiner, losses=chosen, seed=0, aid=AidConfig(inner_steps=PERIOD), optimizer=SimpleNamespace(learning_rate=1e-5)
+    )
     return WAYS[name].of(settings, Workload())
 
 
@@ -164,8 +166,15 @@ def main() -> int:
         return 0
     case = Case(size=given.size, device=given.device)
     seconds = times(case, 1 if given.quick else 5)
-    ways = {name: {"seconds": seconds[name], "ratio": seconds[name] / seconds["fixed"], "bytes": peak_in_own_process(case, name)} for name in NAMES}
-    found = {"case": {key: value for key, value in asdict(case).items() if key != "dtype"}, "threads": torch.get_num_threads(), "ways": ways}
+    ways = {
+        name: {"seconds": seconds[name], "ratio": seconds[name] / seconds["fixed"], "bytes": peak_in_own_process(case, name)}
+        for name in NAMES
+    }
+    found = {
+        "case": {key: value for key, value in asdict(case).items() if key != "dtype"},
+        "threads": torch.get_num_threads(),
+        "ways": ways,
+    }
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "combining.json").write_text(json.dumps(found, indent=1))
     (given.out / "combining.md").write_text(table(found))

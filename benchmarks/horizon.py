@@ -150,7 +150,9 @@ def write_tables(folder: Path, screening: Optional[str]) -> None:
     if measures is not None:
         measures.to_csv(folder / "agreement.csv", index=False)
     notes = (folder / "notes.txt").read_text().splitlines()
-    about = "\n".join([f"{rows.seed.nunique()} seeds. In brackets: rank (1 helps most), and seeds with the sign of the mean.", *notes]) + "\n\n"
+    about = (
+        "\n".join([f"{rows.seed.nunique()} seeds. In brackets: rank (1 helps most), and seeds with the sign of the mean.", *notes]) + "\n\n"
+    )
     (folder / "horizon.md").write_text(about + horizon.markdown(losses, measures, effects))
 
 

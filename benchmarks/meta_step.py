@@ -130,7 +130,7 @@ def product_figures(case: Case, repeats: int, reference: dict[str, Any]) -> dict
                 for name in HESSIANS}  # fmt: skip
     seconds: dict[str, list[float]] = {name: [] for name in ("forward", "backward", *HESSIANS)}
     errors = {}
-    for round_ in range(repeats + 1):
+    for _ in range(repeats + 1):
         forward, losses = measured(lambda: fused(batch), case)
         _, a = slopes(combiner, losses)
         backward, _ = measured(lambda l=losses: torch.autograd.grad(a @ l, list(fused.parameters()), allow_unused=True), case)
@@ -261,7 +261,9 @@ def table(found: dict[str, Any]) -> str:
              "| J v | seconds | time / published | peak above the model (GB) | memory / published | relative error |",
              "|---|---|---|---|---|---|"]  # fmt: skip
     for way, row in found["ways"].items():
-        lines.append(f"| {way} | {row['seconds']:.2f} | {row['time']:.2f} | {row['bytes'] / 1e9:.2f} | {row['memory']:.2f} | {row['error']:.1e} |")
+        lines.append(
+            f"| {way} | {row['seconds']:.2f} | {row['time']:.2f} | {row['bytes'] / 1e9:.2f} | {row['memory']:.2f} | {row['error']:.1e} |"
+        )
     lines += ["", "| H u | seconds | / backward | / (forward + backward) | relative error | peak of a solve, 1 and 4 iterations (GB) |",
               "|---|---|---|---|---|---|"]  # fmt: skip
     for name in HESSIANS:
@@ -269,7 +271,11 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"| {name} | {row['seconds']:.2f} | {row['over_backward']:.2f} | {row['over_forward_and_backward']:.2f} | "
                      f"{row['error']:.1e} | {', '.join(peaks)} |")  # fmt: skip
     if "solver_bytes" in found:
-        lines += ["", "| solver, 3 iterations or rank 3 | peak of a meta step above the model, in vectors of the weights' size |", "|---|---|"]
+        lines += [
+            "",
+            "| solver, 3 iterations or rank 3 | peak of a meta step above the model, in vectors of the weights' size |",
+            "|---|---|",
+        ]
         lines += [f"| {name} | {found['solver_bytes'][name] / found['weights_bytes']:.1f} |" for name in SOLVERS]
     plain = found["products"]["plain"]
     lines += ["", f"Plain forward {plain['forward_seconds']:.2f} s, backward {plain['backward_seconds']:.2f} s. Training with a meta "
@@ -280,8 +286,11 @@ def table(found: dict[str, Any]) -> str:
 def check(found: dict[str, Any]) -> list[str]:
     """One line for each target; those missed begin with MISSED."""
     have = figures(found)
-    return [f"{'met   ' if have[name] <= most else 'MISSED'} {name}: {have[name]:.3g} (at most {most:g})"
-            for name, most in TARGETS if name in have]
+    return [
+        f"{'met   ' if have[name] <= most else 'MISSED'} {name}: {have[name]:.3g} (at most {most:g})"
+        for name, most in TARGETS
+        if name in have
+    ]
 
 
 def curves(case: Case, repeats: int) -> dict[str, Any]:
@@ -362,8 +371,14 @@ def main() -> int:
         plot(results["curves"], arguments.out / "meta_step.png")
     (arguments.out / "meta_step.json").write_text(json.dumps(results, indent=1))
     lines = [line for found in results["cases"] for line in check(found)]
-    text = "\n".join([*(table(found) for found in results["cases"]), "Machine: " + ", ".join(f"{k} {v}" for k, v in machine.items()),
-                      "" if arguments.device == "cuda" else "bfloat16 with fused attention on a GPU was not measured: run with --device cuda.", ""])
+    text = "\n".join(
+        [
+            *(table(found) for found in results["cases"]),
+            "Machine: " + ", ".join(f"{k} {v}" for k, v in machine.items()),
+            "" if arguments.device == "cuda" else "bfloat16 with fused attention on a GPU was not measured: run with --device cuda.",
+            "",
+        ]
+    )
     (arguments.out / "meta_step.md").write_text(text)
     print(text, *lines, sep="\n")
     return int(any(line.startswith("MISSED") for line in lines))

@@ -1,7 +1,7 @@
 """A Gramian by random forward passes beside the exact one: how far its cosines and the steps taken by it are off, and what each costs.
 
-    python benchmarks/random_gramian.py                # errors, UniVL tiny: two minutes on a quiet core
-    python benchmarks/random_gramian.py --cost base    # seconds of a pass and of T backward passes, UniVL base: five minutes, 12 GB
+python benchmarks/random_gramian.py                # errors, UniVL tiny: two minutes on a quiet core
+python benchmarks/random_gramian.py --cost base    # seconds of a pass and of T backward passes, UniVL base: five minutes, 12 GB
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def trained_case(case: Case) -> torch.nn.Module:
 def table(found: dict[int, dict[str, float]]) -> str:
     names = list(next(iter(found.values())))
     lines = ["| draws | 1 / sqrt | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 2)]
-    return "\n".join(lines + [f"| {count} | {count**-0.5:.3f} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |" for count, row in found.items()])
+    return "\n".join(
+        lines
+        + [f"| {count} | {count**-0.5:.3f} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |" for count, row in found.items()]
+    )
 
 
 def print_errors() -> None:

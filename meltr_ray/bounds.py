@@ -40,7 +40,12 @@ class Bounds:
 
     def check(self, name: str, value: Any) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        check(is_number and not math.isnan(value), name, value, f"is no number; give one between {in_figures(self.low)} and {in_figures(self.high)}")
+        check(
+            is_number and not math.isnan(value),
+            name,
+            value,
+            f"is no number; give one between {in_figures(self.low)} and {in_figures(self.high)}",
+        )
         mend = self.mend or "raise it" if value < self.low else "lower it"
         check(self.low <= value <= self.high, name, value, f"must lie between {in_figures(self.low)} and {in_figures(self.high)}; {mend}")
 

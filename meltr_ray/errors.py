@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 LONGEST = 160
 """Letters of a value that a message shows."""
 

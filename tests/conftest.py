@@ -8,11 +8,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of torch, numpy and what they start: there are as many test processes as cores
 
-import pytest  # noqa: E402
-from filelock import FileLock  # noqa: E402
+import pytest
+from filelock import FileLock
 
-from meltr_ray.video.datasets.digits import make_digits  # noqa: E402
-from meltr_ray.video.datasets.prepare import ensure_prepared  # noqa: E402
+from meltr_ray.video.datasets.digits import make_digits
+from meltr_ray.video.datasets.prepare import ensure_prepared
 
 LONGEST = ("test_sweep.py", "test_engine.py", "test_backbones.py", "test_resume.py", "test_import.py", "test_tuning_engine.py")
 

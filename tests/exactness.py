@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Callable, Iterator, Optional
 
@@ -142,15 +142,11 @@ def product_cells(name: str, dtype: torch.dtype) -> Iterator[Cell]:
     this, precision = case(name, dtype), _precision(dtype)
     for product in ("double_backward", "forward", "central", "one_sided"):
         rule = RULES[KIND[product], dtype]
-        yield Cell(
-            "products", f"J v | {product} | {precision}", f"{rule:.0e}", name, error_of(*this.mixed_product(product)), rule
-        )
+        yield Cell("products", f"J v | {product} | {precision}", f"{rule:.0e}", name, error_of(*this.mixed_product(product)), rule)
     for product in ("double_backward", "forward_over_reverse", "central", "one_sided", "gauss_newton"):
         if product != "gauss_newton" or isinstance(this, LossesCase):
             rule = RULES[KIND[product], dtype]
-            yield Cell(
-                "products", f"H u | {product} | {precision}", f"{rule:.0e}", name, error_of(*this.hessian_product(product)), rule
-            )
+            yield Cell("products", f"H u | {product} | {precision}", f"{rule:.0e}", name, error_of(*this.hessian_product(product)), rule)
 
 
 def solver_cells(name: str, dtype: torch.dtype) -> Iterator[Cell]:
@@ -204,7 +200,7 @@ def four_point_difference(function: Callable[[Tensor], Tensor], x: Tensor, step:
         return torch.stack([slope(direction) for direction in torch.eye(len(x), dtype=x.dtype)])
 
 
-@lru_cache(maxsize=None)
+@cache
 def cells(name: str) -> list[Cell]:
     """All that is measured on one problem."""
     found = list(optimum_cells(name))

@@ -55,7 +55,7 @@ def serve() -> None:
         for name in IMPORTED:
             import_module(name)
         gc.freeze()  # a fork that collects garbage would copy every page of ours
-        for line in iter(sys.stdin.readline, ""):
+        for line in iter(sys.stdin.readline, ""):  # noqa: B007 - the last one is what the child becomes
             number = os.fork()
             if number == 0:
                 break

@@ -57,7 +57,9 @@ class Use:
 
     def got(self) -> Tensor:
         this = self.make(SINGLE)
-        return flat(hypergradient(ModuleProblem(this.module, this.losses, this.primary, **this.options), this.combiner, self.solver).total()).double()
+        return flat(
+            hypergradient(ModuleProblem(this.module, this.losses, this.primary, **this.options), this.combiner, self.solver).total()
+        ).double()
 
     def expected(self) -> Tensor:
         """-d_phi <d_w g_phi(l), v> in float64: rows of autograd, and for CG, damped until H is positive, a dense solve."""
@@ -65,7 +67,9 @@ class Use:
         w, phi = [p for p in this.module.parameters() if p.requires_grad], list(this.combiner.parameters())
 
         def slopes(value: Tensor, graph: bool = False) -> Tensor:
-            return torch.cat([g.flatten() for g in torch.autograd.grad(value, w, create_graph=graph, allow_unused=True, materialize_grads=True)])
+            return torch.cat(
+                [g.flatten() for g in torch.autograd.grad(value, w, create_graph=graph, allow_unused=True, materialize_grads=True)]
+            )
 
         v, g = slopes(this.primary()), slopes(this.combiner(this.losses()), graph=True)
         if self.solver is CG:
@@ -264,13 +268,17 @@ def drawn(source: str) -> Callable[[Setting], None]:
 
     def change(setting: Setting) -> None:
         losses = setting.losses
-        draw = {"numpy": lambda: torch.tensor(numpy.uniform(0.5, 1.5, 2), dtype=SINGLE), "own": lambda: torch.rand(2, generator=own)}[source]
+        draw = {"numpy": lambda: torch.tensor(numpy.uniform(0.5, 1.5, 2), dtype=SINGLE), "own": lambda: torch.rand(2, generator=own)}[
+            source
+        ]
         setting.losses = lambda: losses() * draw()
 
     return change
 
 
-def giving(losses: Callable[[Tensor], Any] = lambda l: l, primary: Callable[[Tensor], Any] = lambda value: value) -> Callable[[Setting], None]:
+def giving(
+    losses: Callable[[Tensor], Any] = lambda l: l, primary: Callable[[Tensor], Any] = lambda value: value
+) -> Callable[[Setting], None]:
     def change(setting: Setting) -> None:
         own, outer = setting.losses, setting.primary
         setting.losses, setting.primary = lambda: losses(own()), lambda: primary(outer())

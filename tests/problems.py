@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Callable, Optional
 
 import torch
@@ -135,9 +135,7 @@ class LossesCase(Case):
         return self.combiner
 
     def to(self, dtype: torch.dtype) -> LossesCase:
-        return with_reference_of(
-            self, replace(self, module=deepcopy(self.module).to(dtype), combiner=deepcopy(self.combiner).to(dtype))
-        )
+        return with_reference_of(self, replace(self, module=deepcopy(self.module).to(dtype), combiner=deepcopy(self.combiner).to(dtype)))
 
     def problem(self, product: str = EXACT, hessian_product: str = EXACT) -> ModuleProblem:
         torch.manual_seed(self.mask_seed)
@@ -333,9 +331,7 @@ def damped(case: Case) -> Case:
 
 def with_reference_of(case: Case, other: Case) -> Case:
     """`other`, which takes the dense matrices of `case` if w and phi are the same numbers: they are slow to make."""
-    if torch.equal(trained(case.module).double(), trained(other.module).double()) and torch.equal(
-        case.phi.double(), other.phi.double()
-    ):
+    if torch.equal(trained(case.module).double(), trained(other.module).double()) and torch.equal(case.phi.double(), other.phi.double()):
         other.__dict__["reference"] = case.reference  # where a cached property keeps its value
     return other
 
@@ -503,14 +499,10 @@ def logistic(n: int = 24, p: int = 5) -> HyperparametersCase:
 
     def outer(module: nn.Module, phi: ExampleWeights) -> Tensor:
         w = module()
-        return softplus(-held_signs.to(w) * (held_X.to(w) @ w)).mean() + 0.01 * (
-            phi.logits.square().mean() + phi.log_strength.square()
-        )
+        return softplus(-held_signs.to(w) * (held_X.to(w) @ w)).mean() + 0.01 * (phi.logits.square().mean() + phi.log_strength.square())
 
     torch.manual_seed(4)
-    case = HyperparametersCase(
-        "logistic", Point(p).double(), 0.01, hyperparameters=ExampleWeights(n).double(), inner=inner, outer=outer
-    )
+    case = HyperparametersCase("logistic", Point(p).double(), 0.01, hyperparameters=ExampleWeights(n).double(), inner=inner, outer=outer)
     return at_optimum(replace(case, optimum=lambda phi: newton(case.reference.inner, torch.zeros(p).double(), phi)))
 
 
@@ -583,9 +575,7 @@ def transformer() -> LossesCase:
     def primary(m: Transformer) -> Tensor:
         return cross_entropy(m.scores(m(meta_tokens)), meta_tokens.roll(1, 1).flatten())
 
-    return damped(
-        LossesCase("transformer", module.double(), combiner=combiner.double(), losses=(losses,), primary=(primary,), mask_seed=6)
-    )
+    return damped(LossesCase("transformer", module.double(), combiner=combiner.double(), losses=(losses,), primary=(primary,), mask_seed=6))
 
 
 FACTORIES: dict[str, Callable[[], Case]] = {
@@ -596,7 +586,7 @@ FACTORIES: dict[str, Callable[[], Case]] = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def case(name: str, dtype: torch.dtype = torch.float64) -> Case:
     """The case of this name, made once, in this precision."""
     return FACTORIES[name]() if dtype == torch.float64 else case(name).to(dtype)

@@ -123,9 +123,7 @@ def test_the_p_value_is_the_share_of_sign_patterns_at_least_as_extreme():
 def test_the_bootstrap_interval_of_a_large_sample_is_the_normal_one():
     values = np.random.default_rng(2).normal(3, 2, 400)
     interval, error = statistics.mean_interval(values), values.std(ddof=1) / 20
-    assert (interval.low, interval.high) == pytest.approx(
-        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error
-    )
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.15 * error)
 
 
 def test_baselines_are_tested_in_the_order_of_the_plan():
@@ -311,7 +309,10 @@ def test_any_workload_is_reported(tmp_path):
                    "seconds": 1.0, "score": -seconds - seed / 8, "metric.my_delay": seconds + seed / 8}  # fmt: skip
             results.append(tmp_path / "trials" / row["trial"], row, columns[seed])
     results.gather(tmp_path)
-    about = {"metrics": {"my_delay": dataclasses.asdict(Metric("s", higher=False))}, "losses": {"primary": "only", "set": ["only"], "controls": []}}
+    about = {
+        "metrics": {"my_delay": dataclasses.asdict(Metric("s", higher=False))},
+        "losses": {"primary": "only", "set": ["only"], "controls": []},
+    }
     (tmp_path / "sweep.json").write_text(json.dumps(about | dataclasses.asdict(SweepConfig(baselines=["uniform"]))))
     assert "my delay (lower is better) −1.0 s" in report.headline(tmp_path)
     page = report.write_report(tmp_path).read_text()
@@ -389,7 +390,9 @@ def test_arms_stand_at_equal_seconds_as_far_as_the_cheapest_arm_goes(tmp_path):
         write_trial(tmp_path, "primary_only", seed, [70.0, 71.0, 72.0, 73.0], seconds_per_step=1.0)
     found = standing.standing(tables.load(write_plan(tmp_path)))
     assert found.equal_steps.to_dict() == {"uniform": 30, "meltr": 61, "primary_only": 73}
-    assert found.equal_seconds.drop("primary_only").to_dict() == {"uniform": 30, "meltr": 35} and np.isnan(found.equal_seconds["primary_only"])
+    assert found.equal_seconds.drop("primary_only").to_dict() == {"uniform": 30, "meltr": 35} and np.isnan(
+        found.equal_seconds["primary_only"]
+    )
 
 
 def test_leaders_are_judged_on_their_fresh_seeds_alone(tmp_path):
@@ -401,14 +404,23 @@ def test_leaders_are_judged_on_their_fresh_seeds_alone(tmp_path):
     sweep = tables.load(write_plan(tmp_path, baselines=["uniform"], leaders=1))
     found = leaders.leaders(sweep)
     assert found.validation.to_dict() == {"meltr": 50, "uniform": 40} and found.test.to_dict() == {"meltr": 39.5, "uniform": 42.5}
-    assert found.paired["meltr"].mean == -3 and found.paired["uniform"] is None and tables.arm_trials(sweep, "meltr").index.tolist() == list(range(6))
+    assert (
+        found.paired["meltr"].mean == -3
+        and found.paired["uniform"] is None
+        and tables.arm_trials(sweep, "meltr").index.tolist() == list(range(6))
+    )
     said = report.answer(sweep)
-    assert said[0].startswith("MELTR, among the best on validation, against uniform weights on fresh seeds, test: R@10 −3.0 points") and said[0].endswith("worse.")
+    assert said[0].startswith(
+        "MELTR, among the best on validation, against uniform weights on fresh seeds, test: R@10 −3.0 points"
+    ) and said[0].endswith("worse.")
     assert not [note for note in tables.missing(sweep) if "test score" in note]
     assert "Leaders on fresh seeds" in report.write_report(tmp_path).read_text()
     sweep.rows = sweep.rows[(sweep.rows.phase != "confirmation") | (sweep.rows.arm == "uniform")]
     del sweep.trials
-    assert report.answer(sweep)[0] == "uniform weights, the first baseline, is itself the best on validation; on 6 fresh seeds, test: R@10 42.5."
+    assert (
+        report.answer(sweep)[0]
+        == "uniform weights, the first baseline, is itself the best on validation; on 6 fresh seeds, test: R@10 42.5."
+    )
 
 
 def test_what_each_arm_chose_stands_with_what_its_search_took(tmp_path):
@@ -416,7 +428,9 @@ def test_what_each_arm_chose_stands_with_what_its_search_took(tmp_path):
     write_trial(tmp_path, "meltr", 0, [30.0])
     write_plan(tmp_path, budget_each="20m", learning_rates=[1e-3, 1e-2], baselines=["uniform"])
     about = json.loads((tmp_path / "sweep.json").read_text())
-    about["settings_chosen"] = {"meltr": {"number": 3, "candidates": 8, "score": 20.0, "settings": {"aid.gamma": 0.2, "combiner.weights": [1.0, 0.25]}}}
+    about["settings_chosen"] = {
+        "meltr": {"number": 3, "candidates": 8, "score": 20.0, "settings": {"aid.gamma": 0.2, "combiner.weights": [1.0, 0.25]}}
+    }
     (tmp_path / "sweep.json").write_text(json.dumps(about))
     sweep = tables.load(tmp_path)
     (row,) = chosen.chosen_table(sweep).rows

@@ -14,7 +14,9 @@ def mean(rows):
 
 def examples(count=120, seed=0):
     generator = np.random.default_rng(seed)
-    return [{"id": f"e{i}", "source": f"video{i // 4}", "correct": bool(generator.random() < 0.3 + 0.4 * (i // 4 % 2))} for i in range(count)]
+    return [
+        {"id": f"e{i}", "source": f"video{i // 4}", "correct": bool(generator.random() < 0.3 + 0.4 * (i // 4 % 2))} for i in range(count)
+    ]
 
 
 def test_a_measure_of_rows_has_the_interval_of_its_sums():
@@ -23,7 +25,11 @@ def test_a_measure_of_rows_has_the_interval_of_its_sums():
     found = bootstrap.intervals(rows, mean, resamples=4000)["accuracy"]
     expected = bootstrap.interval(bootstrap.with_ones([100.0 * row["correct"] for row in rows]), sources, bootstrap.ratio, resamples=20_000)
     assert found == pytest.approx(expected, abs=0.05 * (expected.high - expected.low))
-    assert found == bootstrap.intervals(rows, mean, sources, 4000)["accuracy"] != bootstrap.intervals(rows, mean, resamples=4000, seed=1)["accuracy"]
+    assert (
+        found
+        == bootstrap.intervals(rows, mean, sources, 4000)["accuracy"]
+        != bootstrap.intervals(rows, mean, resamples=4000, seed=1)["accuracy"]
+    )
 
 
 def test_rows_of_one_source_are_drawn_together():

@@ -58,13 +58,19 @@ def configured(arguments):
 def test_wrong_settings_meet_one_line(argument, mend):
     with pytest.raises(ConfigError) as caught:
         cli.configure(argument.split())
-    assert mend in str(caught.value) and "\n" not in str(caught.value) and argument.split()[-1].split("=")[0].split(".arms")[0] in str(caught.value)
+    assert (
+        mend in str(caught.value)
+        and "\n" not in str(caught.value)
+        and argument.split()[-1].split("=")[0].split(".arms")[0] in str(caught.value)
+    )
 
 
 @pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "prepare"])
 def test_help_comes_at_once(command):
     """From a Python started anew, without what takes seconds to import."""
-    shown = subprocess.run([sys.executable, "-X", "importtime", ROOT / "workloads" / f"{command}.py", "--help"], capture_output=True, text=True)
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "workloads" / f"{command}.py", "--help"], capture_output=True, text=True
+    )
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert shown.returncode == 0 and "aid.solver" in shown.stdout and "omegaconf" in imported
     assert not imported & {"torch", "ray", "deepspeed", "pandas", "sklearn", "scipy", "matplotlib"}

@@ -38,7 +38,9 @@ def config_of(name, stage=0, **settings):
     config = toy_config(stage, product="central")
     often = {key: 1 for key in ("every", "window", "horizon") if getattr(named.WAYS[name], key) is not None}
     aid = replace(config.aid, meta_batch="held_out")
-    return replace(config, combiner=CombinerConfig(name=name, **often | settings), losses=replace(config.losses), workload=ToyWorkload(), aid=aid)
+    return replace(
+        config, combiner=CombinerConfig(name=name, **often | settings), losses=replace(config.losses), workload=ToyWorkload(), aid=aid
+    )
 
 
 class Numbered:
@@ -242,7 +244,12 @@ def test_random_passes_in_adams_metric_see_its_gramian():
     generator = torch.Generator().manual_seed(0)
     scale = Vector(tuple(10 ** (-6 * torch.rand(p.shape, generator=generator, dtype=p.dtype)) for p in problem.parameters))
     found = problem.projections(range(DRAWS), scale)
-    J = torch.stack([torch.cat([(piece / root.sqrt()).flatten() for piece, root in zip(row.pieces, scale.pieces)]) for row in problem.loss_gradients()[:3]])
+    J = torch.stack(
+        [
+            torch.cat([(piece / root.sqrt()).flatten() for piece, root in zip(row.pieces, scale.pieces)])
+            for row in problem.loss_gradients()[:3]
+        ]
+    )
     G, expected = (found.T @ found / DRAWS)[:3, :3], J @ J.T
     assert (cosines(G) - cosines(expected)).abs().max() < 0.05 and (G.diagonal() / expected.diagonal() - 1).abs().max() < 0.1
 
@@ -370,7 +377,10 @@ def test_a_resumed_run_is_bit_identical_and_alike_on_ranks(name, gramian, tmp_pa
 def test_the_aligned_form_is_the_best_there_is(seed, floor):
     """Against a general solver from many starts; the step is as long as the primary's."""
     generator = torch.Generator().manual_seed(seed)
-    J = torch.randn(5, 4 if seed == 3 else 9, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 30.0, 0.02, 1.0, 5.0], dtype=torch.float64)[:, None]
+    J = (
+        torch.randn(5, 4 if seed == 3 else 9, generator=generator, dtype=torch.float64)
+        * torch.tensor([1.0, 30.0, 0.02, 1.0, 5.0], dtype=torch.float64)[:, None]
+    )
     C, c = J @ J.T, J @ torch.randn(J.shape[1], generator=generator, dtype=torch.float64)
     w, length = closed_form(c, C, 0, floor), C.diagonal().sqrt()
     assert w @ C @ w == pytest.approx(float(C[0, 0]), rel=1e-6) and (w >= 0).all()
@@ -406,7 +416,9 @@ def test_a_loss_that_is_not_positive_is_refused_where_that_would_be_wrong(name):
 
 
 def test_settings_that_a_way_has_no_use_for_are_refused(monkeypatch):
-    assert CombinerConfig(name="aligned", gramian="random", passes=1).passes == 1 and CombinerConfig(name="mgda", gramian="random").passes == 8
+    assert (
+        CombinerConfig(name="aligned", gramian="random", passes=1).passes == 1 and CombinerConfig(name="mgda", gramian="random").passes == 8
+    )
     assert CombinerConfig(name="cagrad").strength == 0.5 and CombinerConfig(name="dwa").temperature == 2.0
     for settings, rule in (({"name": "mgda", "strength": 0.5}, "combiner.strength=0.5: combiner.name=mgda makes nothing of it"),
                            ({"name": "fixed", "temperature": 2.0}, "combiner.temperature=2.0: combiner.name=fixed makes nothing"),

@@ -70,7 +70,9 @@ def test_sizes(count, rows):
 
 
 def test_what_is_aliased():
-    sizes = lambda design: [len(group) for group in design.aliased]
+    def sizes(design):
+        return [len(group) for group in design.aliased]
+
     assert all(not designs.screening(names(count)).aliased for count in range(1, 6))
     assert sizes(designs.screening(names(4), "half")) == [2] * 3
     assert sorted(sizes(designs.screening(names(6)))) == [2] * 6 + [3]

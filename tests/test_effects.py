@@ -103,7 +103,9 @@ def test_what_missing_trials_cost():
     assert found.missing == 1 and all(effect.imputed == 1 for effect in found.effects) and whole.effects[0].imputed == 0
     cells = Cells(contrasts.fill(values), np.isnan(values))
     assert contrast(contrasts.average(design, "loss1"), cells).seeds == pytest.approx(6 - 1 / 16)
-    assert contrast(contrasts.beside(design, "loss1"), cells).seeds == 5.5 and contrast(contrasts.in_full(design, "loss1"), cells).seeds == 6
+    assert (
+        contrast(contrasts.beside(design, "loss1"), cells).seeds == 5.5 and contrast(contrasts.in_full(design, "loss1"), cells).seeds == 6
+    )
     values[:, 0] = np.nan  # no score of a row at all: what weighs it is not estimated
     found = screening(values, design)
     assert all(effect.average is effect.beside is effect.change is None and effect.in_full for effect in found.effects)
@@ -214,7 +216,9 @@ def test_seeds_to_tell():
     more = seeds_to_tell(0.2, 2.0, 6, 3.7, 2.8, MARGIN)
     half = [2.0 * np.sqrt(6 / n) * (2.8 + 0.9 * 5 / (n - 1)) / 3.7 for n in (6 + more - 1, 6 + more)]
     assert half[0] >= MARGIN - 0.2 > half[1]
-    assert seeds_to_tell(0.1, 90.0, 6, 3.7, 2.8, MARGIN) == 51 and words("undecided", -9, 9, MARGIN, 51).endswith("more than 50 more seeds would tell")
+    assert seeds_to_tell(0.1, 90.0, 6, 3.7, 2.8, MARGIN) == 51 and words("undecided", -9, 9, MARGIN, 51).endswith(
+        "more than 50 more seeds would tell"
+    )
     assert words("undecided", -2, 2, MARGIN, 1) == "undecided: about 1 more seed would tell"
 
 
@@ -251,7 +255,10 @@ def test_the_table_reads_as_text():
     a, upside_down = (text(screening(sign * values, design), "error", higher=sign > 0) for sign in (1, -1))
     assert upside_down.startswith("error (lower is better), 6 seeds") and "+" in upside_down
     mirrored = text(screening(values, design), "error", higher=False).split("\n")
-    numbers = lambda line: [float(word.strip("[,]")) for word in line.split()[1:6]]
+
+    def numbers(line):
+        return [float(word.strip("[,]")) for word in line.split()[1:6]]
+
     assert numbers(mirrored[2])[:3] == [-number for number in numbers(a.split("\n")[2])[:3]]
     assert numbers(mirrored[2])[3:] == [-number for number in numbers(a.split("\n")[2])[:2:-1]]
 

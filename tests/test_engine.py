@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def dense_terms(ranks: int, aid: dict) -> tuple[Tensor, Tensor]:
     return dense_terms_of(ranks * aid.get("accumulation", 1), aid.get("average_losses", False), damping, gauss_newton)
 
 
-@lru_cache(maxsize=None)
+@cache
 def dense_terms_of(count: int, average_losses: bool, damping: float | None, gauss_newton: bool) -> tuple[Tensor, Tensor]:
     """Of `count` batches; v = b where `damping` is None."""
     model, combiner = toy()
@@ -106,7 +106,7 @@ def gauss_newton_matrix(dense: DenseReference, combiner: MELTR) -> Tensor:
     return J.T @ G @ J
 
 
-@lru_cache(maxsize=None)
+@cache
 def found_by(stage: int, ranks: int) -> list[dict]:
     """What each rank found; taken once."""
     return on_ranks(hypergradients_on_a_rank, ranks, stage)

@@ -41,7 +41,11 @@ def run(count, score):
 @pytest.mark.parametrize("count", range(1, 40))
 def test_a_rung_halves_what_trains_there_and_the_choice_is_made_at_full_length(count):
     sizes = halving.sizes(count)
-    assert next(iter(sizes.values())) == count and sizes[1] >= min(count, halving.LAST) and list(sizes.values()) == sorted(sizes.values(), reverse=True)
+    assert (
+        next(iter(sizes.values())) == count
+        and sizes[1] >= min(count, halving.LAST)
+        and list(sizes.values()) == sorted(sizes.values(), reverse=True)
+    )
     assert len(set(sizes.values())) == len(sizes)  # a rung from which all go on tells nothing
     assert halving.cost(count, IN_PROPORTION) < halving.cost(count + 1, IN_PROPORTION)
 
@@ -112,14 +116,22 @@ def by_losses(trial):
 def test_a_sweep_gives_each_arm_the_same_seconds_then_its_seeds():
     settings, config = configured("sweep.budget_each=1h")
     counted = EqualBudgets(settings, config, {}).count(by_losses)
-    assert counted == {"meltr": halving.affordable(4, IN_PROPORTION), "uniform": halving.affordable(12, IN_PROPORTION), TUNED: halving.affordable(12, IN_PROPORTION)}
+    assert counted == {
+        "meltr": halving.affordable(4, IN_PROPORTION),
+        "uniform": halving.affordable(12, IN_PROPORTION),
+        TUNED: halving.affordable(12, IN_PROPORTION),
+    }
     search, comparison = plan.phases(settings, config, counted)
     ended, trials = {}, search.trials(plan.Known({}))
     assert {trial.config.train.steps for trial in trials} == {25} and comparison.trials(plan.Known({})) == []
     while len(trials) > len(ended):
         ended = {trial.name: -trial.config.optimizer.learning_rate for trial in trials}
         trials = search.trials(plan.Known({}, halved=ended))
-    assert {trial.config.seed for trial in trials} == {1000} and {trial.phase for trial in trials} == {"settings_search"} and not any(trial.test for trial in trials)
+    assert (
+        {trial.config.seed for trial in trials} == {1000}
+        and {trial.phase for trial in trials} == {"settings_search"}
+        and not any(trial.test for trial in trials)
+    )
     assert sum(trial.phase == "settings_search" for trial in plan.all_trials(settings, config, counted)) == len(trials)
     for arm in counted:
         spent = sum(by_losses(trial) for trial in trials if trial.arm == arm)
@@ -147,7 +159,9 @@ def test_times_are_taken_of_arms_and_hold_for_their_candidates():
 
 def test_a_budget_below_one_run_names_the_arm_and_the_least():
     settings, config = configured("sweep.budget_each=10m")
-    with pytest.raises(ConfigError, match=re.escape("sweep.budget_each=10m: buys not one full run of meltr, which takes 900.0 s; give at least 900s")):
+    with pytest.raises(
+        ConfigError, match=re.escape("sweep.budget_each=10m: buys not one full run of meltr, which takes 900.0 s; give at least 900s")
+    ):
         EqualBudgets(settings, config, {}).count(by_losses)
     settings, config = configured("sweep.budget_each=900s")
     assert EqualBudgets(settings, config, {}).count(by_losses)["meltr"] == 1
@@ -185,7 +199,9 @@ def test_leaders_are_the_best_on_validation_and_the_first_baseline_on_fresh_seed
     diverged = scores | {trial.name: -INF for trial in compared if trial.arm == TUNED and trial.config.seed == 1}
     assert {trial.arm for trial in confirmation.trials(replace(known, compared=diverged))} == {"uniform"}
     words = plan.in_words(config, plan.all_trials(settings, config))
-    assert words[0] == "leaders: the best 1 on validation and uniform: 3 fresh seeds, at most 6 trials; the test split is scored in them alone"
+    assert (
+        words[0] == "leaders: the best 1 on validation and uniform: 3 fresh seeds, at most 6 trials; the test split is scored in them alone"
+    )
 
 
 @pytest.mark.parametrize("settings, rule", [

@@ -26,10 +26,37 @@ from tests.commands import run as run_command
 from tune_spaces import plan
 from workloads import cli
 
-SOURCES = {"video": "video", "primes": f"{ROOT}/workloads/examples/primes.py:Primes", "noisy": f"{ROOT}/workloads/examples/noisy_labels.py:NoisyLabels"}
+SOURCES = {
+    "video": "video",
+    "primes": f"{ROOT}/workloads/examples/primes.py:Primes",
+    "noisy": f"{ROOT}/workloads/examples/noisy_labels.py:NoisyLabels",
+}
 WITHOUT_NUMBERS = ("losses.set", "task.loss_set", "checkpoint")
 """Settings of any type that take names alone."""
-EXTREMES = [-1, 0, 1, 10**6, 2**31, 2**64, 10**30, -(2**63), 1e-300, 1e9, 1e300, -1e300, math.inf, -math.inf, math.nan, "", "x\ny", "../x", "é #,=", True, [], {}]
+EXTREMES = [
+    -1,
+    0,
+    1,
+    10**6,
+    2**31,
+    2**64,
+    10**30,
+    -(2**63),
+    1e-300,
+    1e9,
+    1e300,
+    -1e300,
+    math.inf,
+    -math.inf,
+    math.nan,
+    "",
+    "x\ny",
+    "../x",
+    "é #,=",
+    True,
+    [],
+    {},
+]
 TINY = {"backbone.hidden_size": 16, "backbone.num_heads": 2, "backbone.feed_forward_size": 32, "train.batch_size": 4, "train.steps": 2, "train.evaluate_every": 2,
         "combiner.embedding_size": 16, "combiner.loss_encoder_size": 8, "combiner.feed_forward_size": 16}  # fmt: skip
 
@@ -75,7 +102,11 @@ def cases() -> list[tuple[str, str, str]]:
     for field in fields(Video):
         found.append(("video", field.choice or "univl", field.name))
     for source in ("primes", "noisy"):
-        found += [(source, "", field.name) for field in fields(find(SOURCES[source])) if field.name.startswith("workload.") and field.name != "workload.source"]
+        found += [
+            (source, "", field.name)
+            for field in fields(find(SOURCES[source]))
+            if field.name.startswith("workload.") and field.name != "workload.source"
+        ]
     return found
 
 
@@ -185,9 +216,17 @@ def test_the_number_of_trials_is_bounded_before_they_are_made(monkeypatch):
     """And is no less than what is made."""
     from tune_spaces.size import most_trials
 
-    for arguments in (["experiment=digits"], ["experiment=digits", "sweep.add_one_in=true", "sweep.space=[damping]"], ["experiment=which_losses"]):
+    for arguments in (
+        ["experiment=digits"],
+        ["experiment=digits", "sweep.add_one_in=true", "sweep.space=[damping]"],
+        ["experiment=which_losses"],
+    ):
         request = cli.configure(arguments)
-        assert len(plan.all_trials(request.settings, request.config)) <= most_trials(request.config) <= 2 * len(plan.all_trials(request.settings, request.config))
+        assert (
+            len(plan.all_trials(request.settings, request.config))
+            <= most_trials(request.config)
+            <= 2 * len(plan.all_trials(request.settings, request.config))
+        )
     monkeypatch.setattr("tune_spaces.arms.make", None)
     request = cli.configure(["experiment=digits", "sweep.other_seeds=1000"])
     with pytest.raises(ConfigError, match="sweep.other_seeds=1000: makes"):

@@ -33,7 +33,9 @@ def test_the_interval_is_that_of_resampled_seeds():
     generator = np.random.default_rng(1)
     gains, effects = generator.normal(size=(3, 5)) + np.arange(5), generator.normal(size=(6, 5)) + np.arange(5)
     found, draws = horizon.tau(gains, effects), np.random.default_rng(2)
-    by_hand = [kendalltau(gains[draws.integers(3, size=3)].mean(0), effects[draws.integers(6, size=6)].mean(0)).statistic for _ in range(4000)]
+    by_hand = [
+        kendalltau(gains[draws.integers(3, size=3)].mean(0), effects[draws.integers(6, size=6)].mean(0)).statistic for _ in range(4000)
+    ]
     assert found.value == pytest.approx(kendalltau(gains.mean(0), effects.mean(0)).statistic)
     assert np.allclose([found.low, found.high], np.quantile(by_hand, [0.025, 0.975]), atol=0.201)  # tau of five moves by 0.2
     sure = horizon.tau(np.tile(np.arange(5.0), (3, 1)), np.tile(np.arange(5.0), (6, 1)))

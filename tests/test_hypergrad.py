@@ -121,7 +121,9 @@ def test_micro_batches_and_meta_batches_are_means():
     def both(l: Tensor) -> Tensor:
         return (combiner(l[0]) + combiner(l[1])) / 2
 
-    dense = DenseBilevel(lambda w, _: both(flat_losses(w)), lambda w, _: as_function(module, primary)(w), trained(module), torch.zeros(1).double())
+    dense = DenseBilevel(
+        lambda w, _: both(flat_losses(w)), lambda w, _: as_function(module, primary)(w), trained(module), torch.zeros(1).double()
+    )
     v = torch.linalg.solve(dense.hessian + 3 * torch.eye(len(v0 := dense.outer_gradient)).double(), v0)
     w = dense.w.clone().requires_grad_()
     J_v = (rows(flat_losses(w).flatten(), [w])[0] @ v).view(2, 3)
@@ -229,7 +231,7 @@ def test_the_fixed_point_of_torch_optimizers_is_read_from_them():
     module = nn.Linear(3, 2)
     for make, decoupled in ((torch.optim.AdamW, True), (torch.optim.Adam, False)):
         optimizer = make(module.parameters(), lr=0.1, weight_decay=0.3, betas=(0.9, 0.5), eps=1e-3)
-        for step in range(3):
+        for _step in range(3):
             module(torch.randn(5, 3)).pow(2).sum().backward()
             optimizer.step()
         found = FixedPoint.of(optimizer, list(module.parameters()))

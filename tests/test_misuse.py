@@ -72,7 +72,9 @@ def test_a_problem_that_is_kept_sees_another_batch():
         problem = ModuleProblem(p.net, losses, p.primary)
         hypergradient(problem, p.combiner, solver)
         batch["x"] = 2 * torch.randn(10, 6)
-        got, expected = (flat(hypergradient(each, p.combiner, solver).total()) for each in (problem, ModuleProblem(p.net, losses, p.primary)))
+        got, expected = (
+            flat(hypergradient(each, p.combiner, solver).total()) for each in (problem, ModuleProblem(p.net, losses, p.primary))
+        )
         assert relative_error(got, expected) < 1e-5
 
 
@@ -213,7 +215,9 @@ def test_a_weight_without_moments_counts_as_a_frozen_one(amsgrad):
     for trained in (True, False):
         model["pooler"].requires_grad_(trained)
         w = [q for q in model.parameters() if q.requires_grad]
-        problem = ModuleProblem(model, lambda: torch.stack([p.fit(), p.net(p.x).cosh().mean()]), p.primary, fixed_point=FixedPoint.of(optimizer, w))
+        problem = ModuleProblem(
+            model, lambda: torch.stack([p.fit(), p.net(p.x).cosh().mean()]), p.primary, fixed_point=FixedPoint.of(optimizer, w)
+        )
         found.append([flat(hypergradient(problem, p.combiner, solver).total()) for solver in
                       (ConjugateGradient(20), ConjugateGradient(5, 0.1, adam="fixed_point"), Identity(adam="fixed_point"))])  # fmt: skip
     assert all(relative_error(got, expected) < 1e-4 for got, expected in zip(*found))
@@ -236,7 +240,9 @@ def test_unrolling_is_right_or_refused():
             pytest.fail(name)
 
 
-@pytest.mark.parametrize("more, product, error", [(by_list, "double_backward", 0.0), (by_list, "forward", 0.1), (cubed(Cube.apply), "double_backward", 0.1)])
+@pytest.mark.parametrize(
+    "more, product, error", [(by_list, "double_backward", 0.0), (by_list, "forward", 0.1), (cubed(Cube.apply), "double_backward", 0.1)]
+)
 def test_the_self_check_takes_another_family_for_its_reference(more, product, error):
     """A wrong product is seen, and a right one isn't blamed."""
     use = beside(more, product=product, hessian_product="double_backward")(SINGLE)

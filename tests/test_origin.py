@@ -49,15 +49,21 @@ def test_what_differs_is_named(tmp_path):
 def test_a_run_whose_examples_hang_on_the_order_of_a_set_does_not_go_on(tmp_path):
     """A set of texts has another order in each process: the run would go on with examples that it has trained on."""
     order = "    order = [ord(x) - ord('a') for x in {'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'}]\n"
-    text = MINE.replace(DOC, DOC + order).replace("(sizes[split], 3)).astype(np.float32)", "(sizes[split], 3)).astype(np.float32)[[*self.order, *range(8, sizes[split])]]")
+    text = MINE.replace(DOC, DOC + order).replace(
+        "(sizes[split], 3)).astype(np.float32)", "(sizes[split], 3)).astype(np.float32)[[*self.order, *range(8, sizes[split])]]"
+    )
     (tmp_path / "mine.py").write_text(text)
 
     def train(*settings: str, hashed: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, str(ROOT / "workloads/train.py"), *settings], cwd=tmp_path, capture_output=True, text=True,
                               env=os.environ | ENVIRONMENT | {"PYTHONHASHSEED": hashed})  # fmt: skip
 
-    done = train(f"workload={tmp_path}/mine.py:Mine", "train.batch_size=20", "train.steps=4", "train.checkpoint_every=2", "name=mine", hashed="1")
+    done = train(
+        f"workload={tmp_path}/mine.py:Mine", "train.batch_size=20", "train.steps=4", "train.checkpoint_every=2", "name=mine", hashed="1"
+    )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(tmp_path / "outputs/runs/mine/checkpoints/step-00000004")
     other = train("resume=outputs/runs/mine", hashed="2")
-    assert other.returncode == 1 and "another when the run goes on, with the same seed; let nothing hang on the process" in other.stderr, other.stderr
+    assert other.returncode == 1 and "another when the run goes on, with the same seed; let nothing hang on the process" in other.stderr, (
+        other.stderr
+    )

@@ -50,7 +50,16 @@ def test_a_search_ends_at_rates_that_diverge_and_waits_for_those_that_run():
 def write(sweep, name, rate, *rows, phase="learning_rate_search", workers=0):
     columns = Columns.of({"accuracy": Metric("%")}, [], {"optimizer.learning_rate": rate, "train.num_workers": workers})
     for step, (status, score, elapsed) in enumerate(rows):
-        row = {"trial": name, "arm": "uniform", "phase": phase, "split": "validation", "status": status, "score": score, "step": step, "elapsed": elapsed}
+        row = {
+            "trial": name,
+            "arm": "uniform",
+            "phase": phase,
+            "split": "validation",
+            "status": status,
+            "score": score,
+            "step": step,
+            "elapsed": elapsed,
+        }
         results.append(sweep / "trials" / name, row, columns)
 
 
@@ -65,7 +74,9 @@ def test_a_rate_at_which_one_seed_diverges_is_not_chosen(tmp_path):
     assert tried == {"uniform": {1e-3: 55.0, 2e-3: -INF}} and chosen_rates(tried) == {"uniform": 1e-3}
 
 
-@pytest.mark.parametrize("text, length", [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("1.5 h", 5400), ("45s", 45), ("45", 45), ("1d", 86400)])
+@pytest.mark.parametrize(
+    "text, length", [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("1.5 h", 5400), ("45s", 45), ("45", 45), ("1d", 86400)]
+)
 def test_lengths_of_time(text, length):
     assert duration.seconds("sweep.budget", text) == length
 
@@ -91,7 +102,10 @@ def test_two_short_trials_tell_the_cost_of_all():
     for trial in trials:  # start, steps, two evaluations, and the one of the test split
         assert known.cost(trial) == pytest.approx(10 + 100 * len(trial.config.losses.set) + 5 * (2 + trial.test))
     lines = plan.cost_in_words(config, trials, known)
-    assert lines[0] == "timed, a trial: primary_only 2 min, uniform_with_permuted 7 min" and lines[1] == "device time: about 3 h 07 min: screening 2 h 32 min, confirmation 35 min"
+    assert (
+        lines[0] == "timed, a trial: primary_only 2 min, uniform_with_permuted 7 min"
+        and lines[1] == "device time: about 3 h 07 min: screening 2 h 32 min, confirmation 35 min"
+    )
 
 
 def test_short_trials_have_the_rows_that_timing_asks_for():
@@ -178,6 +192,9 @@ def test_tuned_weights_are_an_arm_beside_the_others():
     assert chosen in [trial.config.combiner.weights for trial in trials] and chosen[0] == 1 and chosen[2] < 0.5
     every = plan.all_trials(request.settings, request.config)
     assert plan.in_words(request.config, every)[0] == "weights: 8 runs for the arm tuned, 4 of them where a fit to the others has its best"
-    for settings, rule in (("sweep.tuned_weights=2", "sweep.tuned_weights=2: a fit needs more runs"), ("sweep.baselines=[tuned]", "sweep.baselines=tuned: no such arm")):
+    for settings, rule in (
+        ("sweep.tuned_weights=2", "sweep.tuned_weights=2: a fit needs more runs"),
+        ("sweep.baselines=[tuned]", "sweep.baselines=tuned: no such arm"),
+    ):
         with pytest.raises(ConfigError, match=re.escape(rule)):
             cli.configure([PRIMES, "experiment=compare", settings])

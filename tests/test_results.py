@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ def columns(losses=("main", "side"), **settings):
 
 def row(step, split="validation", status="running", **cells):
     return {"trial": "a", "arm": "ours", "phase": "comparison", "split": split, "status": status, "step": step,
-            "time": datetime(2026, 1, 1, tzinfo=timezone.utc), "score": -1.5, "metric.delay": 1.5, **cells}  # fmt: skip
+            "time": datetime(2026, 1, 1, tzinfo=UTC), "score": -1.5, "metric.delay": 1.5, **cells}  # fmt: skip
 
 
 def test_a_trial_has_the_columns_of_its_own_run_and_their_meaning(tmp_path):

@@ -15,7 +15,11 @@ def scored(luck, of_examples):
     """(arm, seed) -> per-example scores (4 * SOURCES,), four examples a source that share most of theirs."""
     generator = np.random.default_rng(0)
     shared = {arm: generator.normal(0, 10, SOURCES).repeat(4) for arm in ARMS}
-    return {(arm, seed): 50 + generator.normal(0, luck) + of_examples * shared[arm] + generator.normal(0, 2, 4 * SOURCES) for arm in ARMS for seed in SEEDS}
+    return {
+        (arm, seed): 50 + generator.normal(0, luck) + of_examples * shared[arm] + generator.normal(0, 2, 4 * SOURCES)
+        for arm in ARMS
+        for seed in SEEDS
+    }
 
 
 def drawn(values):

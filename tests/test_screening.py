@@ -18,9 +18,9 @@ from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.workload import Metric
+from tests.notebooks import printed_by
 from tune_spaces import designs, plan
 from tune_spaces import screening as trials_of
-from tests.notebooks import printed_by
 from workloads import beginning, cli
 
 PRIMES = "workload=workloads/examples/primes.py:Primes"
@@ -91,7 +91,10 @@ def test_another_look_may_choose_another_set():
     """Whose confirmation then is one of its own; the fresh seeds are the same."""
     settings, config = planned(PRIMES, "experiment=screening")
     last = plan.phases(settings, config)[-1]
-    one, other = ([trial for trial in last.trials(plan.Known({"best_with_digit": 2e-3}, best)) if trial.arm == "best"] for best in (("digit",), ("norm",)))
+    one, other = (
+        [trial for trial in last.trials(plan.Known({"best_with_digit": 2e-3}, best)) if trial.arm == "best"]
+        for best in (("digit",), ("norm",))
+    )
     assert not {trial.name for trial in one} & {trial.name for trial in other}
     assert {trial.config.optimizer.learning_rate for trial in one} == {2e-3} != {trial.config.optimizer.learning_rate for trial in other}
 
@@ -111,16 +114,24 @@ def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, no
         rows[trials_of.arm_of(row, losses)] = list(row)
     rows |= {"primary_only_with_shuffled": ["shuffled"], "uniform_with_shuffled": [*losses, "shuffled"]}
 
-    def write(arm, seed, phase, chosen, level, test=None, slopes={}):
+    def write(arm, seed, phase, chosen, level, test=None, slopes=()):
         status = "diverged" if (arm, seed) in diverges else "finished"
         columns = Columns.of({"accuracy": metric}, ["main", *chosen], {"seed": seed, "losses.set": ["main", *chosen], "losses.primary": "main",
                                                                        "optimizer.learning_rate": 1e-2, "train.num_workers": 0})  # fmt: skip
         base = {"trial": f"{phase}-{arm}-{seed}", "arm": arm, "phase": phase, "seconds": 1.0, "elapsed": 6.0, "step": 10, "best_step": 10}
         score = None if status == "diverged" else sign * level
         base |= {"resampled": random.normal(50, examples, 400)} if examples else {}
-        results.append(folder / "trials" / base["trial"], base | {"split": "validation", "status": status, "score": score, "metric.accuracy": level} | slopes, columns)
+        results.append(
+            folder / "trials" / base["trial"],
+            base | {"split": "validation", "status": status, "score": score, "metric.accuracy": level} | dict(slopes),
+            columns,
+        )
         if test is not None:
-            results.append(folder / "trials" / base["trial"], base | {"split": "test", "status": status, "score": sign * test, "metric.accuracy": test}, columns)
+            results.append(
+                folder / "trials" / base["trial"],
+                base | {"split": "test", "status": status, "score": sign * test, "metric.accuracy": test},
+                columns,
+            )
 
     for seed in range(seeds):
         luck = random.normal(0, 2)
@@ -138,7 +149,9 @@ def write_screening(folder, metric=METRICS["accuracy"], seeds=6, confirmed=6, no
         "best": ["a"] if confirmed else None, "confirmation": ["best", "primary_only"] if confirmed else [],
         "screening": {"kind": design.kind, "losses": list(losses), "rows": rows, "controls": ["shuffled"]},
     }  # fmt: skip
-    (folder / "sweep.json").write_text(json.dumps(dataclasses.asdict(SweepConfig(design="full", seeds=seeds, arms={"meltr": {}} if slopes else {})) | about))
+    (folder / "sweep.json").write_text(
+        json.dumps(dataclasses.asdict(SweepConfig(design="full", seeds=seeds, arms={"meltr": {}} if slopes else {})) | about)
+    )
     (folder / "baselines.json").write_text("{}")
     results.gather(folder)
     return folder
@@ -177,7 +190,9 @@ def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
 def test_what_other_examples_would_change_is_said(tmp_path):
     """Each trial for itself here: an average effect over 8 rows and 6 seeds moves by 1.96 x 6 / sqrt(12), the best set's by 1.96 x 6 / sqrt(3)."""
     said = report.headline(write_screening(tmp_path, examples=6.0))
-    found = {loss: float(half) for loss, half in re.findall(r"(\w+) ±(\d+\.\d)", said.split("would move the effects by: ")[1].split(" (95 %")[0])}
+    found = {
+        loss: float(half) for loss, half in re.findall(r"(\w+) ±(\d+\.\d)", said.split("would move the effects by: ")[1].split(" (95 %")[0])
+    }
     assert found == pytest.approx({"a": 3.4, "b": 3.4, "c": 3.4, "shuffled": 6.8}, rel=0.15)
     moved = re.search(r"Other test examples would move the first by ±(\d+\.\d)", said)
     assert float(moved[1]) == pytest.approx(6.8, rel=0.15)
@@ -190,7 +205,10 @@ def test_what_is_missing_or_diverged_is_said(tmp_path):
     assert "3 trials diverged and count as" in said and "Every one of them trained with c: it makes training diverge." in said
     assert "Trials without a score: 1" in said and "not confirmed on fresh seeds" in said
     page = report.write_report(folder).read_text()
-    assert "with_b: 5 of 6 planned trials finished (1 not started)." in page and "uniform: 5 of 6 planned trials finished (1 diverged)." in page
+    assert (
+        "with_b: 5 of 6 planned trials finished (1 not started)." in page
+        and "uniform: 5 of 6 planned trials finished (1 diverged)." in page
+    )
 
 
 def test_a_sweep_under_way_has_a_report(tmp_path):

@@ -34,8 +34,19 @@ def noisy(tmp_path_factory):
                 if arm == "meltr":
                     seen = {f"effect.{name}": value for name, value in zip(TRUTH, part.mean(0))}
                     seen |= {f"effect_square.{name}": value for name, value in zip(TRUTH, (part**2).mean(0))}
-                about = {"trial": f"{arm}-{seed}", "arm": arm, "phase": "comparison", "split": "validation", "step": 50 * (row + 1), "seconds": 1.0}
-                results.append(folder / "trials" / f"{arm}-{seed}", about | {"status": "finished" if row == ROWS - 1 else "running"} | measured(40.0 + seed) | seen, columns)
+                about = {
+                    "trial": f"{arm}-{seed}",
+                    "arm": arm,
+                    "phase": "comparison",
+                    "split": "validation",
+                    "step": 50 * (row + 1),
+                    "seconds": 1.0,
+                }
+                results.append(
+                    folder / "trials" / f"{arm}-{seed}",
+                    about | {"status": "finished" if row == ROWS - 1 else "running"} | measured(40.0 + seed) | seen,
+                    columns,
+                )
     return write_plan(folder), looks
 
 

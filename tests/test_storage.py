@@ -74,7 +74,12 @@ def test_a_table_that_is_damaged_anywhere_is_set_aside(tmp_path, capsys):
     trial = tmp_path / "trials/one"
     columns = Columns.of(METRICS, LOSS_SET, {"seed": 0})
     for step in range(1, 6):
-        results.append(trial, {"trial": "one", "arm": "a", "phase": "single", "split": "validation", "status": "running", "step": step} | measured(30.0 + step), columns)
+        results.append(
+            trial,
+            {"trial": "one", "arm": "a", "phase": "single", "split": "validation", "status": "running", "step": step}
+            | measured(30.0 + step),
+            columns,
+        )
     whole = results.read_trial(trial)
     for position in flips(trial / results.FILE):
         try:

@@ -152,7 +152,10 @@ def test_arms_search_their_own_settings_are_compared_and_the_leader_runs_again(t
     assert killed and all(path.stat().st_mtime_ns == before for path, before in killed.items())
     rows, about = rows_of(folder), json.loads((folder / "sweep.json").read_text())
     searched = {row["trial"]: row for row in rows if row["phase"] == "settings_search"}
-    assert len([name for name in searched if name.startswith("uniform-")]) == 5 + 3 + 2 and len([name for name in searched if name.startswith("meltr-")]) == 2
+    assert (
+        len([name for name in searched if name.startswith("uniform-")]) == 5 + 3 + 2
+        and len([name for name in searched if name.startswith("meltr-")]) == 2
+    )
     assert {row["setting.seed"] for row in searched.values()} == {1000}
     for arm, chosen in about["settings_chosen"].items():
         ran = [row for row in rows if row["phase"] == "comparison" and row["arm"] == arm]
@@ -167,4 +170,8 @@ def test_arms_search_their_own_settings_are_compared_and_the_leader_runs_again(t
 
 def test_a_budget_below_one_run_is_refused_before_the_start(tmp_path):
     code, output = run("sweep", *EQUAL, "sweep.budget_each=0.01s", "name=equal", cwd=tmp_path)
-    assert code == 2 and "error: sweep.budget_each=0.01s: buys not one full run of " in output and not (tmp_path / "outputs/sweeps/equal").exists()
+    assert (
+        code == 2
+        and "error: sweep.budget_each=0.01s: buys not one full run of " in output
+        and not (tmp_path / "outputs/sweeps/equal").exists()
+    )

@@ -22,8 +22,22 @@ NOISY = "workload=workloads/examples/noisy_labels.py:NoisyLabels"
 TINY = ["workload.width=4", "train.batch_size=8", "train.steps=6", "train.evaluate_every=3", "train.checkpoint_every=1",
         "combiner.embedding_size=16", "combiner.loss_encoder_size=8", "combiner.feed_forward_size=16"]  # fmt: skip
 TWO_WORKERS = ["train.num_workers=2", "engine.zero_stage=3"]
-SCREENED = ["experiment=screening", "sweep.learning_rates=[]", "losses.set=[prime,digit]", "sweep.seeds=1", "sweep.confirm=[]", "sweep.max_concurrent=1"]
-ONE_EACH = ["experiment=compare", "sweep.seeds=1", "sweep.other_seeds=1", "sweep.learning_rates=[]", "sweep.leave_one_out=false", "sweep.max_concurrent=1"]
+SCREENED = [
+    "experiment=screening",
+    "sweep.learning_rates=[]",
+    "losses.set=[prime,digit]",
+    "sweep.seeds=1",
+    "sweep.confirm=[]",
+    "sweep.max_concurrent=1",
+]
+ONE_EACH = [
+    "experiment=compare",
+    "sweep.seeds=1",
+    "sweep.other_seeds=1",
+    "sweep.learning_rates=[]",
+    "sweep.leave_one_out=false",
+    "sweep.max_concurrent=1",
+]
 
 
 def without_video(root: Path) -> Path:

@@ -47,7 +47,31 @@ def test_quotes_are_taken_off_and_null_leaves_out():
     assert own.checkpoint == ["a.bin", "b,é.bin"]
 
 
-@pytest.mark.parametrize("name", ["../x", "..", ".", "a/b", "/x", "a\\b", "-x", ".hidden", "a\nb", "a\tb", "a\x00b", "", " ", "a ", "x" * 141, "é" * 71, "a:b", "a*", "$HOME", "a;b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "..",
+        ".",
+        "a/b",
+        "/x",
+        "a\\b",
+        "-x",
+        ".hidden",
+        "a\nb",
+        "a\tb",
+        "a\x00b",
+        "",
+        " ",
+        "a ",
+        "x" * 141,
+        "é" * 71,
+        "a:b",
+        "a*",
+        "$HOME",
+        "a;b",
+    ],
+)
 def test_a_name_is_one_component_of_a_path(name):
     with pytest.raises(ConfigError, match=r"^name=.*; ") as caught:
         cli.configure([f"name={name}"])
@@ -124,7 +148,9 @@ def test_every_text_file_is_opened_as_utf_8():
                 assert not is_text or "encoding" in {each.arg for each in node.keywords}, f"{path}:{node.lineno}"
 
 
-BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{here}: &{here} [{','.join([f'*{before}'] * 9)}]\n" for before, here in zip("abcdefgh", "bcdefghi"))
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{here}: &{here} [{','.join([f'*{before}'] * 9)}]\n" for before, here in zip("abcdefgh", "bcdefghi")
+)
 
 
 @pytest.mark.parametrize("content, words", [

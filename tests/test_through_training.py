@@ -24,7 +24,11 @@ class Network(nn.Module):
 
     def __init__(self, dropout: float):
         super().__init__()
-        self.first, self.norm, self.second = nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6), nn.Linear(6, 2)  # a bias before the norm: its gradient is rounding
+        self.first, self.norm, self.second = (
+            nn.Linear(4, 6, bias=False),
+            nn.BatchNorm1d(6),
+            nn.Linear(6, 2),
+        )  # a bias before the norm: its gradient is rounding
         self.decoder, self.frozen = nn.Linear(6, 2), nn.Linear(4, 6).requires_grad_(False)
         self.dropout, self.still = nn.Dropout(dropout), nn.Parameter(torch.ones(3))
 
@@ -43,7 +47,10 @@ class Case:
         self.X, self.Y = torch.randn(steps + 1, 7, 4).double(), torch.randn(steps + 1, 7, 2).double()
         self.named = [p for p in self.module.parameters() if p.requires_grad]
         decayed = [p for p in self.named if p.dim() > 1]
-        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": [p for p in self.named if p.dim() == 1], "weight_decay": 0.0, "lr": 0.01}]
+        groups = [
+            {"params": decayed, "weight_decay": 0.1},
+            {"params": [p for p in self.named if p.dim() == 1], "weight_decay": 0.0, "lr": 0.01},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=0.02, eps=epsilon)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         for number in range(before):  # so that there are moments, but for the decoder
@@ -245,7 +252,9 @@ def peak_bytes(function: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         function()
     now = peak = 0
-    for _, moved in sorted((event.start_ns(), event.nbytes()) for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"):
+    for _, moved in sorted(
+        (event.start_ns(), event.nbytes()) for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"
+    ):
         now += moved
         peak = max(peak, now)
     return peak
@@ -260,7 +269,9 @@ def test_the_memory_that_is_foreseen_is_about_what_it_takes(segments):
     found = []
 
     def run() -> None:
-        found.append(training_gradient(module, lambda k: (module(x) - y).square().mean(0), lambda: module(x).sum(), SLOPES, rule, 30, segments))
+        found.append(
+            training_gradient(module, lambda k: (module(x) - y).square().mean(0), lambda: module(x).sum(), SLOPES, rule, 30, segments)
+        )
 
     run()
     peak = peak_bytes(run)

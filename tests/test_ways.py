@@ -73,7 +73,9 @@ def test_a_way_may_ask_alignments_the_gramian_and_the_losses_after_the_step(stag
         model = toy()[0].double()
         model.counting = False
         own, metas = [widened(toy_batch(i)) for i in range(2)], [widened(toy_batch(10 + i)) for i in range(2)]
-        dense = DenseReference(model, lambda m: torch.stack([m(batch) for batch in own]), lambda m: sum(m(q, ("head",))[0] for q in metas) / 2)
+        dense = DenseReference(
+            model, lambda m: torch.stack([m(batch) for batch in own]), lambda m: sum(m(q, ("head",))[0] for q in metas) / 2
+        )
         J = jacrev(dense.losses)(dense.w)  # (rank, T, p)
         assert relative_error(seen["alignments"][0].double(), J[rank] @ dense.outer_gradient()) < 1e-2
         assert relative_error(seen["gramian"], J.mean(0) @ J.mean(0).T) < 1e-4

@@ -88,7 +88,9 @@ def search_trials(settings: DictConfig, config: Config, arms: dict[str, dict[str
     ]  # fmt: skip
 
 
-def comparison(settings: DictConfig, config: Config, learning_rates: dict[str, float], scores: dict[str, float] | None = None) -> list[Trial]:
+def comparison(
+    settings: DictConfig, config: Config, learning_rates: dict[str, float], scores: dict[str, float] | None = None
+) -> list[Trial]:
     """`ours`, the baselines, the other arms and those derived from `ours`, seed by seed.
 
     Args:

@@ -86,7 +86,12 @@ def add_one_in(losses: Sequence[str]) -> Design:
 
 def _count(losses: Sequence[str]) -> int:
     assert len(set(losses)) == len(losses), losses
-    check(len(losses) > 0, "losses.set", "[]", "no auxiliary loss to screen; name at least one besides the primary and the controls, or compare arms with sweep.design=none")
+    check(
+        len(losses) > 0,
+        "losses.set",
+        "[]",
+        "no auxiliary loss to screen; name at least one besides the primary and the controls, or compare arms with sweep.design=none",
+    )
     check(len(losses) <= MOST, "losses.set", f"[{len(losses)} losses]", f"a design holds at most {MOST} auxiliary losses; leave some out")
     return len(losses)
 

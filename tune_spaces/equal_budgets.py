@@ -62,7 +62,10 @@ class Searched:
 
     def scores(self, ended: Ended) -> dict[int, dict[int, float]]:
         """Rung -> candidate -> score."""
-        return {rung: {number: ended[name] for number in range(self.count) if (name := self.name(number, rung)) in ended} for rung in halving.RUNGS}
+        return {
+            rung: {number: ended[name] for number in range(self.count) if (name := self.name(number, rung)) in ended}
+            for rung in halving.RUNGS
+        }
 
     def runs(self, ended: Ended) -> list[Trial]:
         """As far as those before them have ended."""
@@ -110,7 +113,12 @@ class EqualBudgets:
         costs = {arm: {rung: cost(one.trial(0, rung)) for rung in halving.RUNGS} for arm, one in self.arms.items() if one.domains}
         for arm in sorted(costs, key=lambda arm: -costs[arm][1]):
             whole = costs[arm][1]
-            check(whole <= budget, "sweep.budget_each", written, f"buys not one full run of {arm}, which takes {whole:.1f} s; give at least {math.ceil(whole)}s")
+            check(
+                whole <= budget,
+                "sweep.budget_each",
+                written,
+                f"buys not one full run of {arm}, which takes {whole:.1f} s; give at least {math.ceil(whole)}s",
+            )
         return {arm: halving.affordable(budget, each) for arm, each in costs.items()}
 
     def search(self, ended: Ended) -> list[Trial]:
@@ -161,6 +169,18 @@ def check_equal(config: Config) -> None:
     sweep, rates = config.sweep, config.sweep.learning_rates
     for name in REPLACED:
         value = getattr(sweep, name)
-        check(value == getattr(SweepConfig(), name), f"sweep.{name}", value, "has no part beside sweep.budget_each, which stands in its place; leave one of them out")
-    check(len(set(rates)) > 1, "sweep.learning_rates", rates, "sweep.budget_each draws between the least and the greatest; give at least two")
-    check(config.seed + sweep.seeds <= SEARCH_SEED_OFFSET, "seed", config.seed, f"seeds from {SEARCH_SEED_OFFSET} on are those of searches; lower it")
+        check(
+            value == getattr(SweepConfig(), name),
+            f"sweep.{name}",
+            value,
+            "has no part beside sweep.budget_each, which stands in its place; leave one of them out",
+        )
+    check(
+        len(set(rates)) > 1, "sweep.learning_rates", rates, "sweep.budget_each draws between the least and the greatest; give at least two"
+    )
+    check(
+        config.seed + sweep.seeds <= SEARCH_SEED_OFFSET,
+        "seed",
+        config.seed,
+        f"seeds from {SEARCH_SEED_OFFSET} on are those of searches; lower it",
+    )

@@ -19,7 +19,12 @@ def check_leaders(config: Config) -> None:
         ConfigError: names the setting.
     """
     sweep = config.sweep
-    check(0 <= sweep.leaders <= len(led(config)), "sweep.leaders", sweep.leaders, f"must lie between 0 and the {len(led(config))} arms that are compared; change it")
+    check(
+        0 <= sweep.leaders <= len(led(config)),
+        "sweep.leaders",
+        sweep.leaders,
+        f"must lie between 0 and the {len(led(config))} arms that are compared; change it",
+    )
     check(not sweep.leaders or config.seed + sweep.seeds <= SEARCH_SEED_OFFSET, "seed", config.seed,
           f"seeds from {SEARCH_SEED_OFFSET} on are those of searches and of the leaders; lower it")  # fmt: skip
 
@@ -34,7 +39,10 @@ def leaders(config: Config, trials: Sequence[Trial], scores: Mapping[str, float]
     compared = [trial for trial in trials if trial.arm in led(config)]
     if not config.sweep.leaders or not compared or any(trial.name not in scores for trial in compared):
         return []
-    means = {arm: statistics.mean(scores[trial.name] for trial in compared if trial.arm == arm) for arm in dict.fromkeys(trial.arm for trial in compared)}
+    means = {
+        arm: statistics.mean(scores[trial.name] for trial in compared if trial.arm == arm)
+        for arm in dict.fromkeys(trial.arm for trial in compared)
+    }
     best = sorted(means, key=lambda arm: -means[arm])[: config.sweep.leaders]
     return list(dict.fromkeys([*best, *config.sweep.baselines[:1]]))
 

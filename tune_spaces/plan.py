@@ -88,7 +88,19 @@ def _compared(config: Config, comparison: Callable[[Known], list[Trial]]) -> lis
             Phase(lambda known: leaders.fresh(config, comparison(known), known.compared))]  # fmt: skip
 
 
-OF_A_COMPARISON = ("ours", "baselines", "other_seeds", "leave_one_out", "add_one_in", "space", "search", "samples", "tuned_weights", "budget_each", "leaders")
+OF_A_COMPARISON = (
+    "ours",
+    "baselines",
+    "other_seeds",
+    "leave_one_out",
+    "add_one_in",
+    "space",
+    "search",
+    "samples",
+    "tuned_weights",
+    "budget_each",
+    "leaders",
+)
 OF_A_SCREENING = ("looks", "margin", "confirm", "confirmation_seeds")
 """Settings of a sweep that the other kind of sweep doesn't look at."""
 OF_BOTH = "confirmation_seeds"
@@ -102,7 +114,11 @@ def check_used(sweep: SweepConfig) -> None:
         ConfigError: names the setting.
     """
     screens, defaults = sweep.design != "none", SweepConfig()
-    kind, mend = ("a screening", "compare arms with sweep.design=none") if screens else ("a comparison of arms", "screen with such as sweep.design=full")
+    kind, mend = (
+        ("a screening", "compare arms with sweep.design=none")
+        if screens
+        else ("a comparison of arms", "screen with such as sweep.design=full")
+    )
     vain = OF_A_COMPARISON if screens else [name for name in OF_A_SCREENING if not (sweep.leaders and name == OF_BOTH)]
     for name in vain:
         value = getattr(sweep, name)
@@ -114,7 +130,11 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
     count, seeds = Counter(trial.phase for trial in trials), config.sweep.seeds
     if config.sweep.design == "none":
         more = config.sweep.tuned_weights - count["weight_search"]
-        searched = [f"weights: {config.sweep.tuned_weights} runs for the arm {TUNED}, {more} of them where a fit to the others has its best"] if more else []
+        searched = (
+            [f"weights: {config.sweep.tuned_weights} runs for the arm {TUNED}, {more} of them where a fit to the others has its best"]
+            if more
+            else []
+        )
         confirmed = [trial.arm for trial in trials if trial.phase == "confirmation"]
         searched += [f"leaders: the best {config.sweep.leaders} on validation and {', '.join(config.sweep.baselines[:1])}: {config.sweep.confirmation_seeds} fresh seeds, "
                      f"at most {len(confirmed)} trials; the test split is scored in them alone"] if confirmed else []  # fmt: skip
@@ -148,7 +168,10 @@ def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str
         by_phase[name] = by_phase.get(name, 0.0) + cost
     each = [f"{arm} {in_time(timing.of_trial(trial.config, False))}" for arm, (trial, timing) in timed.of_arms.items()]
     parts = [f"{name} {in_time(cost)}" for name, cost in by_phase.items()]
-    lines = [f"timed, a trial: {', '.join(each)}", f"device time: about {in_time(sum(costs))}{': ' + ', '.join(parts) if len(parts) > 1 else ''}"]
+    lines = [
+        f"timed, a trial: {', '.join(each)}",
+        f"device time: about {in_time(sum(costs))}{': ' + ', '.join(parts) if len(parts) > 1 else ''}",
+    ]
     if config.sweep.budget is None:
         return lines
     budget = config.sweep.budget_seconds
@@ -174,7 +197,9 @@ def all_trials(settings: DictConfig, config: Config, counted: Mapping[str, int] 
             supposed = replace(supposed, halved={trial.name: -float(place) for place, trial in enumerate(trials)})
             trials = phase.trials(supposed)
         first = config.sweep.baselines[:1]  # supposed to lead the least, so that it is one more
-        supposed = replace(supposed, compared={trial.name: float("-inf") if trial.arm in first else -float(place) for place, trial in enumerate(trials)})
+        supposed = replace(
+            supposed, compared={trial.name: float("-inf") if trial.arm in first else -float(place) for place, trial in enumerate(trials)}
+        )
         found += trials
     names = Counter(trial.name for trial in found)
     twice = next((trial.arm for trial in found if names[trial.name] > 1), None)

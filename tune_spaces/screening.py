@@ -109,7 +109,9 @@ def confirmation(settings: DictConfig, config: Config, rates: dict[str, float], 
         for arm in confirmed(config, best):
             rate = rates.get(same_as.get(arm, arm))
             changes = settings_of(config, arm, best) | ({"optimizer.learning_rate": rate} if rate else {})
-            trials.append(Trial(f"{names.get(arm, arm)}-seed{seed}", arm, "confirmation", make(settings, changes | {"seed": seed}), test=True))
+            trials.append(
+                Trial(f"{names.get(arm, arm)}-seed{seed}", arm, "confirmation", make(settings, changes | {"seed": seed}), test=True)
+            )
     return trials
 
 
@@ -122,7 +124,9 @@ def settings_of(config: Config, arm: str, best: tuple[str, ...]) -> dict[str, An
 
 def fixed(losses: list[str], rate: float | None) -> dict[str, Any]:
     """Weight 1 for each of `losses`."""
-    return {"combiner.name": "fixed", "combiner.weights": "uniform", "losses.set": losses} | ({"optimizer.learning_rate": rate} if rate else {})
+    return {"combiner.name": "fixed", "combiner.weights": "uniform", "losses.set": losses} | (
+        {"optimizer.learning_rate": rate} if rate else {}
+    )
 
 
 def check_plan(config: Config) -> None:

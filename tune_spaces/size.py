@@ -26,7 +26,9 @@ def check_size(config: Config) -> None:
     total = most_trials(config)
     if total > MOST_TRIALS:
         name = max(_numbers(config), key=_numbers(config).__getitem__)
-        raise ConfigError(f"sweep.{name}={getattr(config.sweep, name)}: makes {total} trials, and a sweep has {MOST_TRIALS} at most; lower it")
+        raise ConfigError(
+            f"sweep.{name}={getattr(config.sweep, name)}: makes {total} trials, and a sweep has {MOST_TRIALS} at most; lower it"
+        )
     check_seeds(config)
 
 
@@ -59,7 +61,12 @@ def check_seeds(config: Config) -> None:
     check(not (searches or confirms) or last <= SEARCH_SEED_OFFSET, "seed", config.seed,
           f"seeds from {SEARCH_SEED_OFFSET} on are those of searches and of a confirmation, and the last would be {last - 1}; lower it or sweep.seeds")  # fmt: skip
     room = CONFIRMATION_SEED_OFFSET - SEARCH_SEED_OFFSET
-    check(sweep.learning_rate_seeds <= room, "sweep.learning_rate_seeds", sweep.learning_rate_seeds, f"more than the {room} seeds of searches; lower it")
+    check(
+        sweep.learning_rate_seeds <= room,
+        "sweep.learning_rate_seeds",
+        sweep.learning_rate_seeds,
+        f"more than the {room} seeds of searches; lower it",
+    )
 
 
 def _numbers(config: Config) -> dict[str, int]:

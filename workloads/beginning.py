@@ -36,7 +36,12 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     if "sweep.seeds" in request.given:
         look(old, request.config.sweep.seeds)
     for key, value in request.given.items():
-        check(key in ("resume", "sweep.seeds", *MAY_CHANGE), key, value, "a resumed sweep keeps its settings; leave it out or start a new sweep")
+        check(
+            key in ("resume", "sweep.seeds", *MAY_CHANGE),
+            key,
+            value,
+            "a resumed sweep keeps its settings; leave it out or start a new sweep",
+        )
         if key in MAY_CHANGE:
             OmegaConf.update(old, key, OmegaConf.select(request.settings, key))
     return old, config_file.make(old), folder

@@ -125,7 +125,9 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = compose(cls.conf, overrides=overrides)
         OmegaConf.update(settings, "workload.source", absolute(source))
-        chosen = own and OmegaConf.to_object(OmegaConf.merge(own, {key: _own_value(item, given[key]) for key, item in mine.items() if key in given}))
+        chosen = own and OmegaConf.to_object(
+            OmegaConf.merge(own, {key: _own_value(item, given[key]) for key, item in mine.items() if key in given})
+        )
         return Request(settings, config_file.make(settings), given, chosen)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(_one_line(cls, error, given, [*mine.values(), *fields(cls)])) from None
@@ -186,7 +188,12 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
         ConfigError: the name was given and its folder exists; nothing is overwritten.
     """
     name = config.name or called(config.workload, "title", config.workload.title)
-    check(isinstance(name, str) and name != "", "workload", config.workload.source, f"title gave {name!r}; return a name of letters, digits, _ and -, for folders")
+    check(
+        isinstance(name, str) and name != "",
+        "workload",
+        config.workload.source,
+        f"title gave {name!r}; return a name of letters, digits, _ and -, for folders",
+    )
     check_name("name", name)
     folder = Path(config.output) / kind / name
     check_writable("output", config.output, folder.parent)
@@ -264,7 +271,10 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with open(path, "ab", buffering=0) as log, os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal:
+    with (
+        open(path, "ab", buffering=0) as log,
+        os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal,
+    ):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:

@@ -72,7 +72,12 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
     module = saved_module(trained, folder / "best.safetensors", device)
     found = examples(workload, config.split)
     ways = [f"{name}={value_of(trained, name)}" for name in changed]
-    about = {"workload": workload.source, "split": config.split, "data": workload.describe().get("name"), "checkpoint": str(config.checkpoint)}
+    about = {
+        "workload": workload.source,
+        "split": config.split,
+        "data": workload.describe().get("name"),
+        "checkpoint": str(config.checkpoint),
+    }
     if not workload.defines("predict"):
         return predictions.finite(about | {"metrics": measured(workload, module, found, device).metrics})
     from analysis.predictions import write_page
@@ -84,12 +89,24 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
         metrics, intervals, notes = workload.report(rows)
     else:
         metrics, intervals = workload.measure(rows), bootstrapped(rows, workload.measure)
-        notes = [f"{len(rows)} examples.", f"Intervals: {RESAMPLES} bootstrap resamples of what the rows name as their source, else of rows."]
+        notes = [
+            f"{len(rows)} examples.",
+            f"Intervals: {RESAMPLES} bootstrap resamples of what the rows name as their source, else of rows.",
+        ]
     metrics |= {"score": workload.score(metrics)}
     facts = about | dict(metrics=metrics, intervals=intervals, notes=notes + [f"With {way}." for way in ways])
     target = folder / "predictions" / ",".join([config.split, *(way.removeprefix("task.") for way in ways)])
     declared = {**workload.metrics, **workload.reported_metrics}
-    predictions.write(target, workload.title(), rows, workload.pictures(config.split), facts, declared, workload.prediction_columns, workload.prediction_view)
+    predictions.write(
+        target,
+        workload.title(),
+        rows,
+        workload.pictures(config.split),
+        facts,
+        declared,
+        workload.prediction_columns,
+        workload.prediction_view,
+    )
     return predictions.finite(facts | {"page": str(write_page(target))})
 
 

@@ -1,13 +1,13 @@
 """Turn what others distribute into the project's own forms: data sets into Parquet, checkpoints into safetensors, and back.
 
-    python workloads/prepare.py data=digits
-    python workloads/prepare.py data=msrvtt source=<folder with MSRVTT_data.json and videos or a feature file>
-    python workloads/prepare.py data=msrvtt data.variant=9k data.folder=data/msrvtt_9k source=<folder>
-    python workloads/prepare.py data=videos source=<folder of videos with captions.csv>
-    python workloads/prepare.py extract=<folder of videos> extractor=<folder of a vision model> export=<folder of features>
-    python workloads/prepare.py backbone=violet checkpoint=<file>
-    python workloads/prepare.py backbone=violet checkpoint=[<BERT>,<Video Swin>]
-    python workloads/prepare.py checkpoint=<folder> export=<file>
+python workloads/prepare.py data=digits
+python workloads/prepare.py data=msrvtt source=<folder with MSRVTT_data.json and videos or a feature file>
+python workloads/prepare.py data=msrvtt data.variant=9k data.folder=data/msrvtt_9k source=<folder>
+python workloads/prepare.py data=videos source=<folder of videos with captions.csv>
+python workloads/prepare.py extract=<folder of videos> extractor=<folder of a vision model> export=<folder of features>
+python workloads/prepare.py backbone=violet checkpoint=<file>
+python workloads/prepare.py backbone=violet checkpoint=[<BERT>,<Video Swin>]
+python workloads/prepare.py checkpoint=<folder> export=<file>
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The main job: which auxiliary losses help, by how much, how surely? On a laptop or a Ray cluster, with an honest report.
 
-    python workloads/sweep.py                                     experiment=which_losses: the embedded data, two cores, about 9 minutes
-    python workloads/sweep.py plan_only=true                      how many trials that is, and how long they take
-    python workloads/sweep.py sweep.budget=2h                     as many of them as two hours of device time allow
-    python workloads/sweep.py workload=my_losses.py:Primes        a model, losses and data of your own (docs/workloads.md)
-    python workloads/sweep.py experiment=msrvtt_retrieval         MSR-VTT, after workloads/prepare.py
-    python workloads/sweep.py experiment=digits                   MELTR against fixed weights, on retrieval
-    python workloads/sweep.py resume=outputs/sweeps/which_losses  go on with an interrupted sweep
+python workloads/sweep.py                                     experiment=which_losses: the embedded data, two cores, about 9 minutes
+python workloads/sweep.py plan_only=true                      how many trials that is, and how long they take
+python workloads/sweep.py sweep.budget=2h                     as many of them as two hours of device time allow
+python workloads/sweep.py workload=my_losses.py:Primes        a model, losses and data of your own (docs/workloads.md)
+python workloads/sweep.py experiment=msrvtt_retrieval         MSR-VTT, after workloads/prepare.py
+python workloads/sweep.py experiment=digits                   MELTR against fixed weights, on retrieval
+python workloads/sweep.py resume=outputs/sweeps/which_losses  go on with an interrupted sweep
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def sweep(request: cli.Request) -> int:
     print(headline(folder))
     print(f"report: {report}")
     if ending is phases.Ending.BUDGET:
-        print(f"sweep.budget={config.sweep.budget} is used up; go on with more: python workloads/sweep.py resume={folder} sweep.budget=<more>")
+        print(
+            f"sweep.budget={config.sweep.budget} is used up; go on with more: python workloads/sweep.py resume={folder} sweep.budget=<more>"
+        )
     if ending is phases.Ending.INTERRUPTED:
         print(f"interrupted; go on with: python workloads/sweep.py resume={folder}")
     return 130 if ending is phases.Ending.INTERRUPTED else 0
@@ -81,7 +83,10 @@ def time_some(config: Config, trials: list[Trial]) -> Timed:
     from meltr_ray.cluster.timing import timed
 
     Path(config.output).mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".timing-", dir=config.output, ignore_cleanup_errors=True) as folder, cli.chatter_to(Path(folder) / "log.txt"):
+    with (
+        TemporaryDirectory(prefix=".timing-", dir=config.output, ignore_cleanup_errors=True) as folder,
+        cli.chatter_to(Path(folder) / "log.txt"),
+    ):
         return timed(trials, Path(folder), config)
 
 

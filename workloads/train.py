@@ -1,9 +1,9 @@
 """One run: train one configuration, with validation scores, checkpoints and the best weights in its folder.
 
-    python workloads/train.py train.steps=300 aid.solver=cg
-    python workloads/train.py workload=my_losses.py:Primes workload.width=64
-    python workloads/train.py train.num_workers=2 engine.zero_stage=3
-    python workloads/train.py resume=outputs/runs/digits
+python workloads/train.py train.steps=300 aid.solver=cg
+python workloads/train.py workload=my_losses.py:Primes workload.width=64
+python workloads/train.py train.num_workers=2 engine.zero_stage=3
+python workloads/train.py resume=outputs/runs/digits
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def train(request: cli.Request) -> int:
         folder = Path(config.resume).absolute()
         if not (folder / "config.yaml").exists():
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
-        config = config_file.read(sealed.whole_of(folder / "config.yaml"), [f"{key}={value}" for key, value in request.given.items() if key != "resume"])
+        config = config_file.read(
+            sealed.whole_of(folder / "config.yaml"), [f"{key}={value}" for key, value in request.given.items() if key != "resume"]
+        )
     else:
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     for key, value in request.given.items():

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any, Callable, Iterator, TextIO
@@ -76,7 +76,15 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
                     if budget.exhausted:
                         break
                     progress.expect(len(trials) if number and not phase.is_counted else 0)
-                    describe(folder, config, known.rates, command, ended=None, best=known.best, settings_chosen=equal.chosen(known.halved) if equal else {})
+                    describe(
+                        folder,
+                        config,
+                        known.rates,
+                        command,
+                        ended=None,
+                        best=known.best,
+                        settings_chosen=equal.chosen(known.halved) if equal else {},
+                    )
                     run_trials(trials, folder, config, progress, budget, timed.cost if timed else lambda trial: 0.0)
     except KeyboardInterrupt:
         ending = Ending.INTERRUPTED
@@ -102,25 +110,32 @@ def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]
         yield known, trials
 
 
-def describe(folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None,
-             best: tuple[str, ...] | None = None, **more: Any) -> None:
+def describe(
+    folder: Path, config: Config, rates: dict[str, float], command: str, ended: str | None, best: tuple[str, ...] | None = None, **more: Any
+) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table; `more` of it stays until it is given anew."""
     path, workload = folder / "sweep.json", config.workload
     before = sealed.read_json(path) if path.exists() else {}
-    kept = {name: before[name] for name in ("candidates", "settings_chosen") if before.get(name)} | {name: value for name, value in more.items() if value}
-    known: dict[str, Any] = dataclasses.asdict(config.sweep) | kept | {
-        "metrics": {name: dataclasses.asdict(metric) for name, metric in workload.metrics.items()},
-        "losses": {"primary": config.losses.primary, "set": list(config.losses.set), "controls": list(workload.planted())},
-        "workload": workload.source,
-        "started": before.get("started") or now(),
-        "ended": ended,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
-        "command": command,
-        "data": workload.describe(),
-        "caveats": [*workload.caveats(), *splits.said(workload)],
-        "learning_rate_chosen": rates,
-        "best": list(best) if best is not None else before.get("best"),
+    kept = {name: before[name] for name in ("candidates", "settings_chosen") if before.get(name)} | {
+        name: value for name, value in more.items() if value
     }
+    known: dict[str, Any] = (
+        dataclasses.asdict(config.sweep)
+        | kept
+        | {
+            "metrics": {name: dataclasses.asdict(metric) for name, metric in workload.metrics.items()},
+            "losses": {"primary": config.losses.primary, "set": list(config.losses.set), "controls": list(workload.planted())},
+            "workload": workload.source,
+            "started": before.get("started") or now(),
+            "ended": ended,
+            "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
+            "command": command,
+            "data": workload.describe(),
+            "caveats": [*workload.caveats(), *splits.said(workload)],
+            "learning_rate_chosen": rates,
+            "best": list(best) if best is not None else before.get("best"),
+        }
+    )
     if config.sweep.design != "none":
         design = screening.design_of(config)
         known["confirmation"] = screening.confirmed(config, known["best"])
@@ -142,4 +157,4 @@ def keep_best(folder: Path) -> None:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable
 
@@ -114,7 +114,7 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
         cause = cause.__cause__
     status = "diverged" if isinstance(cause, Diverged) else "failed"
     row = {key: trial[key] for key in ("arm", "phase")}
-    row |= {"trial": folder.name, "split": "none", "status": status, "time": datetime.now(timezone.utc)}
+    row |= {"trial": folder.name, "split": "none", "status": status, "time": datetime.now(UTC)}
     last = str(cause).strip().splitlines() or [type(cause).__name__]
     row |= {"step": rows[-1]["step"] if rows else 0, "error": f"{type(cause).__name__}: {last[0]}"}
     results.append(folder, row, columns_of(config))

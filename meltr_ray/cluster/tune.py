@@ -93,8 +93,9 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(config)),
         # A function trainable keeps its process for the next trial: that saves its imports.
-        tune_config=tune.TuneConfig(search_alg=source, num_samples=len(waiting), max_concurrent_trials=config.sweep.max_concurrent,
-                                    reuse_actors=True),  # fmt: skip
+        tune_config=tune.TuneConfig(
+            search_alg=source, num_samples=len(waiting), max_concurrent_trials=config.sweep.max_concurrent, reuse_actors=True
+        ),  # fmt: skip
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder / "ray"),

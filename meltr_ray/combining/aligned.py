@@ -42,7 +42,9 @@ class Aligned(Looking):
     @classmethod
     def of(cls, config: Any, workload: Workload) -> Aligned:
         names, settings = config.losses.set, config.combiner
-        return cls(len(names), names.index(config.losses.primary), settings.every, settings.strength, RandomGramian.of(config, cls.least_draws))
+        return cls(
+            len(names), names.index(config.losses.primary), settings.every, settings.strength, RandomGramian.of(config, cls.least_draws)
+        )
 
     def __init__(self, count: int, primary: int, every: int, floor: float, random: Optional[RandomGramian] = None):
         super().__init__(count, every, random)
@@ -107,7 +109,9 @@ def closed_form(c: Tensor, C: Tensor, primary: int, floor: float) -> Tensor:
     gain, count = (c / length.clamp(min=torch.finfo(C.dtype).tiny))[alive].numpy(), len(alive)
     gain = gain / max(np.abs(gain).max(), np.finfo(float).tiny)
     share = floor * np.ones(count) - np.eye(count)[at]  # floor * sum u <= u of the primary
-    u = solve_qp((cosines + cosines.T) / 2 + RIDGE * np.eye(count), -gain, np.vstack([-np.eye(count), share]), np.zeros(count + 1), solver="quadprog")
+    u = solve_qp(
+        (cosines + cosines.T) / 2 + RIDGE * np.eye(count), -gain, np.vstack([-np.eye(count), share]), np.zeros(count + 1), solver="quadprog"
+    )
     if u is None or gain @ u < LEAST_GAIN:
         u = np.eye(count)[at]
     w[alive] = torch.from_numpy(np.maximum(u, 0)) / length[alive]

@@ -46,7 +46,9 @@ class FromGramian(Looking):
         return cls(cls.made(config.combiner), len(names), names.index(config.losses.primary), config.combiner.every, config.seed,
                    RandomGramian.of(config, cls.least_draws))  # fmt: skip
 
-    def __init__(self, weighting: nn.Module, count: int, primary: int = 0, every: int = 1, seed: int = 0, random: Optional[RandomGramian] = None):
+    def __init__(
+        self, weighting: nn.Module, count: int, primary: int = 0, every: int = 1, seed: int = 0, random: Optional[RandomGramian] = None
+    ):
         super().__init__(count, every, random)
         self.weighting, self.seed = weighting, seed
         self.order = [primary, *(t for t in range(count) if t != primary)]

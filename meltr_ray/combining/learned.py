@@ -30,7 +30,16 @@ class Own(Meta):
     @staticmethod
     def made(config: Any, workload: Workload) -> nn.Module:
         combiner = workload.combiner()
-        check(isinstance(combiner, nn.Module), "combiner.name", "own", f"combiner() gave a {type(combiner).__name__}; return a torch.nn.Module")
-        check(any(p.requires_grad for p in combiner.parameters()), "combiner.name", "own",
-              f"the combiner of {type(workload).__name__} has no parameter to learn; use combiner.name=fixed")
+        check(
+            isinstance(combiner, nn.Module),
+            "combiner.name",
+            "own",
+            f"combiner() gave a {type(combiner).__name__}; return a torch.nn.Module",
+        )
+        check(
+            any(p.requires_grad for p in combiner.parameters()),
+            "combiner.name",
+            "own",
+            f"the combiner of {type(workload).__name__} has no parameter to learn; use combiner.name=fixed",
+        )
         return combiner

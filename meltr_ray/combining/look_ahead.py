@@ -51,7 +51,9 @@ class LookAhead(Way):
         return cls(len(names), names.index(config.losses.primary), [t for t, name in enumerate(names) if name == CONSTANT],
                    settings.horizon, settings.every, settings.strength, config.train.steps, settings.start)  # fmt: skip
 
-    def __init__(self, count: int, primary: int, skipped: list[int], horizon: int, every: int, strength: float, steps: int, start: str = "primary"):
+    def __init__(
+        self, count: int, primary: int, skipped: list[int], horizon: int, every: int, strength: float, steps: int, start: str = "primary"
+    ):
         self.primary, self.K, self.period, self.least, self.steps = primary, horizon, every, strength, steps
         self.probed = [t for t in range(count) if t != primary and t not in skipped]
         self.begin = round(FIRST * steps) if start == "probe" else 0

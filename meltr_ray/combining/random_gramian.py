@@ -34,14 +34,23 @@ def check_gramian(settings: Any, way: Any) -> None:
     """
     check_choice("combiner.gramian", settings.gramian, ("exact", "random"))
     if settings.gramian == "exact":
-        check(settings.passes is None, "combiner.passes", settings.passes, "combiner.gramian=exact draws nothing; leave it out, or use combiner.gramian=random")
+        check(
+            settings.passes is None,
+            "combiner.passes",
+            settings.passes,
+            "combiner.gramian=exact draws nothing; leave it out, or use combiner.gramian=random",
+        )
         return
     least = way.least_draws
     check(least is not None, "combiner.gramian", "random", f"combiner.name={settings.name} sees no Gramian; leave it out")
     settings.passes = PASSES if settings.passes is None else settings.passes
     check_at_least("combiner.passes", settings.passes, 1)
-    check(effective(settings.passes) >= least, "combiner.passes", settings.passes,
-          f"acts as {effective(settings.passes):.0f} draws, and combiner.name={settings.name} needs {least}; give {math.ceil(least / effective(1))} or more")
+    check(
+        effective(settings.passes) >= least,
+        "combiner.passes",
+        settings.passes,
+        f"acts as {effective(settings.passes):.0f} draws, and combiner.name={settings.name} needs {least}; give {math.ceil(least / effective(1))} or more",
+    )
 
 
 class RandomGramian:

@@ -12,7 +12,6 @@ from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
-
 EFFECTS = "effects"
 """In what `before` returns: (T,), how much each loss lowers the primary loss of held-out batches, by what the way knows; NaN: not looked at."""
 Key = tuple[str, int]
@@ -118,7 +117,9 @@ class Way:
         numbers = {"combiner.temperature": config.combiner.temperature, "combiner.strength": config.combiner.strength}
         numbers |= {f"aid.{name}": getattr(config.aid, name) for name in cls.searched}
         most = {"combiner.strength": cls.strongest}
-        return {name: (value / cls.spread, min(value * cls.spread, most.get(name, float("inf")))) for name, value in numbers.items() if value}
+        return {
+            name: (value / cls.spread, min(value * cls.spread, most.get(name, float("inf")))) for name, value in numbers.items() if value
+        }
 
     def to(self, device: torch.device) -> Way:
         """Moved to where the losses are."""
@@ -165,4 +166,9 @@ def check_positive(losses: Tensor, names: Sequence[str]) -> None:
         ConfigError: names the loss.
     """
     for name, value in zip(names, losses.tolist()):
-        check(value > 0 or value != value, "losses.set", name, f"is {value:g}, and this way to combine losses needs positive ones; take another combiner.name, or shift the loss")
+        check(
+            value > 0 or value != value,
+            "losses.set",
+            name,
+            f"is {value:g}, and this way to combine losses needs positive ones; take another combiner.name, or shift the loss",
+        )

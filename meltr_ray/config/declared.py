@@ -23,10 +23,20 @@ def check_declared(workload: Workload) -> None:
     losses = called(workload, "losses", lambda: workload.losses)
     _check_names(workload, "losses", losses)
     metrics = called(workload, "metrics", lambda: workload.metrics)
-    check(isinstance(metrics, Mapping), "workload", workload.source, f"metrics is a {type(metrics).__name__}; give a dictionary, name -> Metric")
+    check(
+        isinstance(metrics, Mapping),
+        "workload",
+        workload.source,
+        f"metrics is a {type(metrics).__name__}; give a dictionary, name -> Metric",
+    )
     _check_names(workload, "metrics", list(metrics))
     for name, metric in metrics.items():
-        check(isinstance(metric, Metric), "workload", workload.source, f"metrics[{name!r}] is a {type(metric).__name__}; give a Metric, such as Metric('%')")
+        check(
+            isinstance(metric, Metric),
+            "workload",
+            workload.source,
+            f"metrics[{name!r}] is a {type(metric).__name__}; give a Metric, such as Metric('%')",
+        )
         check_metric(workload, name, metric)
     for member in ("controls", "primaries", "default_losses"):
         value = called(workload, member, lambda: getattr(workload, member))
@@ -34,7 +44,12 @@ def check_declared(workload: Workload) -> None:
             _check_names(workload, member, value)
             _check_known(workload, member, value, workload.offered(), "loss")
     sets = called(workload, "loss_sets", lambda: workload.loss_sets)
-    check(isinstance(sets, Mapping), "workload", workload.source, f"loss_sets is a {type(sets).__name__}; give a dictionary, name -> auxiliary losses")
+    check(
+        isinstance(sets, Mapping),
+        "workload",
+        workload.source,
+        f"loss_sets is a {type(sets).__name__}; give a dictionary, name -> auxiliary losses",
+    )
     for name, chosen in sets.items():
         _check_names(workload, f"loss_sets[{name!r}]", chosen)
         _check_known(workload, f"loss_sets[{name!r}]", chosen, workload.offered(), "loss")
@@ -44,7 +59,9 @@ def check_declared(workload: Workload) -> None:
         known = [item.name for item in dataclasses.fields(workload)]
         _check_known(workload, member, [name for name in bare if name.partition(".")[0] not in workload.groups], known, "setting")
     workers = workload.loader_workers
-    check(isinstance(workers, int) and workers >= 0, "workload", workload.source, f"loader_workers is {workers!r}; give a number of processes")
+    check(
+        isinstance(workers, int) and workers >= 0, "workload", workload.source, f"loader_workers is {workers!r}; give a number of processes"
+    )
     for member in ("rehearsed", "per_example"):
         value = getattr(workload, member)
         check(isinstance(value, bool), "workload", workload.source, f"{member} is {value!r}; give True or False")
@@ -54,11 +71,21 @@ def check_declared(workload: Workload) -> None:
 
 
 def check_metric(workload: Workload, name: str, metric: Metric) -> None:
-    wanted = {"unit": (str, "a text"), "higher": (bool, "True or False"), "digits": (int, "a whole number"), "label": (str, "a text"), "meaning": (str, "a text")}
+    wanted = {
+        "unit": (str, "a text"),
+        "higher": (bool, "True or False"),
+        "digits": (int, "a whole number"),
+        "label": (str, "a text"),
+        "meaning": (str, "a text"),
+    }
     for field, (kind, words) in wanted.items():
         value = getattr(metric, field)
-        check(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), "workload", workload.source,
-              f"metrics[{name!r}] has {field}={value!r}; give {words}")
+        check(
+            isinstance(value, kind) and not (kind is int and isinstance(value, bool)),
+            "workload",
+            workload.source,
+            f"metrics[{name!r}] has {field}={value!r}; give {words}",
+        )
     check(metric.digits >= 0, "workload", workload.source, f"metrics[{name!r}] has digits={metric.digits}; give 0 or more")
     good = metric.margin is None or (isinstance(metric.margin, (int, float)) and 0 < metric.margin < float("inf"))
     check(good, "workload", workload.source, f"metrics[{name!r}] has margin={metric.margin!r}; give a number above 0")
@@ -69,22 +96,40 @@ def check_planted(workload: Workload) -> None:
     genuine = [loss for loss in workload.losses if loss not in workload.controls]
     check(bool(genuine), "workload", workload.source, "controls names every loss; leave the primary out")
     for primary in workload.primaries or workload.losses[:1]:
-        check(primary not in workload.controls, "workload", workload.source, f"controls names {primary}, which is the primary loss; take it out")
+        check(
+            primary not in workload.controls,
+            "workload",
+            workload.source,
+            f"controls names {primary}, which is the primary loss; take it out",
+        )
     taken = [CONSTANT] + [SHUFFLED] * workload.defines("control")
     for name in taken:
-        check(name not in workload.losses or name in workload.controls, "workload", workload.source,
-              f"losses names {name}, as the planted control is called; call it otherwise")
+        check(
+            name not in workload.losses or name in workload.controls,
+            "workload",
+            workload.source,
+            f"losses names {name}, as the planted control is called; call it otherwise",
+        )
 
 
 def check_bounds(workload: Workload) -> None:
     settings = [item.name for item in dataclasses.fields(workload)]
     _check_known(workload, "bounds", workload.bounds, settings, "setting")
     for name, pair in workload.bounds.items():
-        good = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(end, (int, float)) and not math.isnan(end) for end in pair)
+        good = (
+            isinstance(pair, (tuple, list))
+            and len(pair) == 2
+            and all(isinstance(end, (int, float)) and not math.isnan(end) for end in pair)
+        )
         check(good and pair[0] <= pair[1], "workload", workload.source, f"bounds of {name} are {pair}; give (least, greatest)")
         value = getattr(workload, name)
         if value is not None:
-            check(isinstance(value, (int, float)), "workload", workload.source, f"bounds has {name}, which is {value!r} and no number; take it out")
+            check(
+                isinstance(value, (int, float)),
+                "workload",
+                workload.source,
+                f"bounds has {name}, which is {value!r} and no number; take it out",
+            )
             check(pair[0] <= value <= pair[1], f"workload.{name}", value, f"must lie between {pair[0]:g} and {pair[1]:g}; change it")
 
 
@@ -93,8 +138,12 @@ def _check_names(workload: Workload, member: str, names: Any) -> None:
     check(good, "workload", workload.source, f"{member} is {names!r}; give a tuple of names, such as {_as_names(names)}")
     check(bool(names), "workload", workload.source, f"names no {member}; give at least one")
     for name in names:
-        check(NAME.fullmatch(name) is not None, "workload", workload.source,
-              f"{member} has {name!r}, and names become parts of file names; take letters, digits, _ and -")
+        check(
+            NAME.fullmatch(name) is not None,
+            "workload",
+            workload.source,
+            f"{member} has {name!r}, and names become parts of file names; take letters, digits, _ and -",
+        )
         check(list(names).count(name) == 1, "workload", workload.source, f"{member} names {name} twice; remove one")
 
 

@@ -27,9 +27,19 @@ class LossesConfig:
         named = workload.named_sets(self.primary)
         chosen = named["default"] if self.set is None else self.set
         if isinstance(chosen, str):
-            check(chosen in named, "losses.set", chosen, f"unknown name; use one of {', '.join(named)}, or a list such as [{self.primary},{offered[-1]}]")
+            check(
+                chosen in named,
+                "losses.set",
+                chosen,
+                f"unknown name; use one of {', '.join(named)}, or a list such as [{self.primary},{offered[-1]}]",
+            )
             chosen = named[chosen]
-        check(isinstance(chosen, (list, tuple)), "losses.set", chosen, f"must be a name or a list; use a list such as [{self.primary},{offered[-1]}]")
+        check(
+            isinstance(chosen, (list, tuple)),
+            "losses.set",
+            chosen,
+            f"must be a name or a list; use a list such as [{self.primary},{offered[-1]}]",
+        )
         self.set = list(chosen)
         for loss in self.set:
             check_choice("losses.set", loss, offered)

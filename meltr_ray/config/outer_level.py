@@ -64,16 +64,33 @@ class CombinerConfig:
         way = WAYS[self.name]
         for name in ("temperature", "strength", "every", "window", "horizon", "start"):
             given, default = getattr(self, name), getattr(way, name)
-            check(given is None or default is not None, f"combiner.{name}", given, f"combiner.name={self.name} makes nothing of it; leave it out")
+            check(
+                given is None or default is not None,
+                f"combiner.{name}",
+                given,
+                f"combiner.name={self.name} makes nothing of it; leave it out",
+            )
             setattr(self, name, default if given is None else given)
         if self.start is not None:
             check_choice("combiner.start", self.start, STARTS)
-        check(self.horizon is None or self.every >= self.horizon, "combiner.every", self.every,
-              f"is less than combiner.horizon={self.horizon}, and probes don't overlap; raise it to that at least")
-        check(self.strength is None or self.strength <= way.strongest, "combiner.strength", self.strength,
-              f"must be at most {way.strongest:g} for combiner.name={self.name}; lower it")
-        check(self.name == "fixed" or self.weights == "uniform", "combiner.weights", self.weights,
-              f"combiner.name={self.name} makes nothing of them; leave them out, or use combiner.name=fixed")
+        check(
+            self.horizon is None or self.every >= self.horizon,
+            "combiner.every",
+            self.every,
+            f"is less than combiner.horizon={self.horizon}, and probes don't overlap; raise it to that at least",
+        )
+        check(
+            self.strength is None or self.strength <= way.strongest,
+            "combiner.strength",
+            self.strength,
+            f"must be at most {way.strongest:g} for combiner.name={self.name}; lower it",
+        )
+        check(
+            self.name == "fixed" or self.weights == "uniform",
+            "combiner.weights",
+            self.weights,
+            f"combiner.name={self.name} makes nothing of them; leave them out, or use combiner.name=fixed",
+        )
         check_gramian(self, way)
         missing = [package for package in way.needs if find_spec(package) is None]
         check(not missing, "combiner.name", self.name, f"needs {' and '.join(missing)}; pip install {' '.join(missing)}")
@@ -81,13 +98,21 @@ class CombinerConfig:
         check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
         if self.dropout is None:
             self.dropout = 0.1 if self.mode == "paper" else 0.0
-        check(self.embedding_size % 8 == 0, "combiner.embedding_size", self.embedding_size,
-              "must be a multiple of the 8 heads; published: 256")
+        check(
+            self.embedding_size % 8 == 0,
+            "combiner.embedding_size",
+            self.embedding_size,
+            "must be a multiple of the 8 heads; published: 256",
+        )
         if isinstance(self.weights, str):
             check_choice("combiner.weights", self.weights, ("uniform", "primary"))
         else:
-            check(isinstance(self.weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in self.weights),
-                  "combiner.weights", self.weights, "must be uniform, primary or a list of numbers; give one per loss")
+            check(
+                isinstance(self.weights, (list, tuple)) and all(isinstance(w, (int, float)) for w in self.weights),
+                "combiner.weights",
+                self.weights,
+                "must be uniform, primary or a list of numbers; give one per loss",
+            )
             check(any(self.weights), "combiner.weights", self.weights, "are all zero, so nothing would be trained; raise one")
 
 
@@ -155,9 +180,17 @@ class AidConfig:
         if self.meta_batch is not None:
             check_choice("aid.meta_batch", self.meta_batch, META_BATCHES)
         solver = SOLVERS[self.solver]
-        check(self.damping > 0 or not solver.needs_damping, "aid.damping", self.damping,
-              f"aid.solver={self.solver} needs it positive; raise it")
+        check(
+            self.damping > 0 or not solver.needs_damping,
+            "aid.damping",
+            self.damping,
+            f"aid.solver={self.solver} needs it positive; raise it",
+        )
         check(self.adam in solver.adam_uses, "aid.adam", self.adam, f"aid.solver={self.solver} makes nothing of it; use aid.adam=ignore")
         warm = [name for name, kind in SOLVERS.items() if kind.starts_warm]
-        check(not self.warm_start or solver.starts_warm, "aid.warm_start", self.warm_start,
-              f"only aid.solver={' or '.join(warm)} starts warm; set it to false")
+        check(
+            not self.warm_start or solver.starts_warm,
+            "aid.warm_start",
+            self.warm_start,
+            f"only aid.solver={' or '.join(warm)} starts warm; set it to false",
+        )

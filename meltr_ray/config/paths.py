@@ -36,4 +36,9 @@ def check_writable(setting: str, value: str, folder: Path) -> None:
     folder = Path(folder).absolute()
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     check(there.is_dir(), setting, value, f"{there} is a file, where a folder is needed; give another path")
-    check(os.access(there, os.W_OK | os.X_OK), setting, value, f"nothing can be written in {there}; give a folder of your own, or change its permissions")
+    check(
+        os.access(there, os.W_OK | os.X_OK),
+        setting,
+        value,
+        f"nothing can be written in {there}; give a folder of your own, or change its permissions",
+    )

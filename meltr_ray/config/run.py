@@ -10,10 +10,10 @@ from meltr_ray.bounds import bounded, check_settings
 from meltr_ray.config.declared import check_declared
 from meltr_ray.config.losses import LossesConfig
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
+from meltr_ray.config.paths import check_name, check_path
 from meltr_ray.config.sweep import SweepConfig
 from meltr_ray.config.training import EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 from meltr_ray.config.user_code import called
-from meltr_ray.config.paths import check_name, check_path
 from meltr_ray.errors import check, check_choice
 from meltr_ray.workload import Workload
 
@@ -66,25 +66,57 @@ class Config:
         called(self.workload, "resolve", lambda: self.workload.resolve(self.losses.primary, self.losses.set))
         weights, one = self.combiner.weights, self.workload.per_example
         if isinstance(weights, (list, tuple)):
-            check(len(weights) == len(self.losses.set), "combiner.weights", weights,
-                  f"must have one number per loss of losses.set; give {len(self.losses.set)}")
-        check(self.combiner.name != "own" or self.workload.defines("combiner"), "combiner.name", "own",
-              f"{type(self.workload).__name__} defines no combiner; write the method, or use combiner.name=meltr")
-        check(WAYS[self.combiner.name].per_example or not one, "combiner.name", self.combiner.name,
-              "combines losses, and this workload has a number for each example; use combiner.name=own or fixed")
+            check(
+                len(weights) == len(self.losses.set),
+                "combiner.weights",
+                weights,
+                f"must have one number per loss of losses.set; give {len(self.losses.set)}",
+            )
+        check(
+            self.combiner.name != "own" or self.workload.defines("combiner"),
+            "combiner.name",
+            "own",
+            f"{type(self.workload).__name__} defines no combiner; write the method, or use combiner.name=meltr",
+        )
+        check(
+            WAYS[self.combiner.name].per_example or not one,
+            "combiner.name",
+            self.combiner.name,
+            "combines losses, and this workload has a number for each example; use combiner.name=own or fixed",
+        )
         way = WAYS[self.combiner.name]
         self.aid.meta_batch = self.aid.meta_batch or ("held_out" if way.held_out else "next")
         self.aid.num_meta_batches = self.aid.num_meta_batches or way.meta_batches
-        check(not way.held_out or self.aid.meta_batch == "held_out", "aid.meta_batch", self.aid.meta_batch,
-              f"combiner.name={self.combiner.name} judges by batches that training doesn't see; use held_out")
-        check(way.horizon is None or self.combiner.horizon <= self.train.steps, "combiner.horizon", self.combiner.horizon,
-              f"looks beyond the end of training, train.steps={self.train.steps}; lower it")
-        check(not one or len(self.losses.set) == 1, "losses.set", self.losses.set,
-              "a workload with a number for each example trains one loss; use losses.set=primary")
-        check(not (one and self.combiner.name == "own" and self.aid.gamma > 0), "aid.gamma", self.aid.gamma,
-              "holds the training loss near the sum of the losses, which weights of examples have no use for; set it to 0")
-        check(not (one and self.combiner.average_losses), "combiner.average_losses", True,
-              "each worker has examples of its own, so their losses have no mean over workers; set it to false")
+        check(
+            not way.held_out or self.aid.meta_batch == "held_out",
+            "aid.meta_batch",
+            self.aid.meta_batch,
+            f"combiner.name={self.combiner.name} judges by batches that training doesn't see; use held_out",
+        )
+        check(
+            way.horizon is None or self.combiner.horizon <= self.train.steps,
+            "combiner.horizon",
+            self.combiner.horizon,
+            f"looks beyond the end of training, train.steps={self.train.steps}; lower it",
+        )
+        check(
+            not one or len(self.losses.set) == 1,
+            "losses.set",
+            self.losses.set,
+            "a workload with a number for each example trains one loss; use losses.set=primary",
+        )
+        check(
+            not (one and self.combiner.name == "own" and self.aid.gamma > 0),
+            "aid.gamma",
+            self.aid.gamma,
+            "holds the training loss near the sum of the losses, which weights of examples have no use for; set it to 0",
+        )
+        check(
+            not (one and self.combiner.average_losses),
+            "combiner.average_losses",
+            True,
+            "each worker has examples of its own, so their losses have no mean over workers; set it to false",
+        )
         check_exact_products(self.aid, self.engine.zero_stage)
         called(self.workload, "check", lambda: self.workload.check(self))
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.bounds import bounded, check_settings, check_distinct
+from meltr_ray.bounds import bounded, check_distinct, check_settings
 from meltr_ray.config.duration import seconds
 from meltr_ray.config.paths import check_name
 from meltr_ray.errors import check, check_choice
-
 
 DESIGNS = ("full", "half", "leave_one_out", "add_one_in")
 """Of a screening; tune_spaces/designs.py makes them."""
@@ -85,15 +84,34 @@ class SweepConfig:
             check_name("sweep.arms", str(arm))
         for name in ("learning_rates", "baselines", "confirm", "space"):
             check_distinct(f"sweep.{name}", getattr(self, name))
-        check(self.tuned_weights == 0 or self.tuned_weights >= 4, "sweep.tuned_weights", self.tuned_weights, "a fit needs more runs; give at least 4, better four a loss")
-        check("tuned" not in self.arms or not self.weighs, "sweep.arms", "tuned", "is the arm whose weights are searched for; call it otherwise")
+        check(
+            self.tuned_weights == 0 or self.tuned_weights >= 4,
+            "sweep.tuned_weights",
+            self.tuned_weights,
+            "a fit needs more runs; give at least 4, better four a loss",
+        )
+        check(
+            "tuned" not in self.arms or not self.weighs,
+            "sweep.arms",
+            "tuned",
+            "is the arm whose weights are searched for; call it otherwise",
+        )
         check_choice("sweep.design", self.design, ("none", *DESIGNS))
         looks = self.looks
         check(looks == sorted(set(looks)), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
         check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
-        self.budget_seconds, self.budget_each_seconds  # refused where they are no lengths of time
+        _ = self.budget_seconds, self.budget_each_seconds  # refused where they are no lengths of time
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
-            check(arm in self.arms or (arm == "tuned" and arm != self.ours and self.weighs), "sweep.ours" if arm == self.ours else "sweep.baselines", arm,
-                  f"no such arm; use one of {', '.join(self.arms)}")
-        check(self.ours not in self.baselines, "sweep.baselines", self.baselines, f"names {self.ours}, which is sweep.ours; remove it, nothing is compared with itself")
+            check(
+                arm in self.arms or (arm == "tuned" and arm != self.ours and self.weighs),
+                "sweep.ours" if arm == self.ours else "sweep.baselines",
+                arm,
+                f"no such arm; use one of {', '.join(self.arms)}",
+            )
+        check(
+            self.ours not in self.baselines,
+            "sweep.baselines",
+            self.baselines,
+            f"names {self.ours}, which is sweep.ours; remove it, nothing is compared with itself",
+        )

@@ -46,10 +46,13 @@ class OptimizerConfig:
         check_settings("optimizer", self)
         check_choice("optimizer.name", self.name, OPTIMIZERS)
         check_choice("optimizer.schedule", self.schedule, SCHEDULES)
-        check(len(self.betas) == 2, "optimizer.betas", self.betas,
-              "must be two numbers in [0, 1); usual: [0.9, 0.999]")
-        check(self.period is None or self.schedule.startswith("warmup_"), "optimizer.period", self.period,
-              f"optimizer.schedule={self.schedule} doesn't start again; use a `warmup_` schedule or leave it out")
+        check(len(self.betas) == 2, "optimizer.betas", self.betas, "must be two numbers in [0, 1); usual: [0.9, 0.999]")
+        check(
+            self.period is None or self.schedule.startswith("warmup_"),
+            "optimizer.period",
+            self.period,
+            f"optimizer.schedule={self.schedule} doesn't start again; use a `warmup_` schedule or leave it out",
+        )
 
 
 @dataclass(kw_only=True)
@@ -81,11 +84,20 @@ class TuningConfig:
         check_settings("tuning", self)
         for name in self.frozen:
             check(name not in (self.trained or []), "tuning.frozen", name, "stands in tuning.trained, too; remove it from one")
-        check(not self.trained or self.lora or self.frozen, "tuning.trained", self.trained,
-              "everything trains anyway; say with tuning.frozen what doesn't, or give tuning.lora")
+        check(
+            not self.trained or self.lora or self.frozen,
+            "tuning.trained",
+            self.trained,
+            "everything trains anyway; say with tuning.frozen what doesn't, or give tuning.lora",
+        )
         check(isinstance(self.rates or {}, dict), "tuning.rates", self.rates, "must map modules to factors; give such as {bert: 0.1}")
         for name, factor in (self.rates or {}).items():
-            check(isinstance(factor, (int, float)), f"tuning.rates.{name}", factor, "must be a positive number; to train nothing there use tuning.frozen")
+            check(
+                isinstance(factor, (int, float)),
+                f"tuning.rates.{name}",
+                factor,
+                "must be a positive number; to train nothing there use tuning.frozen",
+            )
 
 
 @dataclass(kw_only=True)

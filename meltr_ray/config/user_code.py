@@ -26,7 +26,9 @@ def called(workload: Workload | type[Workload], member: str, function: Callable[
     except (Exception, SystemExit) as error:
         cls = workload if isinstance(workload, type) else type(workload)
         source = source or workload.source or cls.__name__
-        raise ConfigError(f"workload={source}: {member} failed{line_of(error, inspect.getsourcefile(cls))}: {in_words(error)}; mend it") from error
+        raise ConfigError(
+            f"workload={source}: {member} failed{line_of(error, inspect.getsourcefile(cls))}: {in_words(error)}; mend it"
+        ) from error
 
 
 def in_words(error: BaseException) -> str:

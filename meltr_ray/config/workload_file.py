@@ -36,21 +36,32 @@ def find(source: str) -> type[Workload]:
     module = _import_file(source, Path(place)) if place.endswith(".py") else _import_module(source, place)
     cls = _class_of(source, module, name)
     for item in dataclasses.fields(cls):
-        check(item.name == "source" or not hasattr(Workload, item.name), "workload", source,
-              f"{item.name} is no setting but a part of every workload; leave its annotation out")
+        check(
+            item.name == "source" or not hasattr(Workload, item.name),
+            "workload",
+            source,
+            f"{item.name} is no setting but a part of every workload; leave its annotation out",
+        )
         default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         check(default, "workload", source, f"{item.name} has no default; give it one")
     try:
         OmegaConf.structured(cls)
     except (OmegaConfBaseException, NameError, TypeError) as error:
-        raise ConfigError(f"workload={source}: {str(error).splitlines()[0]}; a setting is a bool, int, float, str, or a list or dict of these") from None
+        raise ConfigError(
+            f"workload={source}: {str(error).splitlines()[0]}; a setting is a bool, int, float, str, or a list or dict of these"
+        ) from None
     for member in NEEDED:
         check(getattr(cls, member) is not getattr(Workload, member), "workload", source, f"{cls.__name__} has no method {member}; write it")
     whole = cls.evaluate is not Workload.evaluate or (cls.predict is not Workload.predict and cls.measure is not Workload.measure)
     check(whole, "workload", source, f"{cls.__name__} has no method evaluate, nor predict and measure in its place; write one")
     for member in ("losses", "metrics"):
         value = inspect.getattr_static(cls, member)
-        check(isinstance(value, property) or bool(value), "workload", source, f"{cls.__name__} names no {member}; give them as a class attribute")
+        check(
+            isinstance(value, property) or bool(value),
+            "workload",
+            source,
+            f"{cls.__name__} names no {member}; give them as a class attribute",
+        )
     return cls
 
 
@@ -72,8 +83,18 @@ def source_of(cls: type[Workload]) -> str:
         ConfigError: it was not defined in a file, or inside a function.
     """
     file = None if cls.__module__ == "builtins" else getattr(sys.modules.get(cls.__module__), "__file__", None)
-    check(file is not None and Path(file).exists(), "workload", cls.__name__, "isn't defined in a file, from which workers could make it again; put it into one")
-    check("." not in cls.__qualname__, "workload", cls.__qualname__, "is defined inside another class or a function, where workers can't find it; move it out")
+    check(
+        file is not None and Path(file).exists(),
+        "workload",
+        cls.__name__,
+        "isn't defined in a file, from which workers could make it again; put it into one",
+    )
+    check(
+        "." not in cls.__qualname__,
+        "workload",
+        cls.__qualname__,
+        "is defined inside another class or a function, where workers can't find it; move it out",
+    )
     if "." in cls.__module__:  # part of a package: its own imports need that
         return f"{cls.__module__}:{cls.__name__}"
     return f"{Path(file).absolute()}:{cls.__name__}"
@@ -90,8 +111,12 @@ def keep_text(workload: Workload, folder: Path) -> None:
     if not copy.exists():
         put(copy, file.read_bytes())
         return
-    check(copy.read_bytes() == file.read_bytes(), "workload", workload.source,
-          f"the file has changed since this was started; put it back (its text then is in {copy}) or start anew with another name=")
+    check(
+        copy.read_bytes() == file.read_bytes(),
+        "workload",
+        workload.source,
+        f"the file has changed since this was started; put it back (its text then is in {copy}) or start anew with another name=",
+    )
 
 
 def _parted(source: str) -> tuple[str, str]:
@@ -109,8 +134,12 @@ def _import_file(source: str, path: Path) -> ModuleType:
         return known
     elsewhere = known if known is not None else _spec(name)
     origin = getattr(elsewhere, "__file__", None) or getattr(elsewhere, "origin", None)
-    check(elsewhere is None or Path(origin or "").absolute() == path, "workload", source,
-          f"{name} is the name of another module ({origin or 'of Python'}); rename the file")
+    check(
+        elsewhere is None or Path(origin or "").absolute() == path,
+        "workload",
+        source,
+        f"{name} is the name of another module ({origin or 'of Python'}); rename the file",
+    )
     check(name.isidentifier(), "workload", source, f"{name} can't be the name of a Python module; rename the file")
     if str(path.parent) not in sys.path:  # files beside it are importable, here and in processes that take over sys.path
         sys.path.append(str(path.parent))
@@ -119,8 +148,12 @@ def _import_file(source: str, path: Path) -> ModuleType:
 
 
 def _import_module(source: str, name: str) -> ModuleType:
-    check(bool(name) and all(part.isidentifier() for part in name.split(".")), "workload", source,
-          f"no workload; give file.py:Class, or one of {', '.join(SHIPPED)}")
+    check(
+        bool(name) and all(part.isidentifier() for part in name.split(".")),
+        "workload",
+        source,
+        f"no workload; give file.py:Class, or one of {', '.join(SHIPPED)}",
+    )
     return _run(source, name)
 
 
@@ -145,12 +178,24 @@ def _class_of(source: str, module: ModuleType, name: str) -> type[Workload]:
     classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
     own = [key for key, value in classes.items() if issubclass(value, Workload) and value.__module__ == module.__name__]
     if not name:
-        check(len(own) == 1, "workload", source, f"holds {len(own)} workloads ({', '.join(own) or 'none'}); name one, as in {source}:{(own or ['Mine'])[0]}")
+        check(
+            len(own) == 1,
+            "workload",
+            source,
+            f"holds {len(own)} workloads ({', '.join(own) or 'none'}); name one, as in {source}:{(own or ['Mine'])[0]}",
+        )
         name = own[0]
     if name not in vars(module):
         near = difflib.get_close_matches(name, own or classes, 3) or own
-        raise ConfigError(f"workload={source}: has no class {name}; " + (f"did you mean {' or '.join(near)}" if near else "write it, derived from meltr_ray.Workload"))
+        raise ConfigError(
+            f"workload={source}: has no class {name}; "
+            + (f"did you mean {' or '.join(near)}" if near else "write it, derived from meltr_ray.Workload")
+        )
     found = vars(module)[name]
-    check(isinstance(found, type) and issubclass(found, Workload) and found is not Workload, "workload", source,
-          f"{name} is no workload; derive it from meltr_ray.Workload")
+    check(
+        isinstance(found, type) and issubclass(found, Workload) and found is not Workload,
+        "workload",
+        source,
+        f"{name} is no workload; derive it from meltr_ray.Workload",
+    )
     return found

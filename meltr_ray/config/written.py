@@ -45,7 +45,7 @@ def how_to_quote(key: str, text: str) -> str:
     inner = text.strip("[]").split(",")[0].strip() if text.startswith("[") else text
     example = f"'{inner}'" if "'" not in inner else f'"{inner}"'
     shown = f"[{example},...]" if text.startswith("[") else example
-    return f"quote a text with such marks, and for the shell the whole of it: \"{key}={shown}\""
+    return f'quote a text with such marks, and for the shell the whole of it: "{key}={shown}"'
 
 
 def _is_quoted(text: str) -> bool:

@@ -80,7 +80,9 @@ class AdamRule:
             ValueError: another optimiser, an option of AdamW that the rule doesn't have, or a parameter that it doesn't train.
         """
         if not isinstance(optimizer, torch.optim.AdamW):
-            raise ValueError(f"optimizer={type(optimizer).__name__}: the rule of torch.optim.AdamW is known; take that, or make an AdamRule by hand")
+            raise ValueError(
+                f"optimizer={type(optimizer).__name__}: the rule of torch.optim.AdamW is known; take that, or make an AdamRule by hand"
+            )
         group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
         if any(p not in group_of for p in parameters):
             raise ValueError("optimizer=AdamW: lacks a parameter that requires a gradient; give it all of them, or freeze that one")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.generators import get_generators
+from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.module_problem import Pass
-from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.problem import Operator
 from meltr_ray.hypergrad.products import HVP, MIXED, Choice, difference
 from meltr_ray.hypergrad.structure import check_apart, check_reach, check_scalar, tensors_of
@@ -51,7 +51,9 @@ class BilevelProblem:
         if not self.phi:
             raise ValueError("hyperparameters: none requires a gradient; give the tensors that the outer loss is to be lowered by")
         self.choice = Choice("product", product, MIXED, accuracy, self.weights.dtype, self.weights.whole, self.weights.few)
-        self.hvp_choice = Choice("hessian_product", hessian_product, HVP, accuracy, self.weights.dtype, self.weights.whole, self.weights.few)
+        self.hvp_choice = Choice(
+            "hessian_product", hessian_product, HVP, accuracy, self.weights.dtype, self.weights.whole, self.weights.few
+        )
         self.generators = get_generators(self.weights.device)
         self._direct: list[Tensor] | None = None
         self._kept: tuple[list[int], tuple[Tensor, ...]] | None = None

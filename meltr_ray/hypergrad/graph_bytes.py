@@ -32,7 +32,10 @@ class GraphBytes:
 
     def _seen(self, x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        address, num_bytes = storage.data_ptr(), min(storage.nbytes(), x.numel() * x.element_size())  # of data in one block, its own part alone
+        address, num_bytes = (
+            storage.data_ptr(),
+            min(storage.nbytes(), x.numel() * x.element_size()),
+        )  # of data in one block, its own part alone
         if address not in self.beside:
             self.storages[address] = max(num_bytes, self.storages.get(address, 0))
         return x.detach()  # x itself would hold the graph that holds it

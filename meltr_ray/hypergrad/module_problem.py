@@ -257,7 +257,11 @@ class LossesProblem:
         return value
 
     def _choice(self, option: str, name: str | Choice, products: dict[str, Product], whole: bool) -> Choice:
-        return name if isinstance(name, Choice) else Choice(option, name, products, self.accuracy, self.arithmetic, whole, self.weights.few and not self.half)
+        return (
+            name
+            if isinstance(name, Choice)
+            else Choice(option, name, products, self.accuracy, self.arithmetic, whole, self.weights.few and not self.half)
+        )
 
     def _forward(self, forward: Pass) -> Tensor:
         return self.checked(self.weights.forward(forward))

@@ -145,7 +145,9 @@ def admitted(name: str, option: str, function: Callable[[], Value]) -> Value:
         reason = str(error).strip().split("\n")[0]
         if not any(phrase in reason for phrase in LACKING):
             raise
-        raise NotAdmitted(f"{option}={name}: this model does not admit it ({reason[:90]}); use central, or unfused attention and no compilation") from error
+        raise NotAdmitted(
+            f"{option}={name}: this model does not admit it ({reason[:90]}); use central, or unfused attention and no compilation"
+        ) from error
 
 
 class Choice:
@@ -185,7 +187,11 @@ class Choice:
             NotAdmitted: it was the last one.
         """
         if len(self.candidates) == 1:
-            mend = "use another solver, Identity() or LossSpace(), or trust=True" if self.is_auto else f"use {self.option}='auto', or trust=True"
+            mend = (
+                "use another solver, Identity() or LossSpace(), or trust=True"
+                if self.is_auto
+                else f"use {self.option}='auto', or trust=True"
+            )
             raise NotAdmitted(f"{self.option}={self.name}: {name} is wrong here, {reason}; {mend}")
         tell(f"{self.option}=auto: {name} refused: {reason}")
         self.candidates.pop(0)
@@ -224,5 +230,7 @@ def _ranked(products: dict[str, Product], accuracy: float, arithmetic: torch.dty
         return (product.cost + fresh) * (FLOAT32_PASS if half and not product.whole else 1)
 
     able = {name: product for name, product in products.items() if whole or not product.whole}
-    good = sorted((name for name in able if error(able[name]) <= accuracy), key=lambda name: (cost(able[name]), error(able[name]), able[name].cost))
+    good = sorted(
+        (name for name in able if error(able[name]) <= accuracy), key=lambda name: (cost(able[name]), error(able[name]), able[name].cost)
+    )
     return good + sorted((name for name in able if name not in good), key=lambda name: error(able[name]))

@@ -35,7 +35,9 @@ def product_errors(problem: LossesProblem, combiner: Combiner, v: Vector) -> dic
     exact = () if problem.hvp_choice.candidates[0] in EXACT_HVP else EXACT_HVP
     reference = _reference(exact, lambda name: problem.hessian(combiner, name)(v).pieces)
     return {
-        "jvp": _relative_error([J_v], [problem.jvp(v, "gradients") if by_gradients else _extrapolated(problem, lambda: problem.jvp(v, "central"))]),
+        "jvp": _relative_error(
+            [J_v], [problem.jvp(v, "gradients") if by_gradients else _extrapolated(problem, lambda: problem.jvp(v, "central"))]
+        ),
         "hvp": _relative_error(
             H_v, reference if reference is not None else _extrapolated(problem, lambda: problem.hessian(combiner, "central")(v)).pieces
         ),

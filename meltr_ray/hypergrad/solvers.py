@@ -217,7 +217,9 @@ class Dense:
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         flat = torch.cat([piece.flatten() for piece in b.pieces])
         if len(flat) > self.LIMIT or b.reduce is not None:
-            raise ValueError(f"solver=Dense: {len(flat)} weights; at most {self.LIMIT}, unsharded, are solved densely: use ConjugateGradient")
+            raise ValueError(
+                f"solver=Dense: {len(flat)} weights; at most {self.LIMIT}, unsharded, are solved densely: use ConjugateGradient"
+            )
         H, columns = level.hessian(), []
         for i in range(len(flat)):
             unit = torch.zeros_like(flat)

@@ -79,10 +79,14 @@ def check_reach(name: str, values: Iterable[Tensor], module: nn.Module, w: Seque
             raise ValueError(f"{name}: it depends on the combiner's parameters, which enter through its slopes alone; use BilevelProblem")
         if id(leaf) in own:
             continue
-        copied = [n for n, p in module.named_parameters() if p.shape == leaf.shape and leaf.numel() > 1 and torch.equal(p.detach(), leaf.detach())]
+        copied = [
+            n for n, p in module.named_parameters() if p.shape == leaf.shape and leaf.numel() > 1 and torch.equal(p.detach(), leaf.detach())
+        ]
         if isinstance(leaf, nn.Parameter) or copied:
             what = f"a copy of {copied[0]}" if copied else f"a parameter of shape {tuple(leaf.shape)} that isn't in the module"
-            raise ValueError(f"{name}: it depends on {what}; compute it with the module's own weights, give a module that holds all, or freeze it")
+            raise ValueError(
+                f"{name}: it depends on {what}; compute it with the module's own weights, give a module that holds all, or freeze it"
+            )
     return graph
 
 
@@ -101,7 +105,9 @@ def tensors_of(name: str, hyperparameters: nn.Module | Tensor | Iterable[Tensor]
         if not isinstance(p, Tensor):
             raise ValueError(f"{name}: entry {index} is a {type(p).__name__}; give tensors that require a gradient")
         if p.grad_fn is not None:
-            raise ValueError(f"{name}: entry {index} is computed from other tensors; give those that it is computed from, and compute it inside the pass")
+            raise ValueError(
+                f"{name}: entry {index} is computed from other tensors; give those that it is computed from, and compute it inside the pass"
+            )
     if len(phi) > 1 and any(p.requires_grad for p in phi) and not all(p.requires_grad for p in phi):
         frozen = next(index for index, p in enumerate(phi) if not p.requires_grad)
         raise ValueError(f"{name}: entry {frozen} requires no gradient; leave it out, or call requires_grad_() on it")
@@ -134,7 +140,9 @@ def check_combined(combiner: Any, l: Tensor, phi: Sequence[Tensor]) -> None:
         value = combiner(l)
     except (RuntimeError, IndexError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InvalidLosses(f"losses: the combiner doesn't take {len(l)} of {_name(l.dtype)} ({reason[:90]}); give as many as it is made for, in its type") from error
+        raise InvalidLosses(
+            f"losses: the combiner doesn't take {len(l)} of {_name(l.dtype)} ({reason[:90]}); give as many as it is made for, in its type"
+        ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise InvalidLosses("combiner: it doesn't give one number; return a tensor without dimensions")
     sizes = {len(p) for p in phi if p.dim() == 1 and len(p) > 1} if len(l) == 1 else set()

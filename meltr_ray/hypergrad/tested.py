@@ -91,7 +91,9 @@ def slopes_along(problem: Any, v: Vector, z: Vector) -> tuple[Tensor, Tensor, Te
     stacked = torch.stack([torch.stack(row) for row in found]).to(problem.weights.device)
     for t in range(stacked.shape[1]):
         if not stacked[:, t].isfinite().all():
-            raise InvalidLosses(f"losses: the gradient of loss {t} is not finite, though the loss is; mend that loss (a root or a quotient at 0)")
+            raise InvalidLosses(
+                f"losses: the gradient of loss {t} is not finite, though the loss is; mend that loss (a root or a quotient at 0)"
+            )
     return stacked[..., 0], stacked[..., 1], stacked[..., 2]
 
 

@@ -94,7 +94,9 @@ class _Training:
         self.combiner = combine
         self.phi = [p for p in combine.parameters() if p.requires_grad] if self.slopes is None else [self.slopes]
         if self.slopes is not None and self.slopes.dim() != 1 and not (self.slopes.dim() == 2 and len(self.slopes) == steps):
-            raise ValueError(f"combine={tuple(self.slopes.shape)}: must have a row for each of {steps} steps; give (T,) for slopes that are alike in all")
+            raise ValueError(
+                f"combine={tuple(self.slopes.shape)}: must have a row for each of {steps} steps; give (T,) for slopes that are alike in all"
+            )
 
     # --- forward
 
@@ -102,13 +104,17 @@ class _Training:
         """The training loss of step `number`."""
         l = self.losses(number)
         if l.dim() not in (1, 2):
-            raise ValueError(f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss, or (M, T) for M micro-batches")
+            raise ValueError(
+                f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss, or (M, T) for M micro-batches"
+            )
         rows = l.view(-1, l.shape[-1])
         if self.slopes is None:
             return torch.stack([self.combiner(row) for row in rows]).mean()
         a = self.slopes if self.slopes.dim() == 1 else self.slopes[number]
         if len(a) != rows.shape[1]:
-            raise ValueError(f"combine={tuple(self.slopes.shape)}: has slopes of {len(a)} losses, and there are {rows.shape[1]}; give one for each")
+            raise ValueError(
+                f"combine={tuple(self.slopes.shape)}: has slopes of {len(a)} losses, and there are {rows.shape[1]}; give one for each"
+            )
         return (rows @ a).mean()
 
     def at(self, w: Sequence[Tensor], function: Callable[[], Tensor]) -> Tensor:
@@ -121,7 +127,9 @@ class _Training:
         value = self.at(start.w, lambda: self.inner(number))
         gradients = torch.autograd.grad(value, start.w, create_graph=with_graph, allow_unused=True) if value.requires_grad else [None]
         if all(g is None for g in gradients):
-            raise ValueError(f"losses: those of step {number} don't depend on the module's weights; compute them with the module, without no_grad or detach")
+            raise ValueError(
+                f"losses: those of step {number} don't depend on the module's weights; compute them with the module, without no_grad or detach"
+            )
         with nullcontext() if with_graph else torch.no_grad():
             return self.rule.step(start, gradients, number)
 
@@ -194,7 +202,11 @@ class _Training:
             needed[count] = (math.ceil(self.steps / length) + 3) * kept + (length + 1) * graph + last
         if most is not None and needed[segments] > most:
             best = min(needed, key=needed.get)
-            mend = f"give segments={best}, which takes {needed[best]}" if needed[best] <= most else f"take fewer steps or a smaller module: segments={best} still takes {needed[best]}"
+            mend = (
+                f"give segments={best}, which takes {needed[best]}"
+                if needed[best] <= most
+                else f"take fewer steps or a smaller module: segments={best} still takes {needed[best]}"
+            )
             raise ValueError(f"max_bytes={most}: {self.steps} steps in {segments} segments take {needed[segments]} bytes; {mend}")
         log.info(f"training_gradient: {self.steps} steps in {segments} segments take {needed[segments]} bytes")
         return needed[segments]

@@ -63,7 +63,9 @@ def unrolled_hypergradient(module: nn.Module, losses: Callable[[], Tensor], prim
     def outer(with_graph: bool) -> Tensor:
         w = [p.detach().clone().requires_grad_() for p in weights.parameters]
         for _ in range(steps):
-            gradient = torch.autograd.grad(at(w, lambda: combiner(losses())), w, create_graph=with_graph, allow_unused=True, materialize_grads=True)
+            gradient = torch.autograd.grad(
+                at(w, lambda: combiner(losses())), w, create_graph=with_graph, allow_unused=True, materialize_grads=True
+            )
             w = [x - learning_rate * g if with_graph else (x - learning_rate * g).detach().requires_grad_() for x, g in zip(w, gradient)]
         return check_scalar("primary", at(w, primary))
 

@@ -42,7 +42,9 @@ class ModuleWeights:
     whole = True
     """Whether a pass sees all weights at once, which second derivatives and tangents need."""
 
-    def __init__(self, module: nn.Module, average: Callable[[Sequence[Tensor]], list[Tensor]] | None = None, without: Sequence[Tensor] = ()):
+    def __init__(
+        self, module: nn.Module, average: Callable[[Sequence[Tensor]], list[Tensor]] | None = None, without: Sequence[Tensor] = ()
+    ):
         if not isinstance(module, nn.Module):
             raise ValueError(f"module: a {type(module).__name__}; give the torch module whose parameters are trained")
         apart = {id(p) for p in without}
@@ -91,7 +93,6 @@ class ModuleWeights:
             self.tests += self.passes - before
             self.passes.clear()
             self.passes.update(before)
-
 
     def forward(self, function: Callable[[], Tensor]) -> Tensor:
         """Run and count a forward pass."""

@@ -32,7 +32,9 @@ def intervals(
     raises ValueError or ZeroDivisionError, as where a resample lacks a class. NaN where there is but one source.
     """
     names = list(measure(list(rows)))
-    values = resampled(rows, lambda drawn: [found.get(name, np.nan) for found in [measure(drawn)] for name in names], len(names), sources, resamples, seed)
+    values = resampled(
+        rows, lambda drawn: [found.get(name, np.nan) for found in [measure(drawn)] for name in names], len(names), sources, resamples, seed
+    )
     return {name: _percentile(values[:, column], level) for column, name in enumerate(names)}
 
 

@@ -24,7 +24,15 @@ from meltr_ray.workload import Metric
 
 VERSION = "2"
 """Of the schema, in its metadata. Version 1, without one, had bare columns of fixed names (migration.py)."""
-METRIC, LOSS, SLOPE, SHARE, EFFECT, EFFECT_SQUARE, SETTING = FAMILIES = ("metric.", "loss.", "slope.", "share.", "effect.", "effect_square.", "setting.")
+METRIC, LOSS, SLOPE, SHARE, EFFECT, EFFECT_SQUARE, SETTING = FAMILIES = (
+    "metric.",
+    "loss.",
+    "slope.",
+    "share.",
+    "effect.",
+    "effect_square.",
+    "setting.",
+)
 SEARCHES = ("learning_rate_search", "weight_search", "settings_search")
 """Phases that find settings for arms; none of their trials is compared."""
 FIXED: dict[str, tuple[pa.DataType, str, str]] = {
@@ -79,8 +87,14 @@ class Columns:
                  for name, value in settings.items()}  # fmt: skip
         measured = [metric_field(name, metric) for name, metric in metrics.items()]
         means = [field(f"{LOSS}{loss}", pa.float64(), f"loss {loss}, mean since the last row") for loss in losses]
-        slopes = [field(f"{SLOPE}{loss}", pa.float64(), f"slope d g_phi / d l of {loss}, mean since the last row") for loss in losses if with_slopes]
-        shares = [field(f"{SHARE}{loss}", pa.float64(), f"part of the step before the row that {loss} stands for") for loss in losses if learns]
+        slopes = [
+            field(f"{SLOPE}{loss}", pa.float64(), f"slope d g_phi / d l of {loss}, mean since the last row")
+            for loss in losses
+            if with_slopes
+        ]
+        shares = [
+            field(f"{SHARE}{loss}", pa.float64(), f"part of the step before the row that {loss} stands for") for loss in losses if learns
+        ]
         effects = [field(f"{family}{loss}", pa.float64(), f"{meaning} {loss} lowers the primary loss of held-out batches, mean since the last row")
                    for loss in losses if learns for family, meaning in ((EFFECT, "how much"), (EFFECT_SQUARE, "square of how much"))]  # fmt: skip
         chosen = [setting_field(name, pa.scalar(value).type) for name, value in cells.items()]
@@ -89,6 +103,7 @@ class Columns:
 
 def make_schema(fields: Iterable[pa.Field]) -> pa.Schema:
     """A schema of this version: the fixed columns first, then family by family, each in the order given."""
+
     def family(one: pa.Field) -> int:
         return next((number for number, prefix in enumerate(FAMILIES, 1) if one.name.startswith(prefix)), 0)
 

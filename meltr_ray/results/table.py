@@ -84,12 +84,16 @@ def load(path: Path) -> pa.Table:
         with open(path, "rb") as file:  # by its path, pyarrow opens it twice, and a row may have been added in between
             table = pq.read_table(file, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Damaged(f"table={path}: can't be read as Parquet ({str(error).splitlines()[0]}); restore it, or delete it to run its trial again") from error
+        raise Damaged(
+            f"table={path}: can't be read as Parquet ({str(error).splitlines()[0]}); restore it, or delete it to run its trial again"
+        ) from error
     table, seal = unsealed(table)
     if seal not in (None, seal_of(table)):
         raise Damaged(f"table={path}: isn't as it was written; restore it, or delete it to run its trial again")
     version = (table.schema.metadata or {}).get(b"version", b"1").decode()
-    check(version in ("1", VERSION), "table", path, f"has version {version}, and this is a reader of {VERSION}; use the project's newer code")
+    check(
+        version in ("1", VERSION), "table", path, f"has version {version}, and this is a reader of {VERSION}; use the project's newer code"
+    )
     return migration.migrate_table(table) if version == "1" else table
 
 

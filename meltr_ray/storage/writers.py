@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Iterator
 
@@ -32,7 +32,10 @@ def only_writer(folder: Path) -> Iterator[None]:
     except Timeout:
         raise ConfigError(f"resume={folder}: {_writer(folder)} writes it; wait until that has ended, or end it first") from None
     try:
-        put(folder / WRITER, json.dumps({"host": platform.node(), "process": os.getpid(), "since": datetime.now(timezone.utc).isoformat(timespec="seconds")}))
+        put(
+            folder / WRITER,
+            json.dumps({"host": platform.node(), "process": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}),
+        )
         yield
     finally:
         lock.release()

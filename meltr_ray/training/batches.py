@@ -107,8 +107,12 @@ class MetaBatches:
 def check_enough(workload: Workload, split: str, count: int, batch_size: int, world_size: int) -> None:
     """Raises ConfigError where `count` examples of a split can't fill a batch on every worker."""
     mend = "lower it" if count >= SMALLEST * world_size else more_of(split)
-    check(count >= batch_size * world_size, "train.batch_size", batch_size,
-          f"all workers together take {batch_size * world_size} examples at once and the {split} split has {count}; {mend}")
+    check(
+        count >= batch_size * world_size,
+        "train.batch_size",
+        batch_size,
+        f"all workers together take {batch_size * world_size} examples at once and the {split} split has {count}; {mend}",
+    )
 
 
 def more_of(split: str) -> str:
@@ -131,7 +135,9 @@ def to_device(x: Any, device: torch.device) -> Any:
     if hasattr(x, "to"):
         return x.to(device)
     if dataclasses.is_dataclass(x):
-        return dataclasses.replace(x, **{item.name: to_device(getattr(x, item.name), device) for item in dataclasses.fields(x) if item.init})
+        return dataclasses.replace(
+            x, **{item.name: to_device(getattr(x, item.name), device) for item in dataclasses.fields(x) if item.init}
+        )
     return x
 
 

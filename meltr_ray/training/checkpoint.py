@@ -155,5 +155,3 @@ def _metadata(path: Path) -> dict[str, str]:
 
 def _complete(root: Path) -> list[Path]:
     return sorted(folder for folder in root.glob("step-*") if (folder / MARKER).exists())
-
-

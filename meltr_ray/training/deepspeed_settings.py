@@ -42,8 +42,14 @@ def deepspeed_settings(config: Config) -> dict[str, Any]:
         return ours
     theirs = _read(Path(config.engine.deepspeed))
     zero = theirs.pop("zero_optimization", {})
-    check(isinstance(zero, dict), "engine.deepspeed", config.engine.deepspeed, "zero_optimization must be an object; see DeepSpeed's documentation")
+    check(
+        isinstance(zero, dict),
+        "engine.deepspeed",
+        config.engine.deepspeed,
+        "zero_optimization must be an object; see DeepSpeed's documentation",
+    )
     return ours | theirs | {"zero_optimization": zero | ours["zero_optimization"]}
+
 
 LARGEST = 2**20
 """Bytes."""
@@ -51,7 +57,9 @@ LARGEST = 2**20
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        check(path.stat().st_size <= LARGEST, "engine.deepspeed", path, "is too large for a file of settings; give a JSON file of DeepSpeed's")
+        check(
+            path.stat().st_size <= LARGEST, "engine.deepspeed", path, "is too large for a file of settings; give a JSON file of DeepSpeed's"
+        )
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):

@@ -49,9 +49,19 @@ def measured(workload: Workload, module: nn.Module, split: Sequence[Any], device
 
 def checked(workload: Workload, found: Any) -> dict[str, float]:
     """What a workload measured, if every declared metric is there as a number."""
-    check(isinstance(found, dict), "workload", workload.source, f"evaluate gave a {type(found).__name__}; return a value for each metric, by name")
+    check(
+        isinstance(found, dict),
+        "workload",
+        workload.source,
+        f"evaluate gave a {type(found).__name__}; return a value for each metric, by name",
+    )
     for name in workload.metrics:
-        check(name in found, "workload", workload.source, f"evaluate gave no {name}, but {', '.join(found) or 'nothing'}; return every declared metric")
+        check(
+            name in found,
+            "workload",
+            workload.source,
+            f"evaluate gave no {name}, but {', '.join(found) or 'nothing'}; return every declared metric",
+        )
     for name, value in found.items():
         number = isinstance(value, (int, float, np.number)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
         check(number, "workload", workload.source, f"evaluate gave {name} = {value!r}; return a number")

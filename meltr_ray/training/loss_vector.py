@@ -62,7 +62,9 @@ class LossVector(nn.Module):
                 raise ConfigError(f"losses.set={name}: is a {type(found[name]).__name__}; return a tensor")
             shape, wanted = tuple(found[name].shape), 1 if self.per_example else 0
             if found[name].dim() != wanted:
-                raise ConfigError(f"losses.set={name}: has the shape {shape}; return {'a number for each example, (B,)' if wanted else 'a scalar'}")
+                raise ConfigError(
+                    f"losses.set={name}: has the shape {shape}; return {'a number for each example, (B,)' if wanted else 'a scalar'}"
+                )
         return {name: found[name] for name in names}
 
 

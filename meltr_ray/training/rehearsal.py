@@ -29,8 +29,8 @@ from meltr_ray.training.evaluation import checked, quietly
 from meltr_ray.training.fits import check_fits
 from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl, named_weights
 from meltr_ray.training.said import check_said
-from meltr_ray.training.splits import SPLITS, Part, examples
 from meltr_ray.training.shapes import shapes_alone
+from meltr_ray.training.splits import SPLITS, Part, examples
 from meltr_ray.training.tuning import check_tuning, prepare_for_tuning
 from meltr_ray.workload import Workload
 
@@ -60,7 +60,12 @@ def check_all(configs: Iterable[Config]) -> None:
             check_said(config.workload)
         for split in ["train"] + ["meta"] * config.draws_from_meta:
             check_enough(config.workload, split, known[split], config.train.batch_size, max(1, config.train.num_workers))
-        check(known["validation"] > 0, "workload", config.workload.source, "has no validation example; return some from examples('validation')")
+        check(
+            known["validation"] > 0,
+            "workload",
+            config.workload.source,
+            "has no validation example; return some from examples('validation')",
+        )
         deepspeed_settings(config)
         key, losses = (settings, config.tuning, config.engine.zero_stage == 3, config.combiner.name), frozenset(config.losses.set)
         if any(key == other and losses <= already for other, already in seen):
@@ -81,7 +86,9 @@ def rehearse(config: Config) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         module = seeded_by_the_run(workload, "module", workload.module)
-        check(isinstance(module, nn.Module), "workload", workload.source, f"module() gave a {type(module).__name__}; return a torch.nn.Module")
+        check(
+            isinstance(module, nn.Module), "workload", workload.source, f"module() gave a {type(module).__name__}; return a torch.nn.Module"
+        )
         check_module(workload, module)
         check_made_anew(config, module)
         prepare_for_tuning(module, config)
@@ -94,8 +101,12 @@ def rehearse(config: Config) -> None:
         with used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
             called(workload, "module", lambda: model(batch))
             check_evaluation(workload, module)
-        check(all(torch.equal(p, was) for p, was in zip(module.parameters(), before)), "workload", workload.source,
-              "an evaluation or a forward changes the module's weights; leave them as they are")
+        check(
+            all(torch.equal(p, was) for p, was in zip(module.parameters(), before)),
+            "workload",
+            workload.source,
+            "an evaluation or a forward changes the module's weights; leave them as they are",
+        )
         check_structure(config, module)
 
 
@@ -103,20 +114,32 @@ def seeded_by_the_run(workload: Workload, member: str, function: Callable[[], T]
     """`function()`, which leaves the seed of torch's generator as it is."""
     before = torch.initial_seed()
     found = called(workload, member, function)
-    check(torch.initial_seed() == before, "workload", workload.source,
-          f"{member} sets the seed of torch's generator, so every seed of a sweep would draw the same; leave the seed to the run")
+    check(
+        torch.initial_seed() == before,
+        "workload",
+        workload.source,
+        f"{member} sets the seed of torch's generator, so every seed of a sweep would draw the same; leave the seed to the run",
+    )
     return found
 
 
 def check_module(workload: Workload, module: nn.Module) -> None:
     """Its weights can be trained, and its forward takes what it is called with."""
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    check(bool(trained), "workload", workload.source,
-          "none of the module's parameters requires a gradient; leave those that are to be trained unfrozen")
+    check(
+        bool(trained),
+        "workload",
+        workload.source,
+        "none of the module's parameters requires a gradient; leave those that are to be trained unfrozen",
+    )
     for name, p in trained:
         check(not p.is_meta, "workload", workload.source, f"{name} is on the meta device; give it a value")
-        check(p.dtype == torch.float32, "workload", workload.source,
-              f"{name} is {str(p.dtype).removeprefix('torch.')}; make it float32, engine.precision sees to the rest")
+        check(
+            p.dtype == torch.float32,
+            "workload",
+            workload.source,
+            f"{name} is {str(p.dtype).removeprefix('torch.')}; make it float32, engine.precision sees to the rest",
+        )
     signature = inspect.signature(module.forward)
     try:
         signature.bind(None, ())
@@ -130,10 +153,19 @@ def check_made_anew(config: Config, module: nn.Module) -> None:
     workload = config.workload
     torch.manual_seed(SEED)
     again = called(workload, "module", workload.module)
-    check(again is not module, "workload", workload.source, "module() gave one object twice; make a new one at each call, or runs would share weights")
+    check(
+        again is not module,
+        "workload",
+        workload.source,
+        "module() gave one object twice; make a new one at each call, or runs would share weights",
+    )
     for (name, a), b in zip(module.named_parameters(), again.parameters()):
-        check(a.shape == b.shape and (a.is_meta or torch.equal(a, b)), "workload", workload.source,
-              f"two calls of module() with the same seed give other weights in {name}; draw them from torch's own generator")
+        check(
+            a.shape == b.shape and (a.is_meta or torch.equal(a, b)),
+            "workload",
+            workload.source,
+            f"two calls of module() with the same seed give other weights in {name}; draw them from torch's own generator",
+        )
 
 
 def check_batches(config: Config) -> Any:
@@ -149,11 +181,19 @@ def check_batches(config: Config) -> Any:
     member = "control" if batches.with_control else "batch"
     batch, again = (seeded_by_the_run(workload, member, lambda: batches[0]) for _ in range(2))
     where = difference(batch, again)
-    check(where is None, "workload", workload.source,
-          f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`")
+    check(
+        where is None,
+        "workload",
+        workload.source,
+        f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`",
+    )
     where = difference(batch, called(workload, member, lambda: made()[0]))
-    check(where is None, "workload", workload.source,
-          "examples('train') gives examples that differ from call to call, and so from process to process; draw them with a seed of their own")
+    check(
+        where is None,
+        "workload",
+        workload.source,
+        "examples('train') gives examples that differ from call to call, and so from process to process; draw them with a seed of their own",
+    )
     started = time.perf_counter()
     for number in range(1, batches.per_epoch):
         if time.perf_counter() - started > SECONDS_OF_BATCHES:
@@ -172,7 +212,12 @@ def check_structure(config: Config, module: nn.Module) -> None:
     prepare_for_tuning(found, config)
     shapes, wanted = ({name: tuple(p.shape) for name, p in named_weights(each)} for each in (found, module))
     other = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
-    check(not other, "workload", workload.source, f"structure() and module() differ in {other[:1] and other[0]}; give both the same names and shapes")
+    check(
+        not other,
+        "workload",
+        workload.source,
+        f"structure() and module() differ in {other[:1] and other[0]}; give both the same names and shapes",
+    )
 
 
 def check_control(workload: Workload, batches: Batches) -> None:
@@ -182,8 +227,18 @@ def check_control(workload: Workload, batches: Batches) -> None:
     before = copy.deepcopy(batch)
     permuted = called(workload, "control", lambda: workload.control(batch, np.random.default_rng(0)))
     where = difference(before, batch)
-    check(where is None, "workload", workload.source, f"control changes {where or 'the batch'} of the batch that it is given, whose own targets are trained on; change a copy")
-    check(difference(batch, permuted) is not None, "workload", workload.source, "control gave the batch as it is; permute its targets among examples")
+    check(
+        where is None,
+        "workload",
+        workload.source,
+        f"control changes {where or 'the batch'} of the batch that it is given, whose own targets are trained on; change a copy",
+    )
+    check(
+        difference(batch, permuted) is not None,
+        "workload",
+        workload.source,
+        "control gave the batch as it is; permute its targets among examples",
+    )
 
 
 def check_losses(config: Config, model: LossVector, batch: Any) -> None:
@@ -200,14 +255,22 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> None:
     if WAYS[config.combiner.name].positive:
         check_positive(losses, names)
     torch.set_rng_state(start)
-    check(torch.equal(losses, model(batch)), "workload", workload.source,
-          "two passes over one batch with the same generators differ; draw dropout and masks from torch's own generator")
+    check(
+        torch.equal(losses, model(batch)),
+        "workload",
+        workload.source,
+        "two passes over one batch with the same generators differ; draw dropout and masks from torch's own generator",
+    )
     parameters = [p for p in model.parameters() if p.requires_grad]
     own = tuple(name for name in names if name in workload.losses and name not in workload.planted())
     for name, loss in model.named(batch[0] if isinstance(batch, WithControl) else batch, own).items():
         found = torch.autograd.grad(loss.sum(), parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else []
-        check(any(g is not None for g in found), "losses.set", name,
-              "doesn't depend on the module's weights; compute it with the module, without detach, or name it in `controls`")
+        check(
+            any(g is not None for g in found),
+            "losses.set",
+            name,
+            "doesn't depend on the module's weights; compute it with the module, without detach, or name it in `controls`",
+        )
     torch.set_rng_state(start)
     called(workload, "module", lambda: model(batch, (workload.primary,)))
 
@@ -250,22 +313,42 @@ def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
     way = called(config.workload, "combiner", lambda: WAYS["own"].of(config, config.workload))
     losses = model(batch).detach()
     value = called(config.workload, "combiner", lambda: way.combiner(losses, *way.beside(batch)))
-    check(isinstance(value, Tensor) and value.dim() == 0, "combiner.name", "own",
-          f"gave {f'the shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'}; return a scalar")
+    check(
+        isinstance(value, Tensor) and value.dim() == 0,
+        "combiner.name",
+        "own",
+        f"gave {f'the shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'}; return a scalar",
+    )
     _, a = called(config.workload, "combiner", lambda: way.slopes(losses, batch))
-    check(bool(a.isfinite().all()) and bool(a.any()), "combiner.name", "own", "has slopes that are not finite or all zero, so nothing would train; start it near the plain sum")
+    check(
+        bool(a.isfinite().all()) and bool(a.any()),
+        "combiner.name",
+        "own",
+        "has slopes that are not finite or all zero, so nothing would train; start it near the plain sum",
+    )
 
 
 def check_evaluation(workload: Workload, module: nn.Module) -> None:
     """Every declared metric is there, finite and the same at every call; there is a row for each example."""
     validation, cpu = examples(workload, "validation"), torch.device("cpu")
     some = Part(validation, tuple(range(min(EVALUATED, len(validation)))))
-    found, again = (called(workload, "evaluate", lambda: checked(workload, quietly(module, lambda: workload.evaluate(module, some, cpu)))) for _ in range(2))
+    found, again = (
+        called(workload, "evaluate", lambda: checked(workload, quietly(module, lambda: workload.evaluate(module, some, cpu))))
+        for _ in range(2)
+    )
     for name in workload.metrics:
-        check(bool(np.isfinite(found[name])), "workload", workload.source,
-              f"evaluate gave {name} = {found[name]} on {len(some)} validation examples; return a finite number")
-        check(found[name] == again[name], "workload", workload.source,
-              f"two evaluations of the same weights give {name} = {found[name]:g} and {again[name]:g}; leave out what is random, or draw it from torch's generator")
+        check(
+            bool(np.isfinite(found[name])),
+            "workload",
+            workload.source,
+            f"evaluate gave {name} = {found[name]} on {len(some)} validation examples; return a finite number",
+        )
+        check(
+            found[name] == again[name],
+            "workload",
+            workload.source,
+            f"two evaluations of the same weights give {name} = {found[name]:g} and {again[name]:g}; leave out what is random, or draw it from torch's generator",
+        )
     if not workload.defines("evaluate"):
         check_rows(workload, called(workload, "predict", lambda: quietly(module, lambda: workload.predict(module, some, cpu))), len(some))
 
@@ -285,4 +368,3 @@ def _tensors(x: Any) -> list[Tensor]:
     if isinstance(x, dict):
         x = list(x.values())
     return [t for each in x for t in _tensors(each)] if isinstance(x, (list, tuple)) else []
-

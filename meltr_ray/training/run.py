@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable
 
@@ -77,13 +77,17 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
 
     def evaluate() -> None:
         found = measured(workload, module, validation, device)
-        (score,) = engine.average([torch.tensor(workload.score(found.metrics), dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)])
+        (score,) = engine.average(
+            [torch.tensor(workload.score(found.metrics), dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)]
+        )
         if score > progress.best_score or progress.best_step == 0:  # alike on all ranks: what follows waits for each
             progress.best_score, progress.best_step = score.item(), progress.step
             weights = engine.weights()
             check_ours()
             if engine.rank == 0:
-                checkpoint.save_weights(folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | found.metrics)
+                checkpoint.save_weights(
+                    folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | found.metrics
+                )
         last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
         check_ours()
         report(_row(config, known, engine, way, progress, "validation", "finished" if last else "running", found))
@@ -113,7 +117,7 @@ def _row(config: Config, known: dict[str, str], engine: Engine, way: Way, progre
     return (
         known
         | {"split": split, "status": status, "step": progress.step, "best_step": progress.best_step}
-        | {"time": datetime.now(timezone.utc), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
+        | {"time": datetime.now(UTC), "seconds": progress.seconds, "meta_seconds": progress.meta_seconds}
         | {"elapsed": progress.elapsed}
         | {"peak_memory_bytes": memory.peak_bytes(engine.device), "meta_steps": way.num_steps}
         | {"learning_rate": engine.learning_rate(progress.step - 1)}

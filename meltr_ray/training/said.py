@@ -25,7 +25,9 @@ def check_said(workload: Workload) -> None:
 
     checked("title", lambda x: isinstance(x, str) and NAME.fullmatch(x) is not None, "a name of letters, digits, _ and -, for folders")
     checked("caveats", lambda x: isinstance(x, (list, tuple)) and all(isinstance(each, str) for each in x), "a list of sentences")
-    checked("fingerprint", lambda x: isinstance(x, dict) and all(isinstance(each, str) for each in x.values()), "a dictionary, name -> text")
+    checked(
+        "fingerprint", lambda x: isinstance(x, dict) and all(isinstance(each, str) for each in x.values()), "a dictionary, name -> text"
+    )
     checked("fingerprint", lambda x: x == workload.fingerprint(), "the same at every call, as it tells whether data are the same")
     checked("describe", lambda x: isinstance(x, dict) and bool(json.dumps(x)), "a dictionary, with `name` and `description`")
     checked("baselines", _nested_numbers, "{split: {name: {metric: number}}}")
@@ -38,8 +40,12 @@ def check_baselines(workload: Workload) -> None:
     for split, named in workload.baselines().items():
         check(split in SPLITS, "workload", workload.source, f"baselines has the split {split}; use {', '.join(SPLITS)}")
         for name, values in named.items():
-            check(any(metric in known for metric in values), "workload", workload.source,
-                  f"baselines gives {', '.join(values) or 'nothing'} for {name}, which is no metric; use one of {', '.join(known)}")
+            check(
+                any(metric in known for metric in values),
+                "workload",
+                workload.source,
+                f"baselines gives {', '.join(values) or 'nothing'} for {name}, which is no metric; use one of {', '.join(known)}",
+            )
 
 
 def _nested_numbers(x: Any) -> bool:

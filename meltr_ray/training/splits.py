@@ -56,6 +56,7 @@ def examples(workload: Workload, split: str) -> Sequence[Any]:
 
 def own(workload: Workload, split: str) -> Sequence[Any] | None:
     """What the workload itself has for a split; None, or a KeyError about its name, says that there is no such split."""
+
     def asked() -> Sequence[Any] | None:
         try:
             return workload.examples(split)
@@ -77,5 +78,7 @@ def _needed(workload: Workload, split: str) -> Sequence[Any]:
     found = own(workload, split)
     check(found is not None, "workload", workload.source, f"has no {split} examples; return some from examples({split!r})")
     if not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
-        raise ConfigError(f"workload={workload.source}: examples({split!r}) gave a {type(found).__name__}; return a sequence, with len() and [i]")
+        raise ConfigError(
+            f"workload={workload.source}: examples({split!r}) gave a {type(found).__name__}; return a sequence, with len() and [i]"
+        )
     return found

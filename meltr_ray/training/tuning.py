@@ -37,12 +37,20 @@ def check_tuning(config: Config, model: nn.Module) -> None:
     for target in settings.lora:
         _check_known("tuning.lora", target, [end for name in linear for end in ends(name)],
                      "there is no linear layer of this name")  # fmt: skip
-        check(any(target in ends(name) for name in lora_layers(backbone, config)), "tuning.lora", target,
-              "names only layers that are frozen or train as a whole; see tuning.frozen and tuning.trained")
+        check(
+            any(target in ends(name) for name in lora_layers(backbone, config)),
+            "tuning.lora",
+            target,
+            "names only layers that are frozen or train as a whole; see tuning.frozen and tuning.trained",
+        )
     for name in lora_layers(backbone, config):
         twins = [other for other, p in backbone.named_parameters(remove_duplicate=False) if p is linear[name].weight]
-        check(len(twins) == 1, "tuning.lora", name,
-              f"shares its weight with {twins[-1].removesuffix('.weight')}, which an update would miss; leave it out")
+        check(
+            len(twins) == 1,
+            "tuning.lora",
+            name,
+            f"shares its weight with {twins[-1].removesuffix('.weight')}, which an update would miss; leave it out",
+        )
     trains = settings.lora or any(_trains(name, config) for name, _ in backbone.named_parameters())
     check(trains, "tuning.frozen", settings.frozen, "leaves nothing to train; remove one")
 

@@ -22,7 +22,7 @@ from meltr_ray.hypergrad.weights import ModuleWeights
 os.environ.setdefault("LOCAL_RANK", "0")  # asked for by DeepSpeed; Ray Train sets the real one before this import
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed guesses, with a warning
-from deepspeed.utils import (  # noqa: E402
+from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_get_local_grad,
     safe_get_local_optimizer_state,

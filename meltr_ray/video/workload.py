@@ -107,7 +107,9 @@ class Video(Workload):
 
     def check(self, config: Any) -> None:
         self.backbone.check(self.data, self.task)
-        self.needed = dict.fromkeys(["train"] + ["meta"] * config.draws_from_meta, (config.train.batch_size, max(1, config.train.num_workers)))
+        self.needed = dict.fromkeys(
+            ["train"] + ["meta"] * config.draws_from_meta, (config.train.batch_size, max(1, config.train.num_workers))
+        )
 
     # --- what a run asks for
 

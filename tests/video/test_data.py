@@ -256,7 +256,7 @@ def test_vocabulary_encodes_cuts_and_knows_what_it_has_not_seen(tmp_path):
 def test_vocabulary_does_not_hang_on_the_order_of_captions(tmp_path):
     captions = [f"a {word} runs and {word}s again" for word in ("zebra", "camel", "horse", "mouse", "tiger", "panda")]
     build_vocabulary(captions, tmp_path / "one.txt", size=60)
-    for again in range(3):  # the trainer's own hash maps are seeded anew each time
+    for _again in range(3):  # the trainer's own hash maps are seeded anew each time
         build_vocabulary(captions[::-1], tmp_path / "two.txt", size=60)
         assert (tmp_path / "one.txt").read_bytes() == (tmp_path / "two.txt").read_bytes()
 

@@ -144,7 +144,9 @@ def test_entries_that_are_no_weights_stop_the_import(change, words, tmp_path):
     model = drawn(MODELS["univl"])
     name = "visual.embeddings.position_embeddings.weight"
     file = write(model.state_dict() | {name: change(model.state_dict()[name])}, tmp_path / "odd.bin")
-    assert f"{name} {words}" in message_of(lambda: import_checkpoint([file], tmp_path / "no", model.config)) and not (tmp_path / "no").exists()
+    assert (
+        f"{name} {words}" in message_of(lambda: import_checkpoint([file], tmp_path / "no", model.config)) and not (tmp_path / "no").exists()
+    )
 
 
 def test_imported_weights_that_are_damaged_are_not_trained(tmp_path):

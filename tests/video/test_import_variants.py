@@ -60,7 +60,9 @@ def test_tables_are_read_with_the_delimiter_that_they_have(tmp_path, delimiter):
     assert read_csv(tmp_path / "a.csv") == [dict(video="v0", caption="a; b,\tc"), dict(video="v1", caption="d")]
 
 
-@pytest.mark.parametrize("text, rule", (('video,caption\nv0,"a\nv1,b\n', "line 3 is no CSV"), ("video,caption,caption\nv0,a,b\n", "two columns")))
+@pytest.mark.parametrize(
+    "text, rule", (('video,caption\nv0,"a\nv1,b\n', "line 3 is no CSV"), ("video,caption,caption\nv0,a,b\n", "two columns"))
+)
 def test_a_quote_that_never_ends_swallows_no_row_and_equal_columns_no_column(tmp_path, text, rule):
     (tmp_path / "captions.csv").write_text(text)
     assert rule in refused("videos", tmp_path)
@@ -351,8 +353,12 @@ def test_too_few_videos_say_how_many_were_left_out_and_why(tmp_path):
 def test_repeats_and_captions_without_a_letter_go_and_are_counted(tmp_path):
     make_features(tmp_path, IDS)
     asked = dict(caption=" A cat. ", question="what?", answer="cat")
-    rows = [dict(video=IDS[0]) | asked | dict(options="dog|cat|cat"), dict(video=IDS[0]) | asked | dict(options="dog|cat"),
-            dict(video=IDS[1]) | asked | dict(caption="?!"), *(dict(video=name) | asked | dict(caption="\u732b 2") for name in IDS[2:])]
+    rows = [
+        dict(video=IDS[0]) | asked | dict(options="dog|cat|cat"),
+        dict(video=IDS[0]) | asked | dict(options="dog|cat"),
+        dict(video=IDS[1]) | asked | dict(caption="?!"),
+        *(dict(video=name) | asked | dict(caption="\u732b 2") for name in IDS[2:]),
+    ]
     write_table(tmp_path, rows)
     manifest = import_data("videos", tmp_path, tmp_path / "out", quiet)
     clip = clips_of(tmp_path / "out")["video0"]

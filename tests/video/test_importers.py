@@ -137,7 +137,11 @@ def test_bad_videos_are_left_out_with_a_reason_and_odd_ones_are_kept_as_they_wer
     assert set(clips) == {"asl_again", "asl_bird", "asl_book", "asl_brother", "asl_eat", "one", "large", "turned", "rate"}
     counts = manifest["counts"]
     assert counts["clips with video"] == 9 and counts["clips without video"] == 1 and counts["clips with unreadable video"] == 6
-    assert counts["videos that no clip names"] == 1 and counts["empty captions, dropped"] == 1 and clips["one"].captions == ["caption of one.mp4"]
+    assert (
+        counts["videos that no clip names"] == 1
+        and counts["empty captions, dropped"] == 1
+        and clips["one"].captions == ["caption of one.mp4"]
+    )
     assert counts["frames of a video, least"] == 1 and any("warning: left out" in line for line in lines)
     for split in manifest["splits"]:
         clip_store = store.ClipStore(tmp_path / "clips", split, videos=True)
@@ -280,7 +284,9 @@ def test_features_that_cannot_be_stored_are_left_out_and_other_sizes_are_refused
     bad = dict(v3=np.full((3, 4), np.nan, np.float32), v4=np.full((3, 4), 7e4, np.float32), v5=np.zeros((0, 4), np.float32))
     make_features(tmp_path, ids, **bad)
     import_data("videos", tmp_path, tmp_path / "clips", quiet)
-    assert left_out(tmp_path / "clips") == dict(v3="features with NaN or infinity", v4="features beyond float16's 65504", v5="features of no frame")
+    assert left_out(tmp_path / "clips") == dict(
+        v3="features with NaN or infinity", v4="features beyond float16's 65504", v5="features of no frame"
+    )
     make_features(tmp_path, ids, v7=np.zeros((3, 5), np.float32))
     with pytest.raises(ConfigError, match="^source=.*: features of v7 have 5 columns and those of v0 4; "):
         import_data("videos", tmp_path, tmp_path / "other", quiet)
@@ -305,7 +311,9 @@ def test_odd_text_is_kept_and_bad_text_is_refused_in_one_line(tmp_path):
     manifest = import_data("videos", tmp_path, tmp_path / "clips", quiet)
     clips = clips_of(tmp_path / "clips")
     assert clips["v0"].captions == [rows[0]["caption"]] and clips["v1"].captions == [long]
-    assert left_out(tmp_path / "clips") == dict(v2="score 3.5 isn't in -3 to 3", v10="no caption, question, transcript or score", v11="no clip names these features")
+    assert left_out(tmp_path / "clips") == dict(
+        v2="score 3.5 isn't in -3 to 3", v10="no caption, question, transcript or score", v11="no clip names these features"
+    )
     assert manifest["counts"]["empty captions, dropped"] == 1
 
     def refused(content: bytes, message: str, name: str = "captions.csv"):
@@ -323,7 +331,9 @@ def test_odd_text_is_kept_and_bad_text_is_refused_in_one_line(tmp_path):
     refused(b"video,caption,start\nv0,a,soon\n", "^source=.*: row 1 has start soon, which is no number; ")
     refused(b"video,caption,start,end\nv0,a,9,8\n", "^source=.*: row 1 lies between 9.0 and 8.0 s, which is no stretch of time; ")
     refused(b"video,caption,split\nv0,a,exam\n", "^source=.*: row 1: split=exam: unknown; ")
-    refused(b"video,question,answer,options\nv0,a?,no,yes|maybe\n", r"^source=.*: row 1 has an answer \(no\) that isn't among its options; ")
+    refused(
+        b"video,question,answer,options\nv0,a?,no,yes|maybe\n", r"^source=.*: row 1 has an answer \(no\) that isn't among its options; "
+    )
     refused(b'[{"video": "v0", "caption": "half \\ud83d"}]', "^source=.*captions.json: is no whole JSON file; ", "captions.json")
     refused(b"", "^source=.*captions.csv: has no column video, it has none; ")
 
@@ -354,7 +364,9 @@ def test_a_split_of_its_own_is_kept_and_shared_sources_are_reported(tmp_path):
     write_table(tmp_path, rows)
     manifest = import_data("videos", tmp_path, tmp_path / "clips", quiet)
     assert manifest["rows"] == dict(train=10, meta=2, validation=4, test=4)
-    shared = manifest["counts"]["test clips that share a source with train"] + manifest["counts"]["meta clips that share a source with train"]
+    shared = (
+        manifest["counts"]["test clips that share a source with train"] + manifest["counts"]["meta clips that share a source with train"]
+    )
     assert shared in (0, 1)  # film0 may be the one that is held out for meta
     write_table(tmp_path, [*rows, dict(rows[0], split="test")])
     with pytest.raises(ConfigError, match="^source=.*: row 21 puts v0 into test, an earlier one into train; "):
@@ -450,7 +462,7 @@ def test_msrvtt_multiple_choice_trains_on_the_captions_of_other_videos(tmp_path,
 def test_text_files_are_read_plain_and_gzipped(tmp_path):
     import gzip
 
-    (tmp_path / "a.csv.gz").write_bytes(gzip.compress("\ufeffvideo,caption\nv0,\"two\nlines\"\n".encode()))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress('\ufeffvideo,caption\nv0,"two\nlines"\n'.encode()))
     assert read_csv(tmp_path / "a.csv.gz", ("video",)) == [dict(video="v0", caption="two\nlines")]
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(b'{"a": 1}')[:-6])
     with pytest.raises(ConfigError, match="^source=.*b.json.gz: is no whole gzip file; "):

@@ -34,9 +34,7 @@ levels = st.sampled_from([-1.0, 0.0, 0.5, float("nan")])  # few values, so that 
 @few
 @given(st.data(), st.integers(1, 4), st.integers(1, 7))
 def test_ranks_by_brute_force(data, num_queries, num_videos):
-    rows = data.draw(
-        st.lists(st.lists(levels, min_size=num_videos, max_size=num_videos), min_size=num_queries, max_size=num_queries)
-    )
+    rows = data.draw(st.lists(st.lists(levels, min_size=num_videos, max_size=num_videos), min_size=num_queries, max_size=num_queries))
     target = data.draw(st.lists(st.integers(0, num_videos - 1), min_size=num_queries, max_size=num_queries))
     expected = []
     for row, t in zip(rows, target):
@@ -84,11 +82,7 @@ def field(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 @few
-@given(
-    st.lists(
-        st.tuples(*[st.sampled_from([-3.4, -2.5, -1.5, -0.5, -0.0, 0.0, 0.2, 0.5, 1.5, 2.5, 3.0])] * 2), min_size=2, max_size=30
-    )
-)
+@given(st.lists(st.tuples(*[st.sampled_from([-3.4, -2.5, -1.5, -0.5, -0.0, 0.0, 0.2, 0.5, 1.5, 2.5, 3.0])] * 2), min_size=2, max_size=30))
 def test_sentiment_is_the_fields(pairs):
     predicted, truth = np.array(pairs).T
     got = sentiment.metrics(predicted, truth)
@@ -119,7 +113,8 @@ def tokenize(line: str) -> str:
 
 def test_tokens_without_java():
     assert tokenize("The man's dog isn't here. It can't run, but (red) cars do!") == (
-        "the man 's dog is n't here it ca n't run but -lrb- red -rrb- cars do")
+        "the man 's dog is n't here it ca n't run but -lrb- red -rrb- cars do"
+    )
     assert tokenize("") == tokenize("...") == ""
 
 

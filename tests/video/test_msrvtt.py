@@ -86,7 +86,9 @@ def test_a_truncated_source_is_refused_in_one_line_and_leaves_nothing_behind(tmp
     with pytest.raises(ConfigError, match="^source=.*: no such folder; correct the path$"):
         import_data("msrvtt", tmp_path / "absent", tmp_path / "clips", lambda line: None)
     (source / "MSRVTT_data.json").unlink()
-    with pytest.raises(ConfigError, match="^source=.*: no MSRVTT_data.json or train_val_videodatainfo.json or test_videodatainfo.json there; "):
+    with pytest.raises(
+        ConfigError, match="^source=.*: no MSRVTT_data.json or train_val_videodatainfo.json or test_videodatainfo.json there; "
+    ):
         import_data("msrvtt", source, tmp_path / "clips", lambda line: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged_MSRVTT_data.json", "damaged_features.npz", "source"]
 

@@ -205,7 +205,9 @@ def test_a_view_of_columns_that_are_not_there(tmp_path):
     table = write(tmp_path, "sentiment", ["fine"])
     other = json.dumps(VIEWS["retrieval"])
     pq.write_table(table.replace_schema_metadata({"view": other}), tmp_path / "predictions.parquet")
-    assert "The rows lack what their view names: caption_number, query, rank, top_ids, top_scores, video_rank" in open_page(tmp_path)[0].text
+    assert (
+        "The rows lack what their view names: caption_number, query, rank, top_ids, top_scores, video_rank" in open_page(tmp_path)[0].text
+    )
 
 
 ANY = [
@@ -293,7 +295,9 @@ def test_a_browser_shows_any_rows(tmp_path):
     write_predictions(tmp_path, "primes", ANY, {}, {})
     body = browse(predictions.write_page(tmp_path), tmp_path, "search=alert")
     cells = re.search(r'<li class="row cells".*?</li>', body, re.DOTALL)[0]
-    found = [html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall(r"<(?:button|div)[^>]*>(.*?)</(?:button|div)>", cells, re.DOTALL)]
+    found = [
+        html.unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall(r"<(?:button|div)[^>]*>(.*?)</(?:button|div)>", cells, re.DOTALL)
+    ]
     assert found == ["0", "✓ right", "7", "1, 2", HARD[0], "0.25", "3", "–"] and ">1 of 2 · 100" in body
     names = re.search(r'<div class="names">(.*?)</div>', body, re.DOTALL)[1]
     assert re.findall(r">([^<]+)</span>", names) == ["id", "correct", "digit", "votes", "says", "score", "mixed", "late"]

@@ -58,7 +58,7 @@ def make_task(vocabulary: Vocabulary, primary: str = "joint", dropout: float = 0
     config = UniVLConfig(hidden_size=16, feed_forward_size=16, dropout=dropout)
     task = UniVLLosses(UniVL(config, len(vocabulary), 10), TaskConfig(primary=primary, loss_set=list(LOSSES)))
     with torch.no_grad():  # away from the start, where all scores are alike
-        for name, p in task.named_parameters():
+        for _name, p in task.named_parameters():
             p += torch.randn_like(p) * (0.2 if p.dim() > 1 else 0.05)
     return task
 

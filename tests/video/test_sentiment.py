@@ -46,8 +46,12 @@ def make_clips(count: int = 8, frames: bool = True, audio: bool = True) -> list[
         text = " ".join(generator.choice(WORDS, 1 + i % 5))
         clips.append(
             Clip(
-                str(i), features=features if frames and i % 4 != 1 else None, audio=sound if audio and i % 4 != 2 else None,
-                transcript=text if i % 4 != 3 else None, score=float(generator.uniform(-3, 3)), source=f"video{i // 2}",
+                str(i),
+                features=features if frames and i % 4 != 1 else None,
+                audio=sound if audio and i % 4 != 2 else None,
+                transcript=text if i % 4 != 3 else None,
+                score=float(generator.uniform(-3, 3)),
+                source=f"video{i // 2}",
             )  # fmt: skip
         )
     return clips

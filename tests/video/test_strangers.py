@@ -124,7 +124,10 @@ HOSTILE = {
     "a far place": (b"\x80\x04]r\xff\xff\xff\x7f.", "keeps an object at place 2147483647"),
     "a far place in text": (b"(lp99999999999\n.", "keeps an object at place"),
     "long bytes": (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.", "claims 1099511627784 bytes"),
-    "BUILD of a function": (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nN}X\x08\x00\x00\x00functionK\x01s\x86b.", "a change of a function"),
+    "BUILD of a function": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nN}X\x08\x00\x00\x00functionK\x01s\x86b.",
+        "a change of a function",
+    ),
     "BUILD of a type": (b"\x80\x02cbuiltins\nset\nN}X\x01\x00\x00\x00xK\x01s\x86b.", "asks for a change of a function"),
     "INST": (b"(ibuiltins\nset\n.", "uses INST"),
     "another process's object": (b"\x80\x04\x8c\x01xQ.", "uses BINPERSID"),
@@ -154,7 +157,17 @@ def test_a_key_that_takes_ages_is_given_up(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_data_is_read_in_every_protocol(protocol, tmp_path):
-    given = {"a": ROW, "s": {1, 2}, "f": frozenset([1]), "b": b"xx", "m": bytearray(b"zz"), "o": np.array(["x", None], object), "i": np.int64(4), "c": 1 + 2j, "n": "é"}
+    given = {
+        "a": ROW,
+        "s": {1, 2},
+        "f": frozenset([1]),
+        "b": b"xx",
+        "m": bytearray(b"zz"),
+        "o": np.array(["x", None], object),
+        "i": np.int64(4),
+        "c": 1 + 2j,
+        "n": "é",
+    }
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(given, protocol=protocol))
     found = read_pickle(tmp_path / "x.pkl")
     assert all(np.array_equal(found[key], given[key]) if key in "ao" else found[key] == given[key] for key in given)
@@ -174,9 +187,15 @@ def virtual(file, h5py) -> None:
 
 
 ELSEWHERE = {
-    "external storage": (lambda file, h5py: file.create_dataset("v0", (1, 100), "f4", external=[("/etc/passwd", 0, 400)]), "stored in another file"),
+    "external storage": (
+        lambda file, h5py: file.create_dataset("v0", (1, 100), "f4", external=[("/etc/passwd", 0, 400)]),
+        "stored in another file",
+    ),
     "an external link": (lambda file, h5py: file.__setitem__("v0", h5py.ExternalLink("/etc/passwd", "/x")), "a link to another file"),
-    "one in a group": (lambda file, h5py: file.create_group("g").__setitem__("v0", h5py.ExternalLink("x.h5", "/x")), "g/v0 is a link to another file"),
+    "one in a group": (
+        lambda file, h5py: file.create_group("g").__setitem__("v0", h5py.ExternalLink("x.h5", "/x")),
+        "g/v0 is a link to another file",
+    ),
     "a virtual dataset": (virtual, "made of other files"),
     "terabytes": (lambda file, h5py: file.create_dataset("v0", (10**9, 10**4), "f4", chunks=(1, 10**4)), "claims 37252.9 GiB"),
 }
@@ -190,7 +209,10 @@ def test_hdf5_shows_what_is_inside_alone(name, tmp_path):
 
 
 def test_whole_hdf5_is_read_and_a_group_that_holds_itself_ends(tmp_path):
-    path = hdf5(tmp_path / "x.h5", lambda file, h5py: (file.__setitem__("a/v0", ROW), file.__setitem__("a/v1", ROW), file.__setitem__("a/self", file["a"])))
+    path = hdf5(
+        tmp_path / "x.h5",
+        lambda file, h5py: (file.__setitem__("a/v0", ROW), file.__setitem__("a/v1", ROW), file.__setitem__("a/self", file["a"])),
+    )
     assert find_features([path], tmp_path)["v1"].shape == (3, 4)
     path.write_bytes(path.read_bytes()[:600])
     one_line(lambda: find_features([path], tmp_path), "is no whole .h5 file")
@@ -227,7 +249,9 @@ def test_features_that_no_clip_names_are_counted_and_listed(tmp_path):
     source = table(tmp_path / "src", "video,caption\n" + "".join(f"{key},a red boat number {key}\n" for key in IDS[:9]), IDS)
     manifest = import_data("videos", source, tmp_path / "d", lambda line: None)
     assert manifest["counts"]["features that no clip names"] == 2
-    assert (tmp_path / "d" / "left_out.csv").read_text(encoding="utf-8").splitlines()[1:] == [f",{key},no clip names these features" for key in ("film10", "film9")]
+    assert (tmp_path / "d" / "left_out.csv").read_text(encoding="utf-8").splitlines()[1:] == [
+        f",{key},no clip names these features" for key in ("film10", "film9")
+    ]
 
 
 def test_one_of_two_kinds_of_features_is_chosen(tmp_path):
@@ -236,7 +260,11 @@ def test_one_of_two_kinds_of_features_is_chosen(tmp_path):
         (source / kind).mkdir()
         for key in IDS:
             np.save(source / kind / f"{key}.npy", np.ones((2, size), np.float32))
-    one_line(lambda: import_data("videos", source, tmp_path / "d"), "narrow/film0.npy and wide/film0.npy both hold features of film0", "data.features=narrow")
+    one_line(
+        lambda: import_data("videos", source, tmp_path / "d"),
+        "narrow/film0.npy and wide/film0.npy both hold features of film0",
+        "data.features=narrow",
+    )
     one_line(lambda: import_data("videos", source, tmp_path / "d", features="none"), "data.features=none: no such folder")
     one_line(lambda: import_data("videos", source, tmp_path / "d", features=".."), "data.features=..: no such folder")
     assert import_data("videos", source, tmp_path / "d", lambda line: None, features="wide")["feature_size"] == 8
@@ -251,11 +279,11 @@ def test_the_share_held_out_is_a_setting_and_a_small_split_is_told(tmp_path):
 
 
 FORMS = {
-    "by video": '{%s}' % ",".join(f'"{key}": {{"captions": ["a boat", "a ship"]}}' for key in IDS),
-    "by video, lists": '{%s}' % ",".join(f'"{key}": ["a boat", "a ship"]' for key in IDS),
-    "coco": '{"images": [%s], "annotations": [%s]}' % (",".join(f'{{"id": {at}, "file_name": "{key}.mp4"}}' for at, key in enumerate(IDS)),
+    "by video": '{{{}}}'.format(",".join(f'"{key}": {{"captions": ["a boat", "a ship"]}}' for key in IDS)),
+    "by video, lists": '{{{}}}'.format(",".join(f'"{key}": ["a boat", "a ship"]' for key in IDS)),
+    "coco": '{{"images": [{}], "annotations": [{}]}}'.format(",".join(f'{{"id": {at}, "file_name": "{key}.mp4"}}' for at, key in enumerate(IDS)),
                                                       ",".join(f'{{"image_id": {at % 11}, "id": {at}, "caption": "boat {at}"}}' for at in range(22))),
-    "ids": "[%s]" % ",".join(f'{{"id": "{key}", "caption": ["a boat", "a ship"]}}' for key in IDS),
+    "ids": "[{}]".format(",".join(f'{{"id": "{key}", "caption": ["a boat", "a ship"]}}' for key in IDS)),
 }  # fmt: skip
 
 
@@ -299,6 +327,7 @@ def test_msvd_questions_are_read_from_tables_too(tmp_path):
 
 def test_sizes_of_splits_are_checked_before_what_takes_minutes(digits_folder, monkeypatch):
     """And the mend isn't a batch of one, which no run takes."""
+
     def begun(*arguments):
         raise AssertionError("visual tokens are fitted")
 

@@ -190,7 +190,9 @@ def dense_terms() -> dict[str, Tensor]:
                              trained(model), phi)  # fmt: skip
         assert len(dense.w) == TRAINED[method]
         v = torch.linalg.solve(dense.hessian + DAMPING * torch.eye(len(dense.w)).double(), dense.outer_gradient)
-        deviations = [0.5 * (combine(l(dense.w).detach(), x) - l(dense.w).detach().sum()).abs() for x in [phi.requires_grad_()] for l in losses]
+        deviations = [
+            0.5 * (combine(l(dense.w).detach(), x) - l(dense.w).detach().sum()).abs() for x in [phi.requires_grad_()] for l in losses
+        ]
         found[method] = dense.total(v) + torch.autograd.grad(sum(deviations) / RANKS, phi)[0]
     return found
 

@@ -98,9 +98,7 @@ def test_losses_and_gradients_are_those_of_the_authors_classes(fused):
     np.testing.assert_allclose(losses.detach(), reference["losses"], rtol=1e-12)
     parameters, directions = dict(sorted(task.backbone.named_parameters())), probes(task.backbone)
     for loss, expected in zip(losses, reference["gradients"], strict=True):
-        gradients = torch.autograd.grad(
-            loss, list(parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True)
         got = [(gradient * directions[name]).sum() for name, gradient in zip(parameters, gradients)]
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
@@ -144,9 +142,7 @@ def test_all_pairs_in_blocks_are_the_pairs_one_by_one():
     blocks = model.pair_similarity(text, batch.text_mask, video, batch.video_mask, pairs_per_block=14)
     for q in range(CLIPS):
         for v in range(CLIPS):
-            crossed = model.encode_cross(
-                text[q : q + 1], batch.text_mask[q : q + 1], video[v : v + 1], batch.video_mask[v : v + 1]
-            )
+            crossed = model.encode_cross(text[q : q + 1], batch.text_mask[q : q + 1], video[v : v + 1], batch.video_mask[v : v + 1])
             single = model.similarity_dense(model.cross.pooler(crossed))  # all positions in the last layer
             torch.testing.assert_close(whole[q, v], single[0, 0])
     torch.testing.assert_close(blocks, whole)

@@ -94,9 +94,7 @@ def probes(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def slopes(value: torch.Tensor, model: torch.nn.Module) -> np.ndarray:
     """For each parameter, by sorted name, its gradient of `value` times its probe."""
     parameters = dict(sorted(model.named_parameters()))
-    gradients = torch.autograd.grad(
-        value, list(parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-    )
+    gradients = torch.autograd.grad(value, list(parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True)
     return np.array([(g * direction).sum().item() for g, direction in zip(gradients, probes(model).values(), strict=True)])
 
 

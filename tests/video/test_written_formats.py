@@ -56,8 +56,14 @@ def test_youcook2_without_lists_takes_the_subsets(tmp_path):
 @pytest.fixture
 def msvd(tmp_path) -> Path:
     asked = [dict(video_id=3, id=number, question=" who runs? ", answer="A  Dog") for number in (10, 11)]
-    write(tmp_path / "msvdqa_val_qa.json.gz", json.dumps([*asked, *(dict(asked[0], video_id=number, id=8 + number) for number in range(4, 9))]))
-    write(tmp_path / "youtube_mapping.txt", "x_y_0_9 vid3\nx_y_9_20 vid4\n" + "".join(f"z{number}_0_9 vid{number}\n" for number in range(5, 9)))
+    write(
+        tmp_path / "msvdqa_val_qa.json.gz",
+        json.dumps([*asked, *(dict(asked[0], video_id=number, id=8 + number) for number in range(4, 9))]),
+    )
+    write(
+        tmp_path / "youtube_mapping.txt",
+        "x_y_0_9 vid3\nx_y_9_20 vid4\n" + "".join(f"z{number}_0_9 vid{number}\n" for number in range(5, 9)),
+    )
     write(tmp_path / "sents_val_lc_nopunc.txt.gz", "vid3\ta dog runs\nvid4\ta cat\nvid3\ta dog runs\nvid3\tit runs\n")
     return tmp_path
 
@@ -66,8 +72,13 @@ def test_msvd_gathers_questions_and_captions_by_clip(msvd):
     asked, told = msvd_qa.read(msvd, None), msvd_captions.read(msvd, None)
     first, second, *_ = asked.splits["validation"]
     assert (first.id, first.source, asked.media["vid3"]) == ("vid3", "x_y", "x_y_0_9") and (second.id, second.source) == ("vid4", "x_y")
-    assert [(q.id, q.question, q.answer, q.kind, q.right) for q in first.questions] == [(n, "who runs?", "a dog", "who", None) for n in ("10", "11")]
-    assert {clip.id: clip.captions for clip in told.splits["validation"]} == {"vid3": ["a dog runs", "a dog runs", "it runs"], "vid4": ["a cat"]}
+    assert [(q.id, q.question, q.answer, q.kind, q.right) for q in first.questions] == [
+        (n, "who runs?", "a dog", "who", None) for n in ("10", "11")
+    ]
+    assert {clip.id: clip.captions for clip in told.splits["validation"]} == {
+        "vid3": ["a dog runs", "a dog runs", "it runs"],
+        "vid4": ["a cat"],
+    }
     assert told.counts == {"captions": 4, "captions listed twice for a clip": 1}
 
 
@@ -165,6 +176,13 @@ def test_ids_are_lines_of_the_vocabulary(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cafe", "play", "##ing", "'", "t", "isn", "日"]
     write(tmp_path / "vocab.txt", "\n".join(words) + "\n")
     vocabulary = Vocabulary(tmp_path / "vocab.txt")
-    assert (len(vocabulary), vocabulary.pad_id, vocabulary.unk_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id) == (12, 0, 1, 2, 3, 4)
+    assert (len(vocabulary), vocabulary.pad_id, vocabulary.unk_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id) == (
+        12,
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
     for text, ids in {"Café playing": [5, 6, 7], "isn't日😀": [10, 8, 9, 11, 1], "a" * 101: [1], "": []}.items():
         assert vocabulary.encode(text, max_words=64) == [2, *ids, 3] and vocabulary.encode(text, max_words=4) == [2, *ids[:2], 3]

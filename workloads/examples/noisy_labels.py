@@ -1,6 +1,6 @@
 """Wrong labels, and a weight for each example that is learned: handwritten digits, of whose training labels half are wrong.
 
-    python workloads/sweep.py workload=workloads/examples/noisy_labels.py:NoisyLabels experiment=noisy_labels
+python workloads/sweep.py workload=workloads/examples/noisy_labels.py:NoisyLabels experiment=noisy_labels
 """
 
 from __future__ import annotations

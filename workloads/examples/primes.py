@@ -51,7 +51,9 @@ class Primes(Workload):
         return {"accuracy": 100 * (found == is_prime(batch["digit"])).float().mean().item()}
 
     def baselines(self) -> dict:
-        share = {split: np.mean([is_prime(torch.tensor(digit)) for _, digit, _ in self.examples(split)]) for split in ("validation", "test")}
+        share = {
+            split: np.mean([is_prime(torch.tensor(digit)) for _, digit, _ in self.examples(split)]) for split in ("validation", "test")
+        }
         return {split: {"always no": {"accuracy": 100 * (1 - share[split])}} for split in share}
 
 

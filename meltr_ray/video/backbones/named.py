@@ -14,5 +14,7 @@ BACKBONES: dict[str, type[BackboneConfig]] = {"univl": UniVLConfig, "violet": Vi
 def losses_of(backbone: str, task: str) -> Losses:
     """Raises ConfigError where the backbone doesn't offer the task."""
     able = [name for name, kind in BACKBONES.items() if task in kind.losses]
-    check(task in BACKBONES[backbone].losses, "task.name", task, f"backbone={backbone} doesn't offer it; choose backbone={' or '.join(able)}")
+    check(
+        task in BACKBONES[backbone].losses, "task.name", task, f"backbone={backbone} doesn't offer it; choose backbone={' or '.join(able)}"
+    )
     return BACKBONES[backbone].losses[task]

@@ -107,13 +107,25 @@ class BackboneConfig:
 
     def check(self, data: DataConfig, task: TaskConfig) -> None:
         """Refuse data and a task that this backbone can't take."""
-        check(data.max_words <= self.max_position_embeddings, "data.max_words", data.max_words,
-              f"longer than backbone.max_position_embeddings={self.max_position_embeddings}; lower it")
+        check(
+            data.max_words <= self.max_position_embeddings,
+            "data.max_words",
+            data.max_words,
+            f"longer than backbone.max_position_embeddings={self.max_position_embeddings}; lower it",
+        )
         if task.name == "captioning":
-            check(task.max_caption_words <= self.max_position_embeddings, "task.max_caption_words", task.max_caption_words,
-                  f"longer than backbone.max_position_embeddings={self.max_position_embeddings}; lower it")
-        check(not data.word_dropout or self.drops_words, "data.word_dropout", data.word_dropout,
-              f"backbone={self.name} has none; leave it out")
+            check(
+                task.max_caption_words <= self.max_position_embeddings,
+                "task.max_caption_words",
+                task.max_caption_words,
+                f"longer than backbone.max_position_embeddings={self.max_position_embeddings}; lower it",
+            )
+        check(
+            not data.word_dropout or self.drops_words,
+            "data.word_dropout",
+            data.word_dropout,
+            f"backbone={self.name} has none; leave it out",
+        )
 
     def _fill(self) -> None:
         """Fill empty fields from the size, and check what all backbones share."""
@@ -122,5 +134,9 @@ class BackboneConfig:
         for name, value in self.sizes[self.size].items():
             given = getattr(self, name)
             setattr(self, name, value if given is None else given)
-        check(self.hidden_size % self.num_heads == 0, "backbone.num_heads", self.num_heads,
-              f"must divide backbone.hidden_size={self.hidden_size}; change one of the two")
+        check(
+            self.hidden_size % self.num_heads == 0,
+            "backbone.num_heads",
+            self.num_heads,
+            f"must divide backbone.hidden_size={self.hidden_size}; change one of the two",
+        )

@@ -52,6 +52,7 @@ def of_task(task: str, splits: dict[str, list[Clip]], folder: Path) -> Found | N
 
 def finite(rows: Found) -> Found:
     """Without what isn't defined, such as the correlation of a constant."""
+
     def defined(values: dict[str, float]) -> dict[str, float]:
         return {metric: value for metric, value in values.items() if math.isfinite(value)}
 

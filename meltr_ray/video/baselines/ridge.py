@@ -34,9 +34,7 @@ def held_out(groups: Sequence[str]) -> np.ndarray:
     return np.array([order[name] % 5 == 0 for name in groups])
 
 
-def fit_ridge(
-    x: np.ndarray, y: np.ndarray, groups: Sequence[str], error: Callable[[np.ndarray, np.ndarray], float]
-) -> tuple[Ridge, float]:
+def fit_ridge(x: np.ndarray, y: np.ndarray, groups: Sequence[str], error: Callable[[np.ndarray, np.ndarray], float]) -> tuple[Ridge, float]:
     """Regression from x (N, D) to y (N,) or (N, K), and its strength.
 
     The strength is that of the lowest `error(predicted, indices)` on every fifth group, fitted on the others.

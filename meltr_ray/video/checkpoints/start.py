@@ -52,7 +52,12 @@ def load_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -
     """
     names, left = plan_start(model, config, vocabulary_size)
     path, known = Path(config.weights) / WEIGHTS, read_facts(config.weights).get(CHECKSUM)
-    check(known is None or sealed.sha256(path) == known, "backbone.weights", config.weights, f"its {WEIGHTS} isn't as it was written; import it again")
+    check(
+        known is None or sealed.sha256(path) == known,
+        "backbone.weights",
+        config.weights,
+        f"its {WEIGHTS} isn't as it was written; import it again",
+    )
     own, naming = model.state_dict(), config.naming()
     with torch.no_grad(), open_weights(Path(config.weights) / WEIGHTS, "backbone.weights") as file:
         for name in names:

@@ -24,7 +24,12 @@ class Answers:
     """Answer <-> its number, which is that of the backbone's score."""
 
     def __init__(self, path: str | Path):
-        check(Path(path).is_file(), "data.folder", Path(path).parent, "has no answers.txt, so no open question was imported; choose another task")
+        check(
+            Path(path).is_file(),
+            "data.folder",
+            Path(path).parent,
+            "has no answers.txt, so no open question was imported; choose another task",
+        )
         self.words = Path(path).read_text(encoding="utf-8").splitlines()
         self.numbers = {word: number for number, word in enumerate(self.words)}
 

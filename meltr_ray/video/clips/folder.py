@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from meltr_ray.storage.sealed import sha256
 from meltr_ray.video.clips.answers import Answers
 from meltr_ray.video.clips.store import ClipStore, load_manifest
 from meltr_ray.video.clips.vocabulary import Vocabulary
-from meltr_ray.storage.sealed import sha256
 
 if TYPE_CHECKING:
     from meltr_ray.video.workload import Video

@@ -45,9 +45,7 @@ def mask_words(
     return np.where(chosen & (kind >= 0.8) & (kind < 0.9), stand_ins, masked), labels
 
 
-def mask_frames(
-    video: np.ndarray, mask: np.ndarray, probability: float, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def mask_frames(video: np.ndarray, mask: np.ndarray, probability: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Chosen frames set to 0, as published: video (B, F, D), mask (B, F) -> masked video (B, F, D), chosen (B, F) bool."""
     chosen = choose(mask, probability, generator)
     return np.where(chosen[..., None], np.float32(0), video), chosen

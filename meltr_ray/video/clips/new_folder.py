@@ -29,8 +29,12 @@ def new_folder(folder: Path, source: Any = None) -> Iterator[Path]:
         ConfigError: `folder` is in use; another process writes it; the disk is full.
     """
     folder = Path(folder)
-    check(not folder.exists() or (folder.is_dir() and not any(folder.iterdir())), "data.folder", folder,
-          "is in use; choose another folder or delete it")
+    check(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        "data.folder",
+        folder,
+        "is in use; choose another folder or delete it",
+    )
     partial = folder.with_name(f".{folder.name}.partial")
     with disk_full_is_one_line(folder, partial if source is not None else None):
         try:

@@ -101,6 +101,7 @@ def _fingerprint(split: str, clips: Iterable[Clip]) -> str:
 
 def _checksum(split: str, clip: Clip) -> str:
     """SHA-256 of all that the clip holds."""
+
     def plain(value: Any) -> str:
         return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
 

@@ -43,8 +43,7 @@ class ClipStore:
     def __init__(self, folder: str | Path, split: str, videos: bool = False, features: bool = False):
         self.folder, self.split, self.videos, self.features = Path(folder), split, videos, features
         manifest = load_manifest(folder)
-        check(split in manifest["splits"], "data.folder", folder,
-              f"has no split {split}; it has {', '.join(manifest['splits'])}")
+        check(split in manifest["splits"], "data.folder", folder, f"has no split {split}; it has {', '.join(manifest['splits'])}")
         self.feature_size: int = manifest["feature_size"] or 0
         """Columns of frame features; 0 where there are none."""
         entry = manifest["splits"][split]
@@ -128,10 +127,13 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         manifest = None
-    check(isinstance(manifest, dict) and "splits" in manifest, "data.folder", folder,
-          f"its manifest.json is damaged; {AGAIN}")
-    check(manifest.get("schema_version") == schema.VERSION, "data.folder", folder,
-          f"has schema version {manifest.get('schema_version')}, this code reads {schema.VERSION}; {AGAIN}")
+    check(isinstance(manifest, dict) and "splits" in manifest, "data.folder", folder, f"its manifest.json is damaged; {AGAIN}")
+    check(
+        manifest.get("schema_version") == schema.VERSION,
+        "data.folder",
+        folder,
+        f"has schema version {manifest.get('schema_version')}, this code reads {schema.VERSION}; {AGAIN}",
+    )
     return manifest
 
 
@@ -143,10 +145,10 @@ def check_folder(folder: str | Path) -> dict[str, Any]:
         path = Path(folder) / entry["file"]
         check(path.is_file(), "data.folder", folder, f"lacks {path.name}; {AGAIN}")
         size = path.stat().st_size
-        check(size == entry["bytes"], "data.folder", folder,
-              f"{path.name} has {size} bytes where the manifest says {entry['bytes']}; {AGAIN}")
-        check(sha256(path) == entry["sha256"], "data.folder", folder,
-              f"{path.name} differs from the manifest's checksum; {AGAIN}")
+        check(
+            size == entry["bytes"], "data.folder", folder, f"{path.name} has {size} bytes where the manifest says {entry['bytes']}; {AGAIN}"
+        )
+        check(sha256(path) == entry["sha256"], "data.folder", folder, f"{path.name} differs from the manifest's checksum; {AGAIN}")
     check((Path(folder) / "vocabulary.txt").is_file(), "data.folder", folder, f"lacks vocabulary.txt; {AGAIN}")
     for cache in Path(folder).glob("*.arrow"):
         mark = _checksum_of(cache)

@@ -177,9 +177,7 @@ def decode_timed_frames(
         wanted = _chosen(timeline, choose, segment, source)
 
 
-def _chosen(
-    timeline: Timeline, choose: Callable[[np.ndarray], np.ndarray], segment: Segment, source: bytes | str | Path
-) -> list[int]:
+def _chosen(timeline: Timeline, choose: Callable[[np.ndarray], np.ndarray], segment: Segment, source: bytes | str | Path) -> list[int]:
     """Numbers of the chosen frames in the whole video."""
     within = timeline.within(segment)
     file = f"its video of {len(source)} bytes" if isinstance(source, bytes) else source

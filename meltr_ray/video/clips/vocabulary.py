@@ -22,12 +22,22 @@ class Vocabulary:
 
     def __init__(self, path: str | Path):
         check(Path(path).is_file(), "data.vocabulary", path, "no such file; prepare the data set (workloads/prepare.py)")
-        check(Path(path).stat().st_size <= LARGEST, "data.vocabulary", path, f"has more than {LARGEST // 2**20} MiB; give a file with one word piece a line")
+        check(
+            Path(path).stat().st_size <= LARGEST,
+            "data.vocabulary",
+            path,
+            f"has more than {LARGEST // 2**20} MiB; give a file with one word piece a line",
+        )
         try:
             pieces = set(Path(path).read_text(encoding="utf-8").split())
         except UnicodeDecodeError:
             raise ConfigError(f"data.vocabulary={path}: is no text in UTF-8; give a file with one word piece a line") from None
-        check(pieces.issuperset(SPECIAL), "data.vocabulary", path, f"lacks some of {' '.join(SPECIAL)}; give a whole vocabulary, such as BERT's vocab.txt")
+        check(
+            pieces.issuperset(SPECIAL),
+            "data.vocabulary",
+            path,
+            f"lacks some of {' '.join(SPECIAL)}; give a whole vocabulary, such as BERT's vocab.txt",
+        )
         self._path = Path(path)
         self._tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(self._tokenizer.token_to_id, SPECIAL)

@@ -21,7 +21,12 @@ def load_npy(path: Path) -> np.ndarray:
     """The array of a .npy file. Raises ConfigError where the header claims more than there is, and numpy's errors where it is damaged."""
     with open(path, "rb") as file:
         claimed = claimed_bytes(file)
-        check(claimed <= path.stat().st_size, "source", path, f"claims {_in_units(claimed)} and has {_in_units(path.stat().st_size)}; fetch the file again")
+        check(
+            claimed <= path.stat().st_size,
+            "source",
+            path,
+            f"claims {_in_units(claimed)} and has {_in_units(path.stat().st_size)}; fetch the file again",
+        )
         file.seek(0)
         return np.load(file, allow_pickle=False)
 
@@ -40,7 +45,12 @@ def check_npz(path: Path) -> None:
 
 
 def check_size(path: Path, name: str, claimed: int) -> None:
-    check(claimed <= LARGEST, "source", path, f"{name} takes {_in_units(claimed)}, more than half of this machine's memory; split it into several files")
+    check(
+        claimed <= LARGEST,
+        "source",
+        path,
+        f"{name} takes {_in_units(claimed)}, more than half of this machine's memory; split it into several files",
+    )
 
 
 def claimed_bytes(file: BinaryIO) -> int:

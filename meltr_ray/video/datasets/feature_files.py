@@ -53,7 +53,9 @@ class FeatureFiles:
         values = values.astype(np.float32) if values.dtype.kind in "iu" else values
         values = values[None] if values.ndim == 1 else values
         values = values[0] if values.ndim == 3 and len(values) == 1 else values
-        check(is_features(values), "source", path, f"{key} is {values.dtype} of shape {values.shape}, not numbers (frames, D); mend the file")
+        check(
+            is_features(values), "source", path, f"{key} is {values.dtype} of shape {values.shape}, not numbers (frames, D); mend the file"
+        )
         return values
 
 
@@ -144,7 +146,12 @@ def _by_id(path: Path, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]
             values = floats or integers
             chosen = columns.get("feat", values[0] if len(values) == 1 else None)
             whole = chosen is not None and len(chosen) == len(keys) and chosen.ndim in (2, 3)
-            check(whole, "source", path, f"has ids ({ids[0]}) and no one array of as many features; leave video_id (N,) and feat (N, frames, D)")
+            check(
+                whole,
+                "source",
+                path,
+                f"has ids ({ids[0]}) and no one array of as many features; leave video_id (N,) and feat (N, frames, D)",
+            )
             return {key: lambda at=at: chosen[at] for at, key in enumerate(keys)}
     first = np.asarray(_guarded(path, lambda: arrays[names[0]])) if names else np.zeros(0)
     # one row of integers may be labels or lengths, and more axes of them visual tokens

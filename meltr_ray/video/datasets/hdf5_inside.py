@@ -25,8 +25,15 @@ def datasets_of(path: Path) -> list[str]:
         raise ConfigError(f"source={path}: is no whole {path.suffix} file of arrays ({error}); fetch the file again") from None
     size = path.stat().st_size
     for name, (elsewhere, claimed) in found.items():
-        check(not elsewhere, "source", path, f"{name} is {elsewhere}, which may show other files of this machine; copy the data into the file")
-        check(claimed <= MOST_GROWN * size, "source", path, f"{name} claims {claimed / 2**30:.1f} GiB and the file has {size} bytes; fetch the file again")
+        check(
+            not elsewhere, "source", path, f"{name} is {elsewhere}, which may show other files of this machine; copy the data into the file"
+        )
+        check(
+            claimed <= MOST_GROWN * size,
+            "source",
+            path,
+            f"{name} claims {claimed / 2**30:.1f} GiB and the file has {size} bytes; fetch the file again",
+        )
         check_size(path, name, claimed)
     return [name for name, (_, claimed) in found.items() if claimed >= 0]
 

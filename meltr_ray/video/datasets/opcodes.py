@@ -13,7 +13,12 @@ NEEDLESS = ("INST", "OBJ", "PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_
 STORES = {"PUT", "BINPUT", "LONG_BINPUT"}
 """The unpickler's memory grows to twice the number that they give."""
 TABLE = {ord(opcode.code): opcode for opcode in pickletools.opcodes}
-SIZES = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT4: 4, pickletools.TAKEN_FROM_ARGUMENT4U: 4, pickletools.TAKEN_FROM_ARGUMENT8U: 8}
+SIZES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
 """Kind of argument -> bytes of its length."""
 
 
@@ -25,8 +30,15 @@ def check_opcodes(path: Path) -> None:
         at = 0
         while True:
             opcode = TABLE.get(content[at]) if at < size else None
-            check(opcode is not None, "pickle", path, f"can't be read as a pickle of builtins and numpy arrays (byte {at}); fetch the file again")
-            check(opcode.name not in NEEDLESS, "pickle", path, f"uses {opcode.name}, which plain data doesn't need; use a file of plain data")
+            check(
+                opcode is not None,
+                "pickle",
+                path,
+                f"can't be read as a pickle of builtins and numpy arrays (byte {at}); fetch the file again",
+            )
+            check(
+                opcode.name not in NEEDLESS, "pickle", path, f"uses {opcode.name}, which plain data doesn't need; use a file of plain data"
+            )
             if opcode.name == "STOP":
                 return
             at += 1
@@ -39,7 +51,12 @@ def check_opcodes(path: Path) -> None:
             length = argument.n if argument.n >= 0 else SIZES[argument.n]
             if argument.n < 0:
                 length += int.from_bytes(content[at : at + length], "little")
-            check(at + length <= size, "pickle", path, f"can't be read as a pickle of builtins and numpy arrays, it claims {length} bytes at byte {at} and ends before; fetch the file again")
+            check(
+                at + length <= size,
+                "pickle",
+                path,
+                f"can't be read as a pickle of builtins and numpy arrays, it claims {length} bytes at byte {at} and ends before; fetch the file again",
+            )
             if opcode.name in STORES:
                 _check_place(path, int.from_bytes(content[at : at + length], "little"), size)
             at += length
@@ -52,7 +69,9 @@ def _after_lines(path: Path, content: mmap.mmap, at: int, lines: int, is_place: 
         if is_place:
             text = content[at : min(end, at + 20)]
             if not text.isdigit():
-                raise ConfigError(f"pickle={path}: can't be read as a pickle of builtins and numpy arrays (byte {at}); fetch the file again")
+                raise ConfigError(
+                    f"pickle={path}: can't be read as a pickle of builtins and numpy arrays (byte {at}); fetch the file again"
+                )
             _check_place(path, int(text), size)
         at = end + 1
     return at

@@ -97,9 +97,7 @@ def import_data(
     return write(annotations, media, folder, report, derive, held_out, name=data, variant=variant, source=origin)
 
 
-def ensure_prepared(
-    data: str, folder: Path, report: Callable[[str], None] = print, variant: str | None = None
-) -> dict[str, Any]:
+def ensure_prepared(data: str, folder: Path, report: Callable[[str], None] = print, variant: str | None = None) -> dict[str, Any]:
     """The manifest of a whole folder for training; digits are made where they are missing. Call it on the driver.
 
     Raises ConfigError where the folder holds another data set, or another variant than the one that is named.
@@ -108,14 +106,22 @@ def ensure_prepared(
     folder = Path(folder)
     if data == MADE and not (folder / "manifest.json").is_file():
         return prepare(data, None, folder, report)
-    check(folder.is_dir(), "data.folder", folder,
-          f"no such folder; run python workloads/prepare.py data={data} source=<folder of the original files>")
+    check(
+        folder.is_dir(),
+        "data.folder",
+        folder,
+        f"no such folder; run python workloads/prepare.py data={data} source=<folder of the original files>",
+    )
     manifest = store.check_folder(folder)
     same = manifest["name"] == data and variant in (None, manifest.get("variant"))
     check(same, "data.folder", folder, f"holds {_titled(manifest)}, not {data}{f' ({variant})' if variant else ''}; choose another folder")
     media = manifest.get("media")
-    check(media is None or any(media.values()), "data.folder", folder,
-          "holds annotations alone, no video and no features, so nothing can be trained; put them into the source folder and prepare it again")
+    check(
+        media is None or any(media.values()),
+        "data.folder",
+        folder,
+        "holds annotations alone, no video and no features, so nothing can be trained; put them into the source folder and prepare it again",
+    )
     return _baselines_added(folder, manifest, report)
 
 

@@ -98,7 +98,9 @@ def tokens(
 ) -> tuple[dict[str, tuple[str, list[str]]], str]:
     """Video -> its prediction's tokens and those of its references that have any; and how they were made."""
     lines = [text for video in references for text in [predictions[video], *references[video]]]
-    found, how = either(java, lambda: tokens_by_java(lines, timeout), lambda: [without_java.tokenize(line, published.PUNCTUATIONS) for line in lines])
+    found, how = either(
+        java, lambda: tokens_by_java(lines, timeout), lambda: [without_java.tokenize(line, published.PUNCTUATIONS) for line in lines]
+    )
     ours = iter(found)
     out = {}
     for video, refs in references.items():
@@ -108,7 +110,10 @@ def tokens(
 
 def meteor_counts(said: list[str], refs: list[list[str]], java: bool | None, timeout: float) -> tuple[np.ndarray, str]:
     """METEOR's counts (N, 23), or of its substitute's mean (N, 2), and how they were made."""
-    by_jar, substitute = lambda: meteor.counts_by_jar(said, refs, timeout), lambda: bootstrap.with_ones(without_java.meteor_scores(said, refs))
+    by_jar, substitute = (
+        lambda: meteor.counts_by_jar(said, refs, timeout),
+        lambda: bootstrap.with_ones(without_java.meteor_scores(said, refs)),
+    )
     found, how = either(java, by_jar, substitute)
     return found, {"java": "METEOR 1.5 (jar)"}.get(how, f"{without_java.METEOR}{how}")
 

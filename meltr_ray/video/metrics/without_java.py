@@ -17,7 +17,10 @@ ALPHA, BETA, GAMMA = 0.85, 0.20, 0.60
 """METEOR 1.5's English parameters (Denkowski and Lavie, WMT 2014)."""
 BRACKETS = ("-LRB-", "-RRB-", "-LCB-", "-RCB-")
 """Kept in lower case, as pycocoevalcap looks for them in upper case."""
-TOKENIZER, METEOR = "NLTK's Treebank tokeniser in place of PTBTokenizer", "NLTK's METEOR without synonyms and paraphrases in place of METEOR 1.5"
+TOKENIZER, METEOR = (
+    "NLTK's Treebank tokeniser in place of PTBTokenizer",
+    "NLTK's METEOR without synonyms and paraphrases in place of METEOR 1.5",
+)
 
 
 class NoSynonyms:

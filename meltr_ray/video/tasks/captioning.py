@@ -53,9 +53,7 @@ def examples(store: ClipStore, config: Video) -> Examples:
     return Examples(store, config.task.name, captioned(store))
 
 
-def predict(
-    model: Captioner, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig
-) -> list[dict[str, Any]]:
+def predict(model: Captioner, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig) -> list[dict[str, Any]]:
     """One row a clip. `quality`: its CIDEr (%), idf over the references of these clips."""
     rows = []
     for clips in in_parts(examples, AT_ONCE):

@@ -26,7 +26,12 @@ class Examples:
         self.store, self.split, self.pick = store, store.split, pick
         clips = [int(at) for at in clips]
         self.places = list(zip(clips, map(int, numbers) if numbers is not None else [0] * len(clips)))
-        check(bool(self.places), "data.folder", store.folder, f"has nothing for task={task} in its {store.split} split; choose another task or data set")
+        check(
+            bool(self.places),
+            "data.folder",
+            store.folder,
+            f"has nothing for task={task} in its {store.split} split; choose another task or data set",
+        )
 
     def __len__(self) -> int:
         return len(self.places)

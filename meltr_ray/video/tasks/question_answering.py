@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 METRICS = {
     "accuracy": Metric("%", meaning="questions answered right"),
-    "accuracy_known": Metric("%", meaning="the same without questions whose answer isn't among those that can be given, which count as wrong"),
+    "accuracy_known": Metric(
+        "%", meaning="the same without questions whose answer isn't among those that can be given, which count as wrong"
+    ),
 }
 AT_ONCE = 32
 """Questions that evaluation reads and answers at once."""
@@ -101,8 +103,12 @@ def examples(store: ClipStore, config: Video) -> Examples:
     found = Examples(store, config.task.name, asked.clips[kept], asked.numbers[kept], pick)
     if asked.with_options and getattr(config.backbone, "published_options", False):
         counts = set(asked.num_options.tolist())
-        check(len(counts) == 1, "backbone.published_options", True,
-              f"needs as many options for every question, {store.split} has {min(counts)} to {max(counts)}; set it to false")
+        check(
+            len(counts) == 1,
+            "backbone.published_options",
+            True,
+            f"needs as many options for every question, {store.split} has {min(counts)} to {max(counts)}; set it to false",
+        )
     return found
 
 
@@ -111,9 +117,7 @@ def left_out(store: ClipStore, config: Video) -> int:
     return int((~Asked.of(store, config.task.name).known(store)).sum())
 
 
-def predict(
-    model: Answerer, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig
-) -> list[dict[str, Any]]:
+def predict(model: Answerer, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig) -> list[dict[str, Any]]:
     """One row a question. `confidence`: probability of the predicted answer; `quality`: that of the right one, 0 if unknown."""
     rows = []
     for clips in in_parts(examples, AT_ONCE):

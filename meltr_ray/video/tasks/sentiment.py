@@ -24,7 +24,9 @@ METRICS = {
     "mae": Metric(higher=False, digits=3, label="MAE", meaning="sentiment: mean absolute error, of scores in [-3, 3]"),
     "correlation": Metric(digits=3, meaning="sentiment: Pearson's correlation with the truth"),
     "accuracy_2": Metric("%", label="Acc-2", meaning="sentiment: negative or not told right"),
-    "accuracy_2_non_zero": Metric("%", label="Acc-2 without 0", meaning="sentiment: negative or positive told right where the truth isn't 0"),
+    "accuracy_2_non_zero": Metric(
+        "%", label="Acc-2 without 0", meaning="sentiment: negative or positive told right where the truth isn't 0"
+    ),
     "accuracy_7": Metric("%", label="Acc-7", meaning="sentiment: rounded score right"),
     "f1": Metric("%", label="F1", meaning="sentiment: weighted F1 of negative or not"),
     "f1_non_zero": Metric("%", label="F1 without 0", meaning="sentiment: weighted F1 of negative or positive where the truth isn't 0"),
@@ -52,9 +54,7 @@ def examples(store: ClipStore, config: Video) -> Examples:
     return Examples(store, config.task.name, np.flatnonzero(store.column("score").is_valid()))
 
 
-def predict(
-    model: Rater, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig
-) -> list[dict[str, Any]]:
+def predict(model: Rater, examples: Examples, inputs: Inputs, device: torch.device | str, task: TaskConfig) -> list[dict[str, Any]]:
     """One row a clip. `correct`: negative or not told right; `quality`: the negative absolute error."""
     rows = []
     for clips in in_parts(examples, AT_ONCE):

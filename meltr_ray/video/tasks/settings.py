@@ -46,10 +46,18 @@ class TaskConfig:
         self.primary, self.loss_set = primary, loss_set
         if self.evaluate_captions is None and self.primary in PAIR_LOSSES:
             self.evaluate_captions = 1
-        check(self.dual_softmax is None or self.primary not in PAIR_LOSSES, "task.dual_softmax", self.dual_softmax,
-              f"reverses the order of scores below 0, which losses.primary={self.primary} has; leave it out")
+        check(
+            self.dual_softmax is None or self.primary not in PAIR_LOSSES,
+            "task.dual_softmax",
+            self.dual_softmax,
+            f"reverses the order of scores below 0, which losses.primary={self.primary} has; leave it out",
+        )
         if self.rerank is not None:
             check(self.name == "retrieval" and primary in RERANKED, "task.rerank", self.rerank,
                   f"needs losses.primary={' or '.join(RERANKED)}, and it is {primary}; leave it out")  # fmt: skip
-            check(RERANKED[primary] in loss_set, "task.rerank", self.rerank,
-                  f"candidates are chosen by embeddings that no loss trains; add {RERANKED[primary]} to losses.set")
+            check(
+                RERANKED[primary] in loss_set,
+                "task.rerank",
+                self.rerank,
+                f"candidates are chosen by embeddings that no loss trains; add {RERANKED[primary]} to losses.set",
+            )

@@ -96,9 +96,7 @@ def without_files(config: VioletConfig, num_words: int) -> Iterator[None]:
         yield
 
 
-def make_published(
-    modules: dict[str, types.ModuleType], config: VioletConfig, task: str, num_words: int, num_answers: int
-) -> nn.Module:
+def make_published(modules: dict[str, types.ModuleType], config: VioletConfig, task: str, num_words: int, num_answers: int) -> nn.Module:
     with without_files(config, num_words):
         cls = getattr(modules[TASK_FILES[task]], f"VIOLET_{CLASSES[task]}")
         return cls(num_answers) if task == "open_ended" else cls()
@@ -228,9 +226,7 @@ def compare(modules: dict[str, types.ModuleType], task: str, dtype: torch.dtype)
     batch.frames = batch.frames.to(dtype)
     expected, their_losses = run_published(modules, theirs, task, batch)
     got, losses = run_ours(ours, task, batch)
-    assert got.keys() == expected.keys() and sum(p.numel() for p in ours.parameters()) == sum(
-        p.numel() for p in theirs.parameters()
-    )
+    assert got.keys() == expected.keys() and sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     rows = {name: relative(got[name].flatten(), value.flatten()) for name, value in expected.items()}
     for name, loss, their_loss in zip(toy.LOSSES[task], losses, their_losses, strict=True):
         rows[f"loss {name}"] = relative(loss, their_loss)

@@ -82,10 +82,18 @@ class AllInOneConfig(BackboneConfig):
     def __post_init__(self):
         self._fill()
         check_choice("backbone.option_text", self.option_text, OPTION_TEXTS)
-        check(self.image_size % self.patch_size == 0 and self.num_patches >= 7, "backbone.patch_size", self.patch_size,
-              f"must divide backbone.image_size={self.image_size} into at least 7 patches; change one of the two")
-        check(self.unaligned_tokens < self.num_patches, "backbone.unaligned_tokens", self.unaligned_tokens,
-              f"leaves none of {self.num_patches} patches to align; lower it")
+        check(
+            self.image_size % self.patch_size == 0 and self.num_patches >= 7,
+            "backbone.patch_size",
+            self.patch_size,
+            f"must divide backbone.image_size={self.image_size} into at least 7 patches; change one of the two",
+        )
+        check(
+            self.unaligned_tokens < self.num_patches,
+            "backbone.unaligned_tokens",
+            self.unaligned_tokens,
+            f"leaves none of {self.num_patches} patches to align; lower it",
+        )
 
     @property
     def num_patches(self) -> int:

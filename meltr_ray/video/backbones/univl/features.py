@@ -42,9 +42,7 @@ def _scaler() -> Any:
     return StandardScaler()
 
 
-def pad_rows(
-    clips: list[np.ndarray | None], max_rows: int, size: int = 0, length: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(clips: list[np.ndarray | None], max_rows: int, size: int = 0, length: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Features (B, F, D) and their mask (B, F); of a longer clip, the rows in the middle of `max_rows` equal parts.
 
     `size`: D where no clip has any; `length`: F at least. Without any features at all F and D are 0.

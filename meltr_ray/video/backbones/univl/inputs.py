@@ -102,9 +102,7 @@ class UniVLInputs(TextInputs):
         text_ids, text_mask = self.pad([task.text(self, clip, caption) for clip, caption in zip(clips, captions)])
         arrays = self._clean(clips)
         masked_text_ids, masked_word_labels = self._mask_words(text_ids, text_mask, generator)
-        masked_video, masked_frames = masking.mask_frames(
-            arrays["video"], arrays["video_mask"], self.data.mask_probability, generator
-        )
+        masked_video, masked_frames = masking.mask_frames(arrays["video"], arrays["video_mask"], self.data.mask_probability, generator)
         said = self.pad([self.encode(caption) for caption in captions]) if task.says_captions else (text_ids, text_mask)
         decoder_input_ids, decoder_mask, decoder_target_ids = masking.shift_captions(*said)
         arrays |= dict(

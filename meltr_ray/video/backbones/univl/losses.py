@@ -191,9 +191,7 @@ class UniVLLosses(nn.Module):
             clean = "clean" in encoded.frames.sizes
             targets = encoded.frames.of("clean") if clean else self.backbone.normalize_video(batch.video)
             with torch.autocast(predicted.device.type, enabled=False):
-                found["masked_frame"] = loss_functions.masked_frame(
-                    widen(predicted), widen(targets), batch.video_mask, batch.masked_frames
-                )
+                found["masked_frame"] = loss_functions.masked_frame(widen(predicted), widen(targets), batch.video_mask, batch.masked_frames)
         return found
 
     def _captions(self, batch: UniVLBatch, crossed: Stack, mask: Stack, names: tuple[str, ...]) -> dict[str, Tensor]:

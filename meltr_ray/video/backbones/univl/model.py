@@ -180,9 +180,7 @@ class UniVL(nn.Module):
         """Embeddings (Q, H) and (V, H) -> (Q, V): dot products over the temperature."""
         return text @ video.T / self.config.similarity_temperature
 
-    def pair_similarity(
-        self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, pairs_per_block: int = 4096
-    ) -> Tensor:
+    def pair_similarity(self, text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, pairs_per_block: int = 4096) -> Tensor:
         """Encoded text (Q, L, H) and video (V, F, H) -> (Q, V): the cross encoder's score of every pair.
 
         Blocks of whole rows, at most `pairs_per_block` pairs (but at least one row) each, bound the memory without

@@ -96,7 +96,12 @@ class UniVLConfig(BackboneConfig):
 
     def __post_init__(self):
         self._fill()
-        check(not (self.bag_of_words and self.weights), "backbone.bag_of_words", True, "an imported text encoder would not be used; set it to false")
+        check(
+            not (self.bag_of_words and self.weights),
+            "backbone.bag_of_words",
+            True,
+            "an imported text encoder would not be used; set it to false",
+        )
         check_choice("backbone.joint_loss", self.joint_loss, ("contrastive", "margin"))
         check_choice("backbone.auxiliary_text", self.auxiliary_text, ("caption", "transcript"))
         check_choice("backbone.choice_score", self.choice_score, ("pair", "joint"))
@@ -109,12 +114,20 @@ class UniVLConfig(BackboneConfig):
 
     def check(self, data: DataConfig, task: TaskConfig) -> None:
         super().check(data, task)
-        check(data.max_frames <= self.max_position_embeddings, "data.max_frames", data.max_frames,
-              f"longer than backbone.max_position_embeddings={self.max_position_embeddings}; lower it")
+        check(
+            data.max_frames <= self.max_position_embeddings,
+            "data.max_frames",
+            data.max_frames,
+            f"longer than backbone.max_position_embeddings={self.max_position_embeddings}; lower it",
+        )
         more = " and as many rows of audio" if task.name == "sentiment" else ""
         total = data.max_words + data.max_frames * (2 if more else 1)
-        check(total <= self.max_cross_position_embeddings, "backbone.max_cross_position_embeddings",
-              self.max_cross_position_embeddings, f"less than words plus frames{more}; raise it to {total}")
+        check(
+            total <= self.max_cross_position_embeddings,
+            "backbone.max_cross_position_embeddings",
+            self.max_cross_position_embeddings,
+            f"less than words plus frames{more}; raise it to {total}",
+        )
 
     def module(self, task: TaskConfig, folder: DataFolder) -> nn.Module:
         from meltr_ray.video.backbones.univl.losses import UniVLLosses

@@ -29,7 +29,9 @@ class VioletNaming(Naming):
     may_be_unexpected = (*HEADS, "enc_txt.emb_txt.position_ids")
     answer_heads = ("fc_oe.",)
     parts = {
-        "bert": Part({"bert.embeddings.": "enc_txt.emb_txt.", "bert.encoder.": "trsfr.", "cls.predictions.": "fc_mtm.predictions."}, ("fc_mtm.",)),
+        "bert": Part(
+            {"bert.embeddings.": "enc_txt.emb_txt.", "bert.encoder.": "trsfr.", "cls.predictions.": "fc_mtm.predictions."}, ("fc_mtm.",)
+        ),
         "swin": Part({"": "enc_img.swin."}),
     }
 

@@ -86,17 +86,32 @@ class VioletConfig(BackboneConfig):
     def __post_init__(self):
         self._fill()
         check(len(self.swin_depths) > 0, "backbone.swin_depths", self.swin_depths, "must have a number for each stage; give at least one")
-        check(self.hidden_size % 2 ** (len(self.swin_depths) - 1) == 0, "backbone.hidden_size", self.hidden_size,
-              f"must be a multiple of {2 ** (len(self.swin_depths) - 1)}, as widths double from stage to stage; change it")
+        check(
+            self.hidden_size % 2 ** (len(self.swin_depths) - 1) == 0,
+            "backbone.hidden_size",
+            self.hidden_size,
+            f"must be a multiple of {2 ** (len(self.swin_depths) - 1)}, as widths double from stage to stage; change it",
+        )
         check(len(self.swin_window) == 3, "backbone.swin_window", self.swin_window, "must have three numbers; give them")
         widths = [self.swin_width * 2**index for index in range(len(self.swin_depths))]
-        check(len(self.swin_heads) == len(widths) and not any(width % heads for width, heads in zip(widths, self.swin_heads)),
-              "backbone.swin_heads", self.swin_heads, f"must divide the widths {widths} of the stages; give one number each")
-        check(self.num_frames <= self.max_frames, "backbone.num_frames", self.num_frames,
-              f"more than backbone.max_frames={self.max_frames}; lower it")
-        check(self.image_size % self.patch_pixels == 0 and self.image_size <= self.patch_pixels * self.max_rows,
-              "backbone.image_size", self.image_size,
-              f"must be a multiple of a patch, {self.patch_pixels}, and at most {self.patch_pixels * self.max_rows}; change it")
+        check(
+            len(self.swin_heads) == len(widths) and not any(width % heads for width, heads in zip(widths, self.swin_heads)),
+            "backbone.swin_heads",
+            self.swin_heads,
+            f"must divide the widths {widths} of the stages; give one number each",
+        )
+        check(
+            self.num_frames <= self.max_frames,
+            "backbone.num_frames",
+            self.num_frames,
+            f"more than backbone.max_frames={self.max_frames}; lower it",
+        )
+        check(
+            self.image_size % self.patch_pixels == 0 and self.image_size <= self.patch_pixels * self.max_rows,
+            "backbone.image_size",
+            self.image_size,
+            f"must be a multiple of a patch, {self.patch_pixels}, and at most {self.patch_pixels * self.max_rows}; change it",
+        )
         check_choice("backbone.matching_loss", self.matching_loss, ("texts", "both_ways"))
         check_choice("backbone.option_text", self.option_text, OPTION_TEXTS)
 

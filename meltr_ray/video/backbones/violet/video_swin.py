@@ -178,8 +178,7 @@ class Stage(nn.Module):
         super().__init__()
         self.window, self.activation_checkpointing = window, activation_checkpointing
         self.blocks = nn.ModuleList(
-            SwinBlock(channels, window, num_heads, index % 2 == 1, probability, fused)
-            for index, probability in enumerate(drop_paths)
+            SwinBlock(channels, window, num_heads, index % 2 == 1, probability, fused) for index, probability in enumerate(drop_paths)
         )
         self.downsample = PatchMerging(channels) if merge else None
 

@@ -51,8 +51,12 @@ def make_digits(folder: str | Path, report: Callable[[str], None] = print, clips
     folder, clips = Path(folder), clips or CLIPS
     if (folder / "manifest.json").is_file():
         manifest = store.check_folder(folder)
-        check(manifest["name"] == "digits" and manifest["source"] == source(clips, seed), "data.folder", folder,
-              f"holds {manifest['name']} from another source; choose another folder or delete it")
+        check(
+            manifest["name"] == "digits" and manifest["source"] == source(clips, seed),
+            "data.folder",
+            folder,
+            f"holds {manifest['name']} from another source; choose another folder or delete it",
+        )
         return manifest
     shares = _share_handwriting(clips, seed)
     splits, features = {}, None

@@ -30,6 +30,7 @@ def describe_clip(digits: list[Digit], random: np.random.Generator) -> list[str]
 
 def describe(digits: list[Digit], random: np.random.Generator) -> str:
     """One caption: some digits, in some order, some attributes of each, in some of their words."""
+
     def say(word: str) -> str:
         return str(random.choice(SYNONYMS[word]))
 

@@ -130,7 +130,12 @@ def check_rows(path: Path, rows: Any, keys: tuple[str, ...], title: str = "row")
     """Raises ConfigError where `rows` is no list of objects, or one of them has no text or number under one of `keys`."""
     kind = {dict: "an object", str: "a text", list: "a list"}.get(type(rows), "a number or null")
     more = f" with {', '.join(keys)}" if keys else ""
-    check(isinstance(rows, list), "source", path, f"holds no list of {title}s{more} but {kind}; write it so, or take another importer (docs/data.md)")
+    check(
+        isinstance(rows, list),
+        "source",
+        path,
+        f"holds no list of {title}s{more} but {kind}; write it so, or take another importer (docs/data.md)",
+    )
     for number, row in enumerate(rows, 1):
         check(isinstance(row, dict), "source", path, f"{title} {number} is no object; mend it")
         lacking = [key for key in keys if not isinstance(row.get(key), (str, int, float))]

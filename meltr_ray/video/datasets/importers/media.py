@@ -116,7 +116,12 @@ def find_media(source: Path, annotations: Annotations, features: str | None = No
     read = {path.resolve() for path in annotations.files}
     files = [path for path in list_files(source) if path.resolve() not in read]
     chosen = source / (features or "")
-    check(chosen.is_dir() and chosen.resolve().is_relative_to(source.resolve()), "data.features", features, f"no such folder below {source}; give one that is there")
+    check(
+        chosen.is_dir() and chosen.resolve().is_relative_to(source.resolve()),
+        "data.features",
+        features,
+        f"no such folder below {source}; give one that is there",
+    )
     all_videos = [path for path in files if path.suffix.lower() in VIDEO_ENDINGS]
     videos: dict[str, Path] = {}
     twice = len(all_videos) - len({path.stem for path in all_videos})
@@ -128,7 +133,9 @@ def find_media(source: Path, annotations: Annotations, features: str | None = No
     elsewhere = _absolute(annotations, all_videos)
     videos |= elsewhere
     all_videos += dict.fromkeys(path for path in elsewhere.values() if path not in inside)
-    return Media(source, find_features([path for path in files if path.is_relative_to(chosen)], source), videos, all_videos, twice, annotations.media)
+    return Media(
+        source, find_features([path for path in files if path.is_relative_to(chosen)], source), videos, all_videos, twice, annotations.media
+    )
 
 
 def _absolute(annotations: Annotations, below: list[Path]) -> dict[str, Path]:

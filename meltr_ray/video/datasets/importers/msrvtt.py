@@ -48,7 +48,9 @@ def read(folder: Path, variant: str | None) -> Annotations:
         splits["test"] = _chosen(clips, list(rows))
         for clip in splits["test"]:
             clip.captions = rows[clip.id]
-        return Annotations(f"MSR-VTT, {variant} split; test: the 1,000 pairs of 1k-A", splits, [*files, train, test], counts=_outside(clips, splits))
+        return Annotations(
+            f"MSR-VTT, {variant} split; test: the 1,000 pairs of 1k-A", splits, [*files, train, test], counts=_outside(clips, splits)
+        )
     split_file = find(folder, "split.json")
     given = read_json(split_file, ("train", "val")) if split_file else _official(files)
     names = {"train": "train", "validation": "val" if given.get("test") else "", "test": "test" if given.get("test") else "val"}

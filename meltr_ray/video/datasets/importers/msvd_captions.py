@@ -83,7 +83,9 @@ def _of_pickle(folder: Path, path: Path) -> Annotations:
           "is no dictionary of lists of captions; fetch the file again")  # fmt: skip
     check(bool(lists), "source", folder, f"no {', '.join(NAMES.values())} beside {path.name}; put them there")
     named = {split: [line.strip() for line in read_text(file).split("\n") if line.strip()] for split, file in lists.items()}
-    listed = {split: [(name, _joined(caption)) for name in names for caption in content.get(name) or [""]] for split, names in named.items()}
+    listed = {
+        split: [(name, _joined(caption)) for name in names for caption in content.get(name) or [""]] for split, names in named.items()
+    }
     gathered = gather(listed, source=youtube_id)
     gathered["warnings"] += lacking(listed, NAMES, content)
     outside = content.keys() - {name for names in named.values() for name in names}

@@ -27,7 +27,9 @@ def read(folder: Path, variant: str | None) -> Annotations:
     """Clips `vid<N>` with their questions. Raises ConfigError for files that are missing or damaged."""
     lists = {split: find(folder, name, f"msvdqa_{name}", f"msvdqa_{name.removesuffix('_qa.json')}.csv") for split, name in LISTS.items()}
     lists = {split: path for split, path in lists.items() if path}
-    check(bool(lists), "source", folder, f"none of {', '.join(LISTS.values())} there, nor msvdqa_<split>.csv; give the folder that holds them")
+    check(
+        bool(lists), "source", folder, f"none of {', '.join(LISTS.values())} there, nor msvdqa_<split>.csv; give the folder that holds them"
+    )
     names, files = read_mapping(folder)
     gathered = gather({split: _questions(path) for split, path in lists.items()}, names, youtube_id if names else str)
     gathered["warnings"] += lacking(lists, LISTS, names)
@@ -63,7 +65,10 @@ def lacking(found: dict[str, Path], lists: dict[str, str], names: dict[str, str]
 
 def _questions(path: Path) -> list[tuple[str, Question]]:
     if ".csv" in path.suffixes:
-        rows = [{"video_id": row["video"], "id": row["qid"]} | {name: row[name] for name in ("question", "answer")} for row in read_csv(path, TABLE)]
+        rows = [
+            {"video_id": row["video"], "id": row["qid"]} | {name: row[name] for name in ("question", "answer")}
+            for row in read_csv(path, TABLE)
+        ]
     else:
         rows = read_json(path)
     listed = []

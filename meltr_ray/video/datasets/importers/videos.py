@@ -60,7 +60,9 @@ def gather(rows: list[dict[str, Any]], path: Path, variant: str | None) -> Annot
         check(split_of.setdefault(name, SPLIT_NAMES[split]) == SPLIT_NAMES[split], "source", path,
               f"row {number} puts {video} into {SPLIT_NAMES[split]}, an earlier one into {split_of[name]}; choose one")  # fmt: skip
         clip.captions += row["captions"]
-        clip.questions += [_question(f"{name}-{len(clip.questions) + at}", asked, path, number) for at, asked in enumerate(row["questions"])]
+        clip.questions += [
+            _question(f"{name}-{len(clip.questions) + at}", asked, path, number) for at, asked in enumerate(row["questions"])
+        ]
         said, score = text_of(row.get("transcript")).strip() or None, _number(row.get("score"), "score", path, number)
         agree = clip.transcript in (None, said or clip.transcript) and clip.score in (None, clip.score if score is None else score)
         check(agree, "source", path, f"row {number} gives {video} another transcript or score than an earlier one; choose one")
@@ -68,14 +70,18 @@ def gather(rows: list[dict[str, Any]], path: Path, variant: str | None) -> Annot
     splits = {split: [clip for name, clip in clips.items() if split_of[name] == split] for split in SPLITS}
     if variant == "overfit":
         splits, media = everywhere(list(clips.values()), media)
-    about = f"videos of {path.parent.name}; splits: {'every clip in each' if variant == 'overfit' else 'by its table, or held out by source'}"
+    about = (
+        f"videos of {path.parent.name}; splits: {'every clip in each' if variant == 'overfit' else 'by its table, or held out by source'}"
+    )
     return Annotations(about, splits, [path], media, published=False)
 
 
 def _table(folder: Path) -> Path:
     path = find(folder, "captions.csv", "captions.json")
     choices = [path] if path else sorted(file for ending in ("csv", "json") for file in folder.glob(f"*.{ending}") if file.is_file())
-    check(len(choices) == 1, "source", folder, f"no captions.csv or captions.json there, and {len(choices)} other CSV or JSON files; add one")
+    check(
+        len(choices) == 1, "source", folder, f"no captions.csv or captions.json there, and {len(choices)} other CSV or JSON files; add one"
+    )
     return choices[0]
 
 
@@ -83,11 +89,20 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     rows = read_csv(path) or read_csv(path, ("video",))
     header = list(rows[0]) if rows else []
     check(not rows or _video_of(rows[0]) is not None, "source", path, f"has no column video, it has {', '.join(header)}; add it")
-    check(not rows or any(name in rows[0] for name in (*TEXTS, "label")), "source", path, f"has no column {', '.join(TEXTS)}; add at least one")
+    check(
+        not rows or any(name in rows[0] for name in (*TEXTS, "label")),
+        "source",
+        path,
+        f"has no column {', '.join(TEXTS)}; add at least one",
+    )
     for row in rows:
         asked = {name: row.get(name) for name in ("question", "answer", "options")}
         caption = row.get("caption", row.get("label"))
-        row |= {"video": _video_of(row), "captions": [] if caption is None else [caption], "questions": [asked] if asked["question"] else []}
+        row |= {
+            "video": _video_of(row),
+            "captions": [] if caption is None else [caption],
+            "questions": [asked] if asked["question"] else [],
+        }
     return rows
 
 
@@ -102,7 +117,12 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
         captions = row.get("captions") or [row[name] for name in ("caption", "label") if row.get(name) is not None][:1]
         captions = captions if isinstance(captions, list) else [captions]
         captions = captions[0] if len(captions) == 1 and isinstance(captions[0], list) else captions
-        check(not any(isinstance(caption, (list, dict)) for caption in captions), "source", path, f"object {number} has captions that are no text; mend it")
+        check(
+            not any(isinstance(caption, (list, dict)) for caption in captions),
+            "source",
+            path,
+            f"object {number} has captions that are no text; mend it",
+        )
         questions = row.get("questions") or row.get("qa") or ([row] if row.get("question") else [])
         check_rows(path, questions, ("question",), f"object {number}'s question")
         for asked in questions:
@@ -117,9 +137,17 @@ def as_list(content: Any) -> Any:
         return content
     annotations, images = content.get("annotations"), content.get("images", content.get("videos"))
     if isinstance(annotations, list) and isinstance(images, list):
-        files = {image.get("id"): image.get("file_name") for image in images if isinstance(image, dict) and isinstance(image.get("id"), (str, int))}
+        files = {
+            image.get("id"): image.get("file_name")
+            for image in images
+            if isinstance(image, dict) and isinstance(image.get("id"), (str, int))
+        }
         return [_of_coco(row, files) if isinstance(row, dict) else row for row in annotations]
-    if not content or set(content) & {"captions", "caption", *VIDEO_NAMES} or not all(isinstance(value, (dict, list, str)) for value in content.values()):
+    if (
+        not content
+        or set(content) & {"captions", "caption", *VIDEO_NAMES}
+        or not all(isinstance(value, (dict, list, str)) for value in content.values())
+    ):
         return content
     return [{"video": video} | (value if isinstance(value, dict) else {"captions": value if isinstance(value, list) else [value]})
             for video, value in content.items()]  # fmt: skip
@@ -145,7 +173,12 @@ def _check_plain(row: dict[str, Any], names: tuple[str, ...], path: Path, title:
 def _question(name: str, asked: dict[str, Any], path: Path, number: int) -> Question:
     given, answer = asked.get("options") or [], text_of(asked.get("answer")).strip()
     check(isinstance(given, (str, list)), "source", path, f"row {number} has options that are no list; mend it")
-    check(isinstance(given, str) or not any(isinstance(option, (list, dict)) for option in given), "source", path, f"row {number} has options that are no text; mend it")
+    check(
+        isinstance(given, str) or not any(isinstance(option, (list, dict)) for option in given),
+        "source",
+        path,
+        f"row {number} has options that are no text; mend it",
+    )
     options = [text_of(option).strip() for option in (given.split("|") if isinstance(given, str) else given)]
     check(not options or answer in options, "source", path, f"row {number} has an answer ({answer}) that isn't among its options; mend it")
     return Question(str(asked.get("id") or name), str(asked["question"]), answer, options, options.index(answer) if options else None,

@@ -66,7 +66,12 @@ def _texts(folder: Path, variant: str) -> tuple[list[Path], dict[str, list[dict[
     content = read_json(path, ("train",))
     vocabulary = content.get("vocab", [])
     whole = all(isinstance(given, list) for given in (vocabulary, *(content[name] for name in SPLITS if name in content)))
-    check(whole and all(isinstance(word, str) for word in vocabulary), "source", path, "has a split or a vocab that is no list; fetch it again")
+    check(
+        whole and all(isinstance(word, str) for word in vocabulary),
+        "source",
+        path,
+        "has a split or a vocab that is no list; fetch it again",
+    )
     return [path], {ours: content[theirs] for theirs, ours in SPLITS.items() if theirs in content}, vocabulary
 
 

@@ -205,7 +205,9 @@ def _write_words(folder: Path, splits: dict[str, list[Clip]], num_answers: int |
     asked = {text for clip in train for question in clip.questions for text in (question.question, question.answer, *question.options)}
     build_vocabulary([*texts, *sorted(asked - set(texts))], folder / "vocabulary.txt")
     list_words(([*clip.captions, clip.transcript or ""] for clip in train), folder / "words.txt")
-    answers = {split: [question.answer for clip in splits[split] for question in clip.questions if question.right is None] for split in splits}
+    answers = {
+        split: [question.answer for clip in splits[split] for question in clip.questions if question.right is None] for split in splits
+    }
     if not any(answers.values()):
         return {}
     build_answers(answers["train"], folder / "answers.txt", num_answers)
