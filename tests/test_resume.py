@@ -77,8 +77,8 @@ def kill_until_done(data: Path, cwd: Path, workers: int, stage: int, kills: int,
 def test_a_run_killed_in_its_own_process_ends_bit_identical(digits_folder, tmp_path):
     code, output = run("train", *settings(digits_folder, 0, 0), "name=whole", cwd=tmp_path)
     assert code == 0, output
-    done = kill_until_done(digits_folder, tmp_path, 0, 0, kills=3, chance=random.Random(0))
-    assert done >= 2
+    done = kill_until_done(digits_folder, tmp_path, 0, 0, kills=2, chance=random.Random(0))
+    assert done >= 1
     assert_same_end(tmp_path / "outputs/runs/killed", tmp_path / "outputs/runs/whole", 0)
 
     (tmp_path / "train.out").unlink()

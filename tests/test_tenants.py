@@ -95,6 +95,7 @@ def test_primes_swept_on_two_workers_without_the_video_package_and_resumed(tmp_p
     assert code == 0 and json.loads(output)["metrics"]["accuracy"] == pytest.approx(best), output
 
 
+@pytest.mark.slow  # test_resume.py does it with video, test_engine_states.py in every state
 def test_primes_trained_further_after_a_kill_ends_bit_identical(tmp_path):
     (tmp_path / "workloads").symlink_to(ROOT / "workloads")
     weights = []
@@ -114,7 +115,9 @@ def test_primes_trained_further_after_a_kill_ends_bit_identical(tmp_path):
 
 
 @pytest.mark.xdist_group("ray")
-@pytest.mark.parametrize("settings", [[], TWO_WORKERS], ids=["alone", "two workers at ZeRO 3"])
+@pytest.mark.parametrize(
+    "settings", [[], pytest.param(TWO_WORKERS, marks=pytest.mark.slow)], ids=["alone", "two workers at ZeRO 3"]
+)  # test_example_weights.py has two ranks
 def test_weights_of_examples_are_learned(settings, tmp_path):
     (tmp_path / "workloads").symlink_to(ROOT / "workloads")
     code, output = run("train", NOISY, "experiment=noisy_labels", *TINY[:-3], *settings, "name=noisy", cwd=tmp_path)
