@@ -28,6 +28,7 @@ class Scalarized(Way):
 
     learns: ClassVar[bool] = False
     averages: ClassVar[bool] = True
+    needs: ClassVar[Sequence[str]] = ("torchjd",)
     trained: ClassVar[bool] = False
     """Whether its parameters are trained beside w."""
     attributes: ClassVar[Sequence[str]] = ()

@@ -102,7 +102,7 @@ class Way:
     least_draws: ClassVar[Optional[int]] = None
     """Draws that a random Gramian must amount to for it; None: it sees no Gramian."""
     needs: ClassVar[Sequence[str]] = ()
-    """Packages beyond torchjd's own."""
+    """Packages of the extra `methods` that it imports."""
     num_steps: int = 0
     """Meta steps done."""
 
