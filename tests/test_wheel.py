@@ -45,7 +45,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert wheel.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     about = metadata.PathDistribution(zipfile.Path(wheel, f"{folder}/"))
     assert about.metadata["License-Expression"] == "Apache-2.0"
-    assert [line for line in about.requires if "extra ==" not in line] == ["torch>=2.7"]
+    assert [line for line in about.requires if "extra ==" not in line] == ["torch>=2.7", "numpy>=1.26"]
     commands = {point.name: point.value for point in about.entry_points}
     assert commands == {f"meltr-{name}": f"workloads.console:{name}" for name in ("sweep", "train", "evaluate", "prepare")}
     assert all(callable(getattr(console, value.partition(":")[2])) for value in commands.values())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meltr_ray.errors import check
-from meltr_ray.hypergrad.problem import Problem
+from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
@@ -38,7 +38,7 @@ class Step(Protocol):
     meta_batches: Optional[list[Any]]
     """Those of `Way.beside_step`."""
 
-    def problem(self) -> Problem:
+    def problem(self) -> LossesProblem:
         """Losses, primary gradient, J v, rows of J, random projections: at this w, with the masks of this step; in `before` alone."""
 
     def alignments(self) -> Tensor:
