@@ -26,11 +26,12 @@ def test_files_that_the_documentation_names_exist():
 
 
 def test_the_tutorial_shows_the_files_that_run():
-    """Its first listing is the whole of Primes, its second ends with the combiner of NoisyLabels."""
-    listings = [block for name, block in EXAMPLES if name == "workloads.md"]
-    assert listings[0] == (ROOT / "workloads/examples/primes.py").read_text()
+    """It has the whole of Primes; the page of the contract, the combiner of NoisyLabels."""
+    (tutorial,) = [block for name, block in EXAMPLES if name == "tutorial.md"]
+    assert tutorial == (ROOT / "workloads/examples/primes.py").read_text()
+    first, *_ = [block for name, block in EXAMPLES if name == "workloads.md"]
     _, mark, combiner = (ROOT / "workloads/examples/noisy_labels.py").read_text().partition("class ExampleWeights")
-    assert listings[1].endswith(mark + combiner)
+    assert first.endswith(mark + combiner)
 
 
 def test_the_readme_is_short():

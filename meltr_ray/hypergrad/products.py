@@ -75,7 +75,7 @@ JVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "forward": Product(2.5, EXACT
 
 MIXED = {"one_sided": replace(ONE_SIDED, cost=2), "central": CENTRAL, "forward": Product(2.5, EXACT, True),
          "double_backward": Product(1.5, EXACT, True)}  # fmt: skip
-"""The mixed product of a phi that enters otherwise; costs in gradients by phi. Nothing is at hand for a one-sided difference, while
+"""The mixed product of hyperparameters that aren't a combiner's; costs in gradients by phi. Nothing is at hand for a one-sided difference, while
 double backward shares its graph with the solve."""
 
 HVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "double_backward": Product(2, EXACT, True),
