@@ -1,11 +1,16 @@
-# make sweep: set up, build the embedded data and run the main job.   make test: set up and run the tests.
+# make sweep: set up, build the embedded data and run the main job.   make check: lint, format, types.   make test: run the tests.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: sweep test slow notebook clean
+.PHONY: sweep check test slow notebook clean
 sweep: $(READY)
 	$(VENV)/bin/python workloads/sweep.py $(ARGS)
+
+check: $(READY)
+	$(VENV)/bin/ruff check -q .
+	$(VENV)/bin/ruff format -q --check .
+	$(VENV)/bin/mypy
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -17,8 +22,8 @@ slow: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[sweep,methods,test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache

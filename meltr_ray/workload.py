@@ -265,6 +265,6 @@ class Workload:
 def rebuild(cls: type[Workload], settings: dict[str, Any], primary: str | None, loss_set: list[str] | None) -> Workload:
     """A workload in another process."""
     made = cls(**settings)
-    if primary is not None:
+    if primary is not None and loss_set is not None:
         made.resolve(primary, loss_set)
     return made

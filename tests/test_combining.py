@@ -437,5 +437,5 @@ def test_settings_that_a_way_has_no_use_for_are_refused(monkeypatch):
             CombinerConfig(**settings)
         assert rule in str(caught.value)
     monkeypatch.setattr("meltr_ray.config.outer_level.find_spec", lambda name: None if name == "quadprog" else object())
-    with pytest.raises(ConfigError, match="^combiner.name=upgrad: needs quadprog; pip install quadprog"):
+    with pytest.raises(ConfigError, match="^combiner.name=upgrad: needs quadprog; pip install 'meltr-ray.methods.'$"):
         CombinerConfig(name="upgrad")

@@ -22,7 +22,7 @@ meltr_ray.config
 meltr_ray.combining
 meltr_ray.hypergrad meltr_ray.results
 meltr_ray.workload
-meltr_ray.bounds meltr_ray.storage
+meltr_ray.bounds meltr_ray.storage meltr_ray.extras
 meltr_ray.errors
 """
 RANK = {unit: -height for height, line in enumerate(ORDER.split("\n")) for unit in line.split()}

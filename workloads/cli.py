@@ -6,6 +6,8 @@ import difflib
 import errno
 import io
 import os
+import re
+import shlex
 import sys
 import typing
 from contextlib import contextmanager
@@ -33,6 +35,8 @@ from meltr_ray.workload import Workload
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
+SCRIPT = re.compile(r"(?<![\w/.=-])(?:python )?(?:workloads/)?(sweep|train|evaluate|prepare)\.py(?![\w:])")
+"""How texts name the commands."""
 OF_THE_DISK = {
     errno.ENOSPC: "make room, what was finished is saved",
     errno.EDQUOT: "make room within your quota, what was finished is saved",
@@ -63,9 +67,8 @@ class Request:
     @property
     def command(self) -> str:
         """The line that asks for it again."""
-        import shlex
-
-        return "python " + shlex.join(sys.argv)
+        name = installed_name()
+        return shlex.join([name, *sys.argv[1:]]) if name else "python " + shlex.join(sys.argv)
 
 
 def main(command: Callable[[Request], int], description: str, arguments: list[str] | None = None, own: type | None = None,
@@ -82,13 +85,13 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
             stream.reconfigure(errors="backslashreplace")
     try:
         if {"-h", "--help"} & set(arguments):
-            print(help_text(description, [a for a in arguments if "=" in a], own))
+            print(as_called(help_text(description, [a for a in arguments if "=" in a], own)))
             sys.exit(0)
         check_once(arguments)
         given = [f"experiment={experiment}"] if experiment and is_open(arguments) else []
         sys.exit(command(configure([*given, *arguments], own)))
     except ConfigError as error:
-        print(f"error: {' '.join(str(error).split(chr(10)))}", file=sys.stderr)
+        print(as_called(f"error: {' '.join(str(error).split(chr(10)))}"), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in OF_THE_DISK:
@@ -98,6 +101,17 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
     except KeyboardInterrupt:
         print("stopped; what was finished is saved", file=sys.stderr)
         sys.exit(130)
+
+
+def installed_name() -> str | None:
+    """`meltr-sweep`, where the command was started by such a name and not as `python workloads/sweep.py`."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("meltr-") else None
+
+
+def as_called(text: str) -> str:
+    """A text that names commands as `python workloads/sweep.py`, with the names by which the user starts them."""
+    return SCRIPT.sub(r"meltr-\1", text) if installed_name() else text
 
 
 def configure(arguments: list[str], own: type | None = None) -> Request:

@@ -118,5 +118,9 @@ def value_of(config: Config, name: str) -> Any:
     return value
 
 
-if __name__ == "__main__":
+def main() -> None:
     cli.main(evaluate, __doc__)
+
+
+if __name__ == "__main__":
+    main()

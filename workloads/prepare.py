@@ -125,5 +125,9 @@ def listing(names: list[str]) -> str:
     return f"{len(names)} entr{'y' if len(names) == 1 else 'ies'}: {', '.join(names[:NAMES_SHOWN])}{more}"
 
 
-if __name__ == "__main__":
+def main() -> None:
     cli.main(prepare, __doc__, own=PrepareConfig)
+
+
+if __name__ == "__main__":
+    main()

@@ -70,11 +70,10 @@ def sweep(request: cli.Request) -> int:
     print(headline(folder))
     print(f"report: {report}")
     if ending is phases.Ending.BUDGET:
-        print(
-            f"sweep.budget={config.sweep.budget} is used up; go on with more: python workloads/sweep.py resume={folder} sweep.budget=<more>"
-        )
+        more = f"python workloads/sweep.py resume={folder} sweep.budget=<more>"
+        print(cli.as_called(f"sweep.budget={config.sweep.budget} is used up; go on with more: {more}"))
     if ending is phases.Ending.INTERRUPTED:
-        print(f"interrupted; go on with: python workloads/sweep.py resume={folder}")
+        print(cli.as_called(f"interrupted; go on with: python workloads/sweep.py resume={folder}"))
     return 130 if ending is phases.Ending.INTERRUPTED else 0
 
 
@@ -90,5 +89,9 @@ def time_some(config: Config, trials: list[Trial]) -> Timed:
         return timed(trials, Path(folder), config)
 
 
-if __name__ == "__main__":
+def main() -> None:
     cli.main(sweep, __doc__, own=Own, experiment="which_losses")
+
+
+if __name__ == "__main__":
+    main()

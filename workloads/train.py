@@ -98,5 +98,9 @@ def finish(folder: Path, config: Config) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main() -> None:
     cli.main(train, __doc__)
+
+
+if __name__ == "__main__":
+    main()

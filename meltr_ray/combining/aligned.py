@@ -56,7 +56,7 @@ class Aligned(Looking):
 
     def looked(self, step: Any) -> Tensor:
         known = 1 - DECAY ** (self.num_steps + 1)
-        c, C = self.by_passes(step) if self.random else self.by_gradients(step)
+        c, C = self.by_passes(step, self.random) if self.random else self.by_gradients(step)
         if not (c.isfinite().all() and C.isfinite().all()):
             raise InvalidLosses("a loss or its gradient is not finite")
         self.now = c
@@ -75,10 +75,10 @@ class Aligned(Looking):
         moved = [row if scale is None else row.divided_by(scale) for row in rows]
         return torch.stack([each.dots([b])[0] for each in moved]), torch.stack([each.dots(rows) for each in moved])
 
-    def by_passes(self, step: Any) -> tuple[Tensor, Tensor]:
+    def by_passes(self, step: Any, gramian: RandomGramian) -> tuple[Tensor, Tensor]:
         """(c, mean C): forward products along D b and along each draw, and the passes of b."""
         problem, scale = step.problem(), step.adam_scale()
-        C = self.random(step, scale, lasting=scale is not None)  # before the optimiser's first step the metric is another
+        C = gramian(step, scale, lasting=scale is not None)  # before the optimiser's first step the metric is another
         b = problem.outer_gradient()
         along = problem.jvp(b if scale is None else b.divided_by(scale), consume=True).mean(0)
         return step.average([along])[0].double().cpu(), C

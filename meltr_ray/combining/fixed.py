@@ -14,6 +14,8 @@ from meltr_ray.workload import Workload
 class FixedWeights(nn.Module):
     """g(l) = sum_t weights_t l_t; nothing to learn."""
 
+    weights: Tensor
+
     def __init__(self, weights: Sequence[float]):
         super().__init__()
         self.register_buffer("weights", torch.tensor(weights))

@@ -31,6 +31,7 @@ class FromGramian(Looking):
     """
 
     learns: ClassVar[bool] = False
+    needs: ClassVar[Sequence[str]] = ("torchjd",)
     least_draws: ClassVar[int] = 64
     attributes: ClassVar[Sequence[str]] = ()
     """What torchjd's object remembers."""
@@ -109,7 +110,7 @@ class GradVac(FromGramian):
 class CAGrad(FromGramian):
     """Conflict-averse descent (Liu et al., NeurIPS 2021): the best worst case within `strength` of the mean gradient."""
 
-    strength, needs = 0.5, ("cvxpy", "clarabel")
+    strength, needs = 0.5, ("torchjd", "cvxpy", "clarabel")
 
     @staticmethod
     def made(settings: Any) -> nn.Module:
@@ -151,7 +152,7 @@ class ImtlG(FromGramian):
 class UPGrad(FromGramian):
     """UPGrad (Quinton and Rey, 2024, arXiv 2406.16232): each gradient projected so that it contradicts none, then the mean."""
 
-    needs = ("quadprog", "qpsolvers")
+    needs = ("torchjd", "quadprog", "qpsolvers")
 
     @staticmethod
     def made(settings: Any) -> nn.Module:
@@ -163,7 +164,7 @@ class UPGrad(FromGramian):
 class DualProj(FromGramian):
     """The mean gradient projected so that it contradicts none (Lopez-Paz and Ranzato, NeurIPS 2017)."""
 
-    needs = ("quadprog", "qpsolvers")
+    needs = ("torchjd", "quadprog", "qpsolvers")
 
     @staticmethod
     def made(settings: Any) -> nn.Module:
@@ -199,6 +200,8 @@ class PCD(FromGramian):
 
 class CosineGate(FromGramian):
     """A loss is trained on while its gradient doesn't contradict the primary's (Du et al., 2018, arXiv 1812.02224)."""
+
+    needs = ()
 
     @staticmethod
     def made(settings: Any) -> nn.Module:

@@ -13,8 +13,8 @@ from meltr_ray.combining.slopes import NonNegativeSlopes, slopes
 from meltr_ray.combining.way import EFFECTS, Step, Way
 from meltr_ray.hypergrad.combined import on_batches
 from meltr_ray.hypergrad.hypergradient import hypergradient
+from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.named import SOLVERS
-from meltr_ray.hypergrad.problem import Problem
 from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.vectors import Vector
@@ -73,7 +73,7 @@ class Meta(Way):
         """What the combiner is called with beside the losses."""
         return [batch] if self.asks_batch else []
 
-    def step(self, problem: Problem, batches: Sequence[Any] = ()) -> dict[str, Any]:
+    def step(self, problem: LossesProblem, batches: Sequence[Any] = ()) -> dict[str, Any]:
         """Update phi once; returns the numbers that the results table keeps. `batches`: those of the M rows of losses."""
         combiner = Replayed(self.combiner, self.num_steps)
         before = problem.passes()
@@ -84,6 +84,7 @@ class Meta(Way):
         self.last_v = v if self.aid.warm_start else None
         errors = product_errors(problem, on_batches(combiner, batches) if self.asks_batch else combiner, v) if checked and v else {}
         learned = [g for p, g in zip(self.combiner.parameters(), result.total()) if p.requires_grad]
+        assert result.alignments is not None  # the combiner's problem has several losses
         *gradient, effects = problem.average([*learned, result.alignments.mean(0)])
         norm = _norm(gradient)
         if norm.isfinite():

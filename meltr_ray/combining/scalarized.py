@@ -5,7 +5,7 @@ torchjd is imported where a way is made: with its solvers that takes seconds.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from meltr_ray.combining import kept
 from meltr_ray.combining.seeded import seeded
 from meltr_ray.combining.way import Way, check_positive
 from meltr_ray.workload import Workload
+
+if TYPE_CHECKING:
+    from torchjd.scalarization import DWA, FAMO
 
 
 class Scalarized(Way):
@@ -28,6 +31,7 @@ class Scalarized(Way):
 
     learns: ClassVar[bool] = False
     averages: ClassVar[bool] = True
+    needs: ClassVar[Sequence[str]] = ("torchjd",)
     trained: ClassVar[bool] = False
     """Whether its parameters are trained beside w."""
     attributes: ClassVar[Sequence[str]] = ()
@@ -39,7 +43,7 @@ class Scalarized(Way):
         raise NotImplementedError
 
     @classmethod
-    def of(cls, config: Any, workload: Workload) -> Scalarized:
+    def of(cls, config: Any, workload: Workload) -> Self:
         names = config.losses.set
         return cls(cls.made(config.combiner, len(names)), names, config.seed, config.optimizer.learning_rate)
 
@@ -109,6 +113,8 @@ class DynamicWeightAverage(Scalarized):
 
     positive, temperature, window = True, 2.0, 50
     attributes = ("_loss_sum", "_n_batches", "_previous_averages")
+    scalarizer: DWA
+    epoch: int
 
     @staticmethod
     def made(settings: Any, count: int) -> nn.Module:
@@ -117,7 +123,7 @@ class DynamicWeightAverage(Scalarized):
         return DWA(settings.temperature)
 
     @classmethod
-    def of(cls, config: Any, workload: Workload) -> DynamicWeightAverage:
+    def of(cls, config: Any, workload: Workload) -> Self:
         way = super().of(config, workload)
         way.epoch = config.combiner.window
         return way
@@ -165,6 +171,7 @@ class Famo(Scalarized):
     """FAMO (Liu et al., NeurIPS 2023): logits learn from how much each loss fell over the step, which takes a second forward."""
 
     positive, strength = True, 0.025
+    scalarizer: FAMO
 
     @staticmethod
     def made(settings: Any, count: int) -> nn.Module:
@@ -185,5 +192,6 @@ class Famo(Scalarized):
         ones = torch.ones_like(self.scalarizer.min_losses)
         self.scalarizer(ones)
         self.scalarizer.update(ones)  # makes its optimiser, whose moments are read then
+        assert self.scalarizer._optimizer is not None
         super().load_state(state)
         kept.load_optimizer(self.scalarizer._optimizer, "own_optimizer", state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meltr_ray.errors import check
-from meltr_ray.hypergrad.problem import Problem
+from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
@@ -38,7 +38,7 @@ class Step(Protocol):
     meta_batches: Optional[list[Any]]
     """Those of `Way.beside_step`."""
 
-    def problem(self) -> Problem:
+    def problem(self) -> LossesProblem:
         """Losses, primary gradient, J v, rows of J, random projections: at this w, with the masks of this step; in `before` alone."""
 
     def alignments(self) -> Tensor:
@@ -102,7 +102,7 @@ class Way:
     least_draws: ClassVar[Optional[int]] = None
     """Draws that a random Gramian must amount to for it; None: it sees no Gramian."""
     needs: ClassVar[Sequence[str]] = ()
-    """Packages beyond torchjd's own."""
+    """Packages of the extra `methods` that it imports."""
     num_steps: int = 0
     """Meta steps done."""
 

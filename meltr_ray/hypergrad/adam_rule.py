@@ -33,7 +33,8 @@ class AdamState:
 
     def leaves(self) -> AdamState:
         """The same numbers, where a graph starts."""
-        return AdamState(*([x.detach().requires_grad_() for x in xs] for xs in (self.w, self.m, self.v)), self.counts)
+        w, m, v = ([x.detach().requires_grad_() for x in xs] for xs in (self.w, self.m, self.v))
+        return AdamState(w, m, v, self.counts)
 
     @property
     def num_bytes(self) -> int:
@@ -67,7 +68,7 @@ class AdamRule:
     clip: float = 0.0
     corrected: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.epsilon > 0:
             raise ValueError(f"epsilon={self.epsilon}: must be positive, else a weight without gradient moves by 0 / 0; usual: 1e-8")
 
@@ -104,12 +105,12 @@ class AdamRule:
 
     def step(self, state: AdamState, gradients: Sequence[Optional[Tensor]], number: int) -> AdamState:
         """The state after step `number`. A parameter without a gradient (None) keeps its value, its moments and its count, as in torch."""
-        factor, w, m, v, counts = self.schedule(number), [], [], [], []
+        factor, moved = self.schedule(number), []
         pieces = zip(state.w, state.m, state.v, state.counts, self.clipped(gradients), self.rates, self.decay)
         for old_w, old_m, old_v, count, g, rate, decay in pieces:
-            moved = (old_w, old_m, old_v, count) if g is None else self._moved(old_w, old_m, old_v, count + 1, g, rate * factor, decay)
-            for new, kept in zip(moved, (w, m, v, counts)):
-                kept.append(new)
+            kept = (old_w, old_m, old_v, count)
+            moved.append(kept if g is None else self._moved(old_w, old_m, old_v, count + 1, g, rate * factor, decay))
+        w, m, v, counts = map(list, zip(*moved))
         return AdamState(w, m, v, counts)
 
     def clipped(self, gradients: Sequence[Optional[Tensor]]) -> Sequence[Optional[Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,7 @@ class BilevelProblem:
     def direct(self) -> list[Tensor]:
         if self._direct is None:
             self.outer_gradient()
+        assert self._direct is not None
         return self._whole(self._direct)
 
     def hessian(self) -> Operator:
@@ -149,7 +150,7 @@ class BilevelProblem:
         settle_hessian(self.trust, self.hvp_choice, product, self.gradient, u, self.random(SEED), self.weights.radius_of("central"),
                        self.radius, self.weights.dtype, whole=True)  # fmt: skip
 
-    def _hessian(self, choice: Choice, radius: float | None, graph: Pass | None = None) -> Hessian:
+    def _hessian(self, choice: Choice, radius: float | None, graph: Callable[[], tuple[Tensor, ...]] | None = None) -> Hessian:
         return Hessian(self.weights, [self._value], self._replay, choice, radius, graph=graph)
 
     def _value(self) -> Tensor:
@@ -206,6 +207,6 @@ class BilevelProblem:
 
     def _double_backward(self, v: Vector) -> Vector:
         slopes, self._kept = self._slopes(), None  # after the solve its graph is not needed any more
-        along = sum((g * piece).sum() for g, piece in zip(slopes, v.pieces))
+        along = torch.stack([(g * piece).sum() for g, piece in zip(slopes, v.pieces)]).sum()
         self.weights.passes["backward"] += 1
         return Vector(tuple(self._phi_gradient(along) if along.requires_grad else [torch.zeros_like(p) for p in self.phi]))

@@ -98,7 +98,11 @@ class CombinedLosses:
 
 def on_batches(combiner: Callable[..., Tensor], batches: Sequence[Any]) -> list[Combiner]:
     """g_phi of each micro-batch, where it asks what batch the losses are of."""
-    return [lambda l, batch=batch: combiner(l, batch) for batch in batches]
+
+    def of(batch: Any) -> Combiner:
+        return lambda l: combiner(l, batch)
+
+    return [of(batch) for batch in batches]
 
 
 def _check_slopes(a: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Callable, Sequence
 
 import torch
@@ -31,7 +32,7 @@ class Hessian:
         graph: gives d_w L with its graph, where others need it too.
     """
 
-    def __init__(self, weights: ModuleWeights, values: Sequence[Callable[[], Tensor]], replay: Callable[[], AbstractContextManager],
+    def __init__(self, weights: ModuleWeights, values: Sequence[Callable[[], Tensor]], replay: Callable[[], AbstractContextManager[None]],
                  choice: Choice, radius: float | None, gauss_newton: Operator | None = None,
                  differenced: Sequence[Callable[[], Tensor]] | None = None,
                  graph: Callable[[], tuple[Tensor, ...]] | None = None):  # fmt: skip
@@ -40,7 +41,8 @@ class Hessian:
         self.choice, self.radius, self.gauss_newton = choice, radius, gauss_newton
         self._here: Vector | None = None
         self._seen_here = False
-        self._make_graph, self._graph = graph or self._slopes, None
+        self._make_graph = graph or self._slopes
+        self._graph: tuple[Tensor, ...] | None = None
 
     def __call__(self, u: Vector) -> Vector:
         ways = {
@@ -49,7 +51,7 @@ class Hessian:
             "double_backward": lambda: self._double_backward(u),
             "forward_over_reverse": lambda: self._forward_over_reverse(u),
         }
-        return self.choice.take(ways | ({"gauss_newton": lambda: self.gauss_newton(u)} if self.gauss_newton else {}))
+        return self.choice.take(ways | ({"gauss_newton": partial(self.gauss_newton, u)} if self.gauss_newton else {}))
 
     def _radius(self, product: str) -> float:
         return self.radius or self.weights.radius_of(product)
@@ -65,7 +67,8 @@ class Hessian:
         if self._here is None:
             with self.replay(), self.weights.moved(None, 0.0):
                 self._here = self.weights.gradient(self.differenced)
-        return difference(self._gradient_along(u), u, self._radius("one_sided"), lambda: self._here)
+        here = self._here
+        return difference(self._gradient_along(u), u, self._radius("one_sided"), lambda: here)
 
     def _central(self, u: Vector) -> Vector:
         if self.differenced is not self.values and not self._seen_here:
@@ -89,13 +92,17 @@ class Hessian:
 
     def _slopes(self) -> tuple[Tensor, ...]:
         with self.replay():
-            return self.weights.differentiate(sum(value() for value in self.values) / len(self.values), create_graph=True)
+            return self.weights.differentiate(self._mean(), create_graph=True)
+
+    def _mean(self) -> Tensor:
+        first, *others = [value() for value in self.values]
+        return sum(others, first) / len(self.values)
 
     def _forward_over_reverse(self, u: Vector) -> Vector:
         """Tangent of d_w L where w has the tangent u."""
 
         def product(duals: list[Tensor]) -> list[Tensor]:
-            mean = sum(value() for value in self.values) / len(self.values)
+            mean = self._mean()
             self.weights.passes["backward"] += 1
             return [tangent(g) for g in torch.autograd.grad(mean, duals, allow_unused=True, materialize_grads=True)]
 

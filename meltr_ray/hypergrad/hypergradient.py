@@ -12,13 +12,14 @@ along v and a backward pass through g_phi (combined.py). No second-order graph t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, cast
 
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad.combined import CombinedLosses
 from meltr_ray.hypergrad.outcome import Solution
-from meltr_ray.hypergrad.problem import Bilevel, Problem
+from meltr_ray.hypergrad.problem import Bilevel, Problem, TestedBilevel
+from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.solvers import Identity, Solver
 from meltr_ray.hypergrad.structure import check_combiner, check_finite
 from meltr_ray.hypergrad.vectors import Vector
@@ -52,7 +53,7 @@ class HyperGradient:
             p.grad = g if p.requires_grad else None
 
 
-def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = None, solver: Solver = Identity(), gamma: float = 0.0,
+def hypergradient(problem: Problem | TestedBilevel, combiner: nn.Module | Replayed | None = None, solver: Solver = Identity(), gamma: float = 0.0,
                   regulariser: str = "phi_only", start: Optional[Vector] = None, keep_v: bool = True,
                   batches: Optional[Sequence[Any]] = None) -> HyperGradient:  # fmt: skip
     """d F / d phi at the w of `problem`.
@@ -76,16 +77,18 @@ def hypergradient(problem: Problem | Bilevel, combiner: Optional[nn.Module] = No
     if hasattr(problem, "losses") != (combiner is not None):
         raise ValueError("combiner: a problem of several losses needs one, and a BilevelProblem takes none; give or leave it out")
     if combiner is None:
-        found = _taken(problem, solver, start, keep_v)
-        return found if problem.holds() else _taken(problem, solver, start, keep_v)
+        bare = cast(TestedBilevel, problem)
+        found = _taken(bare, solver, start, keep_v)
+        return found if bare.holds() else _taken(bare, solver, start, keep_v)
     check_combiner(combiner)
+    problem = cast(Problem, problem)
     level = CombinedLosses(problem, combiner, gamma, regulariser, keep_v, batches)
     problem.begin(level.combiner, level.phi)
     found = _taken(level, solver, start, keep_v)
     if not problem.holds(level.phi):
         found = _taken(level, solver, start, keep_v)
         problem.holds(level.phi)
-    return replace(found, alignments=level.J_v.detach())
+    return replace(found, alignments=None if level.J_v is None else level.J_v.detach())
 
 
 def _taken(level: Bilevel, solver: Solver, start: Optional[Vector], keep_v: bool) -> HyperGradient:
@@ -93,5 +96,12 @@ def _taken(level: Bilevel, solver: Solver, start: Optional[Vector], keep_v: bool
     if b.reduce is None:
         check_finite("primary: its gradient is", b.pieces, "mend that loss (a root or a quotient at 0), or lower the learning rate")
     solution = solver(level, b, start)
-    mixed = level.mixed(solution.v) if solution.J_v is None else level.mixed_through(solution.J_v)
-    return HyperGradient([-m for m in mixed], level.direct(), solution if keep_v else replace(solution, v=None))
+    return HyperGradient([-m for m in _mixed(level, solution)], level.direct(), solution if keep_v else replace(solution, v=None))
+
+
+def _mixed(level: Bilevel, solution: Solution) -> list[Tensor]:
+    """d_phi <d_w L, v>, of v or of J v, whichever the solver gave."""
+    if isinstance(level, CombinedLosses) and solution.J_v is not None:
+        return level.mixed_through(solution.J_v)
+    assert solution.v is not None
+    return level.mixed(solution.v)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Optional
 
 import torch
 
+from meltr_ray.hypergrad.combined import CombinedLosses
 from meltr_ray.hypergrad.outcome import Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel
 from meltr_ray.hypergrad.vectors import Vector
@@ -36,7 +37,7 @@ class Nystrom:
     damping: float
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank={self.rank}: at least 1 is needed; for no product use Identity()")
         if not self.damping > 0:
@@ -83,7 +84,7 @@ class LossSpace:
 
     damping: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.damping > 0:
             raise ValueError(f"damping={self.damping}: must be positive, since J' G J has no inverse; raise it")
 
@@ -92,7 +93,7 @@ class LossSpace:
         return cls(aid.damping)
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
-        if not hasattr(level, "slope_derivatives"):
+        if not isinstance(level, CombinedLosses):
             raise ValueError("solver=LossSpace: phi must enter through a combiner of losses (ModuleProblem); use ConjugateGradient")
         problem, own = level.problem, level.slope_derivatives()
         J = problem.rows()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable, Iterator, Sequence
 
 import torch
@@ -66,7 +67,8 @@ class LossesProblem:
         self.generators = get_generators(weights.device)
         self.trusts = trust or self.average_losses  # of averaged losses no rank sees all gradients
         self.trust = Trust(weights.module, self.forwards, (len(self.forwards), arithmetic, self.radius))
-        self._served, self._fit = False, None
+        self._served = False
+        self._fit: Callable[[Tensor], object] | None = None
         self._losses: Tensor | None = None
         self._versions: list[Any] = []
         self._num_losses = 0
@@ -126,7 +128,7 @@ class LossesProblem:
 
     def outer_gradient(self) -> Vector:
         with self.replay():
-            return self.weights.gradient([lambda f=f: self._outer(f) for f in self.primary])
+            return self.weights.gradient([partial(self._outer, f) for f in self.primary])
 
     def gradient(self, functions: Combiner | Sequence[Combiner]) -> Vector:
         with self.replay():
@@ -180,7 +182,7 @@ class LossesProblem:
         if not self.weights.whole:  # the gradient of ZeRO stage 3 is a mean over ranks and micro-batches: undo it
             factor = num_rows * (1 if self.average_losses else self.num_ranks)
             picks = [(owner in (None, self.rank), m, t) for owner in owners for m in range(num_rows) for t in range(num_losses)]
-            return [factor * self.gradient([lambda l, on=mine and k == m, t=t: l[t] * float(on) for k in range(num_rows)])
+            return [factor * self.gradient([picked(t, float(mine and k == m)) for k in range(num_rows)])
                     for mine, m, t in picks]  # fmt: skip
         with self.replay():
             l = torch.stack([self._forward(forward) for forward in self.forwards])
@@ -197,7 +199,7 @@ class LossesProblem:
         """d_w of each loss, mean over micro-batches and ranks: T vectors, a backward pass each (and under ZeRO stage 3 a forward)."""
         count = self.losses().shape[1]
         if not self.weights.whole:
-            return [self.gradient(lambda l, t=t: l[t]) for t in range(count)]
+            return [self.gradient(picked(t)) for t in range(count)]
         with self.replay():  # a graph of its own: DeepSpeed's forward admits its own backward alone
             l = torch.stack([self._forward(forward) for forward in self.forwards]).mean(0)
         return [self.weights.vector(self.weights.differentiate(l[t], retain_graph=t < count - 1)) for t in range(count)]
@@ -281,7 +283,10 @@ class LossesProblem:
         return l + (mean - l.detach())
 
     def _values(self, functions: Combiner | Sequence[Combiner]) -> list[Pass]:
-        return [lambda f=f, g=g: g(self._shared(self._forward(f))) for f, g in zip(self.forwards, self._each(functions))]
+        return [partial(self._value, f, g) for f, g in zip(self.forwards, self._each(functions))]
+
+    def _value(self, forward: Pass, function: Combiner) -> Tensor:
+        return function(self._shared(self._forward(forward)))
 
     def _each(self, functions: Combiner | Sequence[Combiner]) -> Sequence[Combiner]:
         """One for each micro-batch."""
@@ -307,7 +312,7 @@ class LossesProblem:
                     a = a + torch.autograd.grad(a, here, l.detach() - at_start[m], allow_unused=True, materialize_grads=True)[0]
             return a.detach() @ l
 
-        return [lambda m=m: value(m) for m in range(len(self.forwards))]
+        return [partial(value, m) for m in range(len(self.forwards))]
 
     def _forward_mode(self, v: Vector) -> Tensor:
         with self.replay():
@@ -321,7 +326,7 @@ class LossesProblem:
             c = torch.zeros_like(l, requires_grad=True)
             J_c = self.weights.differentiate(l, grad_outputs=c, create_graph=True)
         self.weights.passes["backward"] += 1
-        (J_v,) = torch.autograd.grad(sum((x * y).sum() for x, y in zip(J_c, v.pieces)), c)
+        (J_v,) = torch.autograd.grad(torch.stack([(x * y).sum() for x, y in zip(J_c, v.pieces)]).sum(), c)
         return self.average([J_v])[0] if self.average_losses else J_v
 
     def _gauss_newton(self, combiner: Combiner | Sequence[Combiner], u: Vector) -> Vector:
@@ -332,7 +337,7 @@ class LossesProblem:
             (a,) = torch.autograd.grad(g(l), l, create_graph=True)
             curved = a.requires_grad  # a linear combiner has G = 0
             cotangents.append(torch.autograd.grad(a, l, along, materialize_grads=True, allow_unused=True)[0] if curved else 0 * along)
-        return self.gradient([lambda l, c=c: c @ l for c in cotangents])
+        return self.gradient([weighed(c) for c in cotangents])
 
 
 class ModuleProblem(LossesProblem):
@@ -347,6 +352,16 @@ class ModuleProblem(LossesProblem):
 
     def __init__(self, module: nn.Module, losses: Pass | Sequence[Pass], primary: Pass | Sequence[Pass], **options: Any):
         super().__init__(ModuleWeights(module), _listed(losses), _listed(primary), **options)
+
+
+def picked(t: int, factor: float = 1.0) -> Combiner:
+    """l -> l[t], times a factor."""
+    return lambda l: l[t] * factor
+
+
+def weighed(c: Tensor) -> Combiner:
+    """l -> <c, l>."""
+    return lambda l: c @ l
 
 
 def _listed(passes: Pass | Sequence[Pass]) -> list[Pass]:

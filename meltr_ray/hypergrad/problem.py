@@ -13,6 +13,7 @@ from torch import Tensor
 
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.vectors import Vector
+from meltr_ray.hypergrad.weights import ModuleWeights
 
 Combiner = Callable[[Tensor], Tensor]
 """g_phi: losses (T,) -> training loss, a scalar."""
@@ -31,6 +32,19 @@ class Problem(Protocol):
 
     fixed_point: Optional[FixedPoint]
     """What the inner optimiser adds to the fixed point; None: plain gradient descent."""
+
+    weights: ModuleWeights
+    rank: int
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """w."""
+
+    def begin(self, combiner: Combiner | Sequence[Combiner], phi: Sequence[Tensor]) -> None:
+        """A hypergradient starts."""
+
+    def holds(self, phi: Sequence[Tensor]) -> bool:
+        """Whether the products were tested on losses like those at hand; False: a hypergradient has to be taken again."""
 
     def passes(self) -> Counter[str]:
         """Forward and backward passes so far, without the inner step's own forward."""
@@ -82,3 +96,10 @@ class Bilevel(Protocol):
 
     def random(self, seed: int) -> Vector:
         """Independent standard normal entries."""
+
+
+class TestedBilevel(Bilevel, Protocol):
+    """One whose products are tested as they are taken."""
+
+    def holds(self) -> bool:
+        """Whether they were tested on an inner loss like the one at hand; False: a hypergradient has to be taken again."""

@@ -29,14 +29,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Callable, TypeVar
+from typing import Callable, Mapping, TypeVar
 
 import torch
 from torch import Tensor
 
 from meltr_ray.hypergrad.vectors import Vector
 
-Value = TypeVar("Value")  # losses, a Vector, or a list of phi's gradients as a Vector
+Value = TypeVar("Value", Tensor, Vector)  # losses, a Vector, or a list of phi's gradients as a Vector
 log = logging.getLogger("meltr_ray")
 
 
@@ -56,12 +56,12 @@ class Product:
 
     Args:
         cost: passes that it takes, in those of what it differentiates (a forward pass, or one with its backward).
-        error: relative error to be expected in float64, float32, and in half-precision arithmetic; None: useless there.
+        error: relative error to be expected in float64, float32, and in half-precision arithmetic; left out: useless there.
         whole: whether it needs all weights at once, and operators with second or forward-mode derivatives.
     """
 
     cost: float
-    error: dict[torch.dtype, float | None]
+    error: Mapping[torch.dtype, float]
     whole: bool
 
 
@@ -75,7 +75,7 @@ JVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "forward": Product(2.5, EXACT
 
 MIXED = {"one_sided": replace(ONE_SIDED, cost=2), "central": CENTRAL, "forward": Product(2.5, EXACT, True),
          "double_backward": Product(1.5, EXACT, True)}  # fmt: skip
-"""The mixed product of a phi that enters otherwise; costs in gradients by phi. Nothing is at hand for a one-sided difference, while
+"""The mixed product of hyperparameters that aren't a combiner's; costs in gradients by phi. Nothing is at hand for a one-sided difference, while
 double backward shares its graph with the solve."""
 
 HVP = {"one_sided": ONE_SIDED, "central": CENTRAL, "double_backward": Product(2, EXACT, True),

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.problem import Combiner
-from meltr_ray.hypergrad.products import NotAdmitted
+from meltr_ray.hypergrad.products import NotAdmitted, Value
 from meltr_ray.hypergrad.tested import check_repeatable
 from meltr_ray.hypergrad.vectors import Vector
 
 EXACT_HVP = ("forward_over_reverse", "double_backward")
 
 
-def product_errors(problem: LossesProblem, combiner: Combiner, v: Vector) -> dict[str, float]:
+def product_errors(problem: LossesProblem, combiner: Combiner | Sequence[Combiner], v: Vector) -> dict[str, float]:
     """Relative error of this problem's J v and H v, by the names `jvp` and `hvp`, at the price of several passes.
 
     The reference is of another family than the product. Of J v: <gradient of each loss, v>, or where that is the product or weights are
@@ -44,7 +44,7 @@ def product_errors(problem: LossesProblem, combiner: Combiner, v: Vector) -> dic
     }
 
 
-def _reference(names: tuple[str, ...], product: Callable[[str], Tensor | tuple[Tensor, ...]]) -> Tensor | tuple[Tensor, ...] | None:
+def _reference(names: tuple[str, ...], product: Callable[[str], tuple[Tensor, ...]]) -> tuple[Tensor, ...] | None:
     for name in names:
         try:
             return product(name)
@@ -53,7 +53,7 @@ def _reference(names: tuple[str, ...], product: Callable[[str], Tensor | tuple[T
     return None
 
 
-def _extrapolated(problem: LossesProblem, central: Callable[[], Tensor | Vector]) -> Tensor | Vector:
+def _extrapolated(problem: LossesProblem, central: Callable[[], Value]) -> Value:
     """(4 D(R) - D(2 R)) / 3, whose error is O(R^4)."""
     radius, kept = problem.radius or problem.weights.radius_of("central"), problem.radius
     try:

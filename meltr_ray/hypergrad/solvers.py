@@ -53,7 +53,7 @@ class System:
         self.own = adam == "fixed_point"
 
     def __call__(self, u: Vector) -> Vector:
-        damped = u.times(self.inverse) if self.own else u
+        damped = u.times(self.inverse) if self.own and self.inverse is not None else u
         return self.hessian(u).plus(self.damping, damped) if self.damping else self.hessian(u)
 
     def precondition(self, r: Vector) -> Vector:
@@ -75,7 +75,7 @@ class Identity:
 
     adam: str = "ignore"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_choice("adam", self.adam, ("ignore", "fixed_point"))
 
     @classmethod
@@ -106,7 +106,7 @@ class Neumann:
     damping: float = 0.0
     adam: str = "ignore"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_iterations(self.iterations)
         _check(self.step > 0, "step", self.step, "must be positive; raise it")
         _check_damping(self.damping)
@@ -153,7 +153,7 @@ class ConjugateGradient:
     tolerance: float = 0.0
     adam: str = "ignore"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_iterations(self.iterations)
         _check_damping(self.damping)
         _check(self.tolerance >= 0, "tolerance", self.tolerance, "must not be negative; raise it")

@@ -51,7 +51,7 @@ def check_values(l: Tensor) -> None:
 
 def check_finite(name: str, tensors: Sequence[Tensor], mend: str) -> None:
     """No entry is NaN or infinite; one wait for the device where all is well."""
-    if not tensors or math.isfinite(sum(torch.stack(torch._foreach_norm(tensors)).tolist())):
+    if not tensors or math.isfinite(sum(torch.stack(torch._foreach_norm(list(tensors))).tolist())):
         return
     if not all(x.isfinite().all() for x in tensors):  # else only the norm has overflowed
         raise InvalidLosses(f"{name} not finite; {mend}")

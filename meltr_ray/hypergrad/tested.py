@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 import torch
 from torch import Tensor
@@ -83,10 +83,7 @@ def check_repeatable(problem: Any, v: Vector) -> None:
 
 def slopes_along(problem: Any, v: Vector, z: Vector) -> tuple[Tensor, Tensor, Tensor]:
     """<gradient of each loss, v>, the same along z, and the gradients' norms: each (M, T), or (1, T) of means in shards."""
-    if not problem.weights.whole:
-        rows = [problem.loss_gradients()]
-    else:
-        rows = gradients_of(problem)
+    rows: Iterable[Iterable[Vector]] = gradients_of(problem) if problem.weights.whole else [problem.loss_gradients()]
     found = [[torch.cat([g.dots([v, z]), torch.tensor([g.norm()]).double()]) for g in row] for row in rows]
     stacked = torch.stack([torch.stack(row) for row in found]).to(problem.weights.device)
     for t in range(stacked.shape[1]):

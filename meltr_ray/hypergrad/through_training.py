@@ -90,12 +90,11 @@ class _Training:
                  rule: AdamRule, steps: int):  # fmt: skip
         self.weights, self.runner = ModuleWeights(module), Run(module)
         self.losses, self.primary, self.rule, self.steps = losses, primary, rule, steps
-        self.slopes = combine.detach().clone().requires_grad_() if isinstance(combine, Tensor) else None
-        self.combiner = combine
-        self.phi = [p for p in combine.parameters() if p.requires_grad] if self.slopes is None else [self.slopes]
-        if self.slopes is not None and self.slopes.dim() != 1 and not (self.slopes.dim() == 2 and len(self.slopes) == steps):
+        self.combine = combine.detach().clone().requires_grad_() if isinstance(combine, Tensor) else combine
+        self.phi = [self.combine] if isinstance(self.combine, Tensor) else [p for p in self.combine.parameters() if p.requires_grad]
+        if isinstance(combine, Tensor) and combine.dim() != 1 and not (combine.dim() == 2 and len(combine) == steps):
             raise ValueError(
-                f"combine={tuple(self.slopes.shape)}: must have a row for each of {steps} steps; give (T,) for slopes that are alike in all"
+                f"combine={tuple(combine.shape)}: must have a row for each of {steps} steps; give (T,) for slopes that are alike in all"
             )
 
     # --- forward
@@ -108,12 +107,12 @@ class _Training:
                 f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss, or (M, T) for M micro-batches"
             )
         rows = l.view(-1, l.shape[-1])
-        if self.slopes is None:
-            return torch.stack([self.combiner(row) for row in rows]).mean()
-        a = self.slopes if self.slopes.dim() == 1 else self.slopes[number]
+        if not isinstance(self.combine, Tensor):
+            return torch.stack([self.combine(row) for row in rows]).mean()
+        a = self.combine if self.combine.dim() == 1 else self.combine[number]
         if len(a) != rows.shape[1]:
             raise ValueError(
-                f"combine={tuple(self.slopes.shape)}: has slopes of {len(a)} losses, and there are {rows.shape[1]}; give one for each"
+                f"combine={tuple(self.combine.shape)}: has slopes of {len(a)} losses, and there are {rows.shape[1]}; give one for each"
             )
         return (rows @ a).mean()
 
@@ -201,7 +200,7 @@ class _Training:
             # starts, the graphs of one segment and that of F; adjoints and what becomes of them; and the sweep's own, about as much as a graph
             needed[count] = (math.ceil(self.steps / length) + 3) * kept + (length + 1) * graph + last
         if most is not None and needed[segments] > most:
-            best = min(needed, key=needed.get)
+            best = min(needed, key=lambda count: needed[count])
             mend = (
                 f"give segments={best}, which takes {needed[best]}"
                 if needed[best] <= most

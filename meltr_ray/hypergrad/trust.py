@@ -65,7 +65,7 @@ class Trust:
         kind: what else a verdict hangs on: type of the passes, number of micro-batches.
     """
 
-    def __init__(self, owner: nn.Module, passes: Sequence[Callable], kind: tuple[Any, ...]):
+    def __init__(self, owner: nn.Module, passes: Sequence[Callable[..., Any]], kind: tuple[Any, ...]):
         key = (*(_code(function) for function in passes), *kind)
         self.book = _BOOKS.setdefault(owner, {}).setdefault(key, Book())
         self.verdict = self.book.last or Verdict()
@@ -140,7 +140,7 @@ class Trust:
         return held
 
 
-def _code(function: Callable) -> Any:
+def _code(function: Callable[..., Any]) -> Any:
     """What a function does, whichever closure made it."""
     while isinstance(function, partial):
         function = function.func

@@ -51,7 +51,8 @@ class ModuleWeights:
         named = {name: p for name, p in module.named_parameters() if p.requires_grad and id(p) not in apart}
         if not named:
             raise ValueError("module: none of its parameters requires a gradient; unfreeze those that are trained")
-        self.module, self.names, self.parameters = module, list(named), list(named.values())
+        self.module, self.names = module, list(named)
+        self.parameters: list[Tensor] = list(named.values())
         self.average = average or list
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
         self.is_moved = False
@@ -121,7 +122,7 @@ class ModuleWeights:
 
     def gradient(self, values: Sequence[Callable[[], Tensor]]) -> Vector:
         """d_w of the mean of `values`, mean over ranks; each runs a forward pass, so that one graph lives at a time."""
-        total: Sequence[Tensor] = self.differentiate(values[0]())
+        total = self.differentiate(values[0]())
         for value in values[1:]:
             total = torch._foreach_add(total, self.differentiate(value()))
         return self.vector(total if len(values) == 1 else torch._foreach_div(total, len(values)))
@@ -169,7 +170,7 @@ class ModuleWeights:
             duals = [forward_ad.make_dual(p.detach().requires_grad_(with_graph), t) for p, t in zip(self.parameters, v.pieces)]
             return self.swapped(duals, function)
 
-    def swapped(self, tensors: Sequence[Tensor], function: Callable[[Sequence[Tensor]], Any]) -> Any:
+    def swapped(self, tensors: list[Tensor], function: Callable[[list[Tensor]], Any]) -> Any:
         """`function` of `tensors`, which stand in the place of w meanwhile.
 
         Each place is named once: of a module that is registered twice torch would put the stand-ins back for the weights.
@@ -213,7 +214,7 @@ def tangent(x: Tensor) -> Tensor:
     return torch.zeros_like(x) if found is None else found
 
 
-def _sum(w: Sequence[Tensor], v: Sequence[Tensor], eps: float, in_place_of_v: bool) -> Sequence[Tensor]:
+def _sum(w: list[Tensor], v: tuple[Tensor, ...], eps: float, in_place_of_v: bool) -> Sequence[Tensor]:
     """w + eps v, in v's memory where that is allowed and no other piece lies there: autograd may give two weights one gradient."""
     if not in_place_of_v:
         return torch._foreach_add(w, v, alpha=eps)

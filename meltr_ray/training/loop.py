@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from meltr_ray.combining.way import Way
 from meltr_ray.config import Config
@@ -14,6 +14,9 @@ from meltr_ray.results.table import RunningMeans
 from meltr_ray.training.batches import to_device
 from meltr_ray.training.statistics import Diverged, by_name, statistics
 from meltr_ray.training.step import EngineStep
+
+if TYPE_CHECKING:
+    from meltr_ray.training.engine import Engine
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Progress:
     means: RunningMeans = field(default_factory=RunningMeans)  # since the last row of the results table
 
 
-def train(config: Config, engine: Any, way: Way, batches: Iterable[tuple[list[Any], list[Any] | None]],
+def train(config: Config, engine: Engine, way: Way, batches: Iterable[tuple[list[Any], list[Any] | None]],
           progress: Progress, evaluate: Callable[[], None], save: Callable[[], None]) -> None:  # fmt: skip
     """Inner steps on w; before and after each, `way` may learn (MELTR: a meta step on phi before every `aid.inner_steps`-th).
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from meltr_ray.hypergrad.generators import get_generators, set_generators
+
+if TYPE_CHECKING:  # which imports this file
+    from meltr_ray.training.engine import Engine
 
 COUNTS = ("global_steps", "micro_steps", "global_samples", "skipped_steps")
 """DeepSpeed's own."""
@@ -22,12 +25,12 @@ class Snapshot:
     generators: dict[str, Tensor]
 
     @classmethod
-    def of(cls, engine: Any) -> Snapshot:
+    def of(cls, engine: Engine) -> Snapshot:
         """Of an engine between two optimiser steps (`training/engine.py`)."""
         tensors = [t.detach().clone() for t in live_tensors(engine)]
         return cls(tensors, [getattr(engine.deepspeed, name) for name in COUNTS], get_generators(engine.device))
 
-    def put_back(self, engine: Any) -> None:
+    def put_back(self, engine: Engine) -> None:
         """Into the engine that it was taken of."""
         for there, kept in zip(live_tensors(engine), self.tensors):
             there.data.copy_(kept)
@@ -36,7 +39,7 @@ class Snapshot:
         set_generators(self.generators, engine.device)
 
 
-def live_tensors(engine: Any) -> list[Tensor]:
+def live_tensors(engine: Engine) -> list[Tensor]:
     """Weights, master weights, moments, their counts and the module's buffers, as this rank holds them, each memory once."""
     engine.link_moments()
     optimizer, adam = engine.deepspeed.optimizer, engine.adam()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ from torch import Tensor
 from meltr_ray.hypergrad.fixed_point import FixedPoint, adam_scale
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights
+
+if TYPE_CHECKING:  # at run time it is imported below, once its machine is said
+    from deepspeed import DeepSpeedEngine
 
 os.environ.setdefault("LOCAL_RANK", "0")  # asked for by DeepSpeed; Ray Train sets the real one before this import
 if not torch.cuda.is_available():
@@ -32,7 +35,7 @@ from deepspeed.utils import (
 class WholeWeights(ModuleWeights):
     """w under ZeRO 0 to 2: every rank holds all of it; p numbers a rank for each vector."""
 
-    def __init__(self, engine: Any, average: Callable[[Sequence[Tensor]], list[Tensor]]):
+    def __init__(self, engine: DeepSpeedEngine, average: Callable[[Sequence[Tensor]], list[Tensor]]):
         super().__init__(engine.module, average)
         self.engine = engine
 

@@ -8,7 +8,7 @@ The video may be called `file`, `video_id` or `id`, too, and a lone `label` is a
 object, or -> its captions; or captions in COCO's form, `images` and `annotations`.
 
     held_out   by `split`, or by source
-    overfit    every clip in every split: to see whether a model learns the clips by heart
+    overfit    every clip in every split: an overfitting check
 """
 
 from __future__ import annotations
