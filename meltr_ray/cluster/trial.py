@@ -111,9 +111,7 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
     config = config_file.read(folder / "config.yaml")
     put(folder / "error.txt", "".join(traceback.format_exception(error)))
     rows = results.read_trial(folder)
-    cause = error
-    while cause.__cause__ is not None and not isinstance(cause, ConfigError):
-        cause = cause.__cause__
+    cause = cause_of(error)
     status = "diverged" if isinstance(cause, Diverged) else "failed"
     row = {key: trial[key] for key in ("arm", "phase")}
     row |= {"trial": folder.name, "split": "none", "status": status, "time": datetime.now(UTC)}
@@ -121,6 +119,16 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
     error_line = last[0] if isinstance(cause, ConfigError) else f"{type(cause).__name__}: {last[0]}"
     row |= {"step": rows[-1]["step"] if rows else 0, "error": error_line}
     results.append(folder, row, columns_of(config))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What an error comes from; of workers that failed together, the one that says why: the others miss a partner."""
+    failed = [cause_of(each) for _, each in sorted(getattr(error, "worker_failures", {}).items())]
+    if failed:
+        return next((each for each in failed if isinstance(each, (ConfigError, Diverged))), failed[0])
+    while error.__cause__ is not None and not isinstance(error, ConfigError):
+        error = error.__cause__
+    return error
 
 
 def ray_environment() -> dict[str, str]:
