@@ -67,6 +67,23 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return found
 
 
+def listening(process: subprocess.Popen) -> set[tuple[str, str, int]]:
+    """(process, address, port) of all that listens under a command now."""
+    found = set()
+    try:
+        family = [psutil.Process(process.pid)]
+        family += family[0].children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        try:
+            name, places = member.name(), member.net_connections("tcp")
+        except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+            continue
+        found |= {(name, place.laddr.ip, place.laddr.port) for place in places if place.status == psutil.CONN_LISTEN}
+    return found
+
+
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import pytest
@@ -13,7 +14,7 @@ from meltr_ray import MELTR
 from meltr_ray.config import Config
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.named import SOLVERS
-from tests.engine_toy import STAGES, Batch, toy, toy_batch, toy_config
+from tests.engine_toy import STAGES, Batch, Toy, toy, toy_batch, toy_config
 from tests.ranks import on_ranks
 from tests.reference import DenseReference, flat, relative_error
 
@@ -200,14 +201,98 @@ def collectives_on_a_rank(stage: int) -> dict[str, tuple[dict[str, int], int]]:
 
 @pytest.mark.parametrize("stage", (0, 3))
 def test_a_meta_step_makes_the_collectives_that_the_documentation_says(stage):
-    """ZeRO 0 to 2: one for each gradient, none for J v and inner products. ZeRO 3: one number for each inner product as well."""
+    """ZeRO 0 to 2: one for each gradient, none for J v and inner products; one number of each rank at the end. ZeRO 3: one number for each inner product as well."""
     for found in on_ranks(collectives_on_a_rank, 2, stage):
         print(stage, found)
         if stage < 3:
-            assert found["identity"] == ({"allreduce_": 1}, 1)
-            assert found["cg"] == ({"allreduce_": 1 + 1 + 3}, 1 + 1 + 3)  # outer gradient, d_w L at w, and at moved weights
+            assert found["identity"] == ({"allreduce_": 1, "allgather_": 1}, 1)  # whether all ranks' losses have been tested
+            assert found["cg"] == (
+                {"allreduce_": 1 + 1 + 3, "allgather_": 1},
+                1 + 1 + 3,
+            )  # outer gradient, d_w L at w, and at moved weights
             rows = 2 * 3  # R T; each rank takes its own T and all of them are averaged
-            assert found["loss space"] == ({"allreduce_": 1 + rows, "allgather_": 1}, 1 + 3)
+            assert found["loss space"] == ({"allreduce_": 1 + rows, "allgather_": 1 + 1}, 1 + 3)
         else:
             assert found["identity"][0]["allreduce_"] == 1  # |v|
             assert found["cg"][0]["allreduce_"] == 1 + 1 + 3 * 3 + 1  # |b|, r'z; |u|, d'A d and r'z of each product; |v|
+
+
+class OneRankDiffers(Toy):
+    """Losses of a marked batch aren't those that a plain one has: another rank's would not tell."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+
+    def forward(self, batch, names=None):
+        losses, again = super().forward(batch, names), self.head(self.body(batch.x))  # ZeRO 3: each rank runs the same layers
+        if names is not None:
+            return losses
+        if self.how == "stops its gradient":
+            return losses + 0.5 * again.square().mean().detach() * torch.tensor([0.0, 1.0, 1.0]) if batch.marked else losses
+        squared = HalfAGradient.apply(again) if batch.marked else again.square()
+        return losses + 0.5 * squared.mean() * torch.tensor([1.0, 0.0, 0.0])
+
+
+class HalfAGradient(torch.autograd.Function):
+    """Whose backward has no derivative of its own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return 2 * x * g
+
+
+@dataclass
+class Marked(Batch):
+    marked: bool = False
+
+
+def verdicts_on_a_rank(stage: int, how: str, aid: dict, marked: tuple[bool, ...]) -> list[tuple]:
+    """Of a meta step on each of `marked`, where rank 1 alone has marked batches: products that are left, or the refusal, and errors."""
+    from meltr_ray.hypergrad import NotAdmitted
+    from meltr_ray.training.engine import Engine
+
+    config, found = toy_config(stage, **aid), []
+    torch.manual_seed(0)
+    model, combiner = OneRankDiffers(how), toy()[1]
+    engine = Engine(model, config, torch.device("cpu"))
+    for number, mark in enumerate(marked):
+        each = toy_batch(20 + 2 * number + engine.rank)
+        batch, held_out = Marked(each.x, each.y, mark and engine.rank == 1), Marked(each.x, -each.y)
+        problem = engine.problem([batch], [held_out], "head", config.aid)
+        try:
+            v = problem.outer_gradient()
+            result = hypergradient(problem, combiner, SOLVERS[config.aid.solver].of(config.aid))
+            implicit = torch.cat([t.flatten() for t in engine.average(result.implicit)])
+            problem.trusts = True
+            slope = torch.tensor([float(g @ v) for g in problem.loss_gradients()])
+            error = relative_error(problem.average([problem.jvp(v).mean(0)])[0].double(), slope.double())
+            found.append((problem.jvp_choice.candidates[0], problem.hvp_choice.candidates[0], error, implicit))
+        except NotAdmitted as refusal:
+            found.append((str(refusal).partition(":")[0], "", 0.0, torch.zeros(())))
+            break
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("how", ["stops its gradient", "has no second derivative"])
+def test_a_fault_of_one_rank_is_a_verdict_of_all(how, stage):
+    """At the first meta step, and at the second one where the first had seen nothing of it; with H and without."""
+    for aid in (dict(solver="identity"), dict(solver="cg", iterations=2, damping=50.0)):
+        for marked in ((True, False), (False, True)):
+            first, second = on_ranks(verdicts_on_a_rank, 2, stage, how, aid, marked)
+            print(stage, how, aid["solver"], marked, [step[:3] for step in first])
+            assert [step[:2] for step in first] == [step[:2] for step in second]
+            assert all(torch.equal(a[3], b[3]) for a, b in zip(first, second))
+            assert all(step[2] < 0.03 for step in first), first
+            if how == "stops its gradient" and (stage == 3 or aid["solver"] == "cg"):
+                assert first[-1][1] == "", first  # differences are wrong, or H isn't defined
+            else:
+                assert len(first) == 2 and all(step[1] for step in first), first

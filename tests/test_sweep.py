@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from meltr_ray.cluster import sweep as phases
 from meltr_ray.results import table as results
-from tests.commands import QUICK, ROOT, kill_all, run, start
+from tests.commands import QUICK, ROOT, kill_all, listening, run, start
 from workloads import cli
 
 pytestmark = pytest.mark.timeout(1200)  # clusters of Ray one after the other, beside another test process
@@ -120,14 +122,45 @@ def test_a_diverging_trial_is_recorded_and_the_sweep_goes_on(interrupted):
     assert {row["status"] for row in rows if row["phase"] == "comparison" and row["split"] == "test"} == {"finished"}
 
 
-def test_meltr_trains_video_on_two_ray_train_workers(digits_folder, tmp_path):
-    """At ZeRO 3. A sweep of such trials is in test_tenants.py."""
-    code, output = run("train", *QUICK, "train.steps=6", "train.evaluate_every=6", f"data.folder={digits_folder}", "name=nested",
-                       "train.num_workers=2", "engine.zero_stage=3", cwd=tmp_path, timeout=500)  # fmt: skip
-    assert code == 0, output
+def test_meltr_trains_video_on_two_ray_train_workers_that_only_this_machine_can_reach(digits_folder, tmp_path, monkeypatch):
+    """At ZeRO 3, in an environment that switches Ray's token off. A sweep of such trials is in test_tenants.py."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    process, seen, answers = start("train", *QUICK, "train.steps=6", "train.evaluate_every=6", f"data.folder={digits_folder}", "name=nested",
+                                   "train.num_workers=2", "engine.zero_stage=3", cwd=tmp_path), set(), {}  # fmt: skip
+    try:
+        deadline = time.monotonic() + 500
+        while process.poll() is None:
+            assert time.monotonic() < deadline, (tmp_path / "train.out").read_text()
+            seen |= listening(process)
+            if not answers and (port := dashboard_port(seen)):
+                answers = {token: answer_of_dashboard(port, token) for token in ("", "guessed", (tmp_path / ".ray/auth_token").read_text())}
+            time.sleep(0.2)
+    finally:
+        kill_all(process)
+    assert process.returncode == 0, (tmp_path / "train.out").read_text()
     (row,) = results.read_trial(tmp_path / "outputs/runs/nested")
     assert (row["step"], row["status"], row["meta_steps"]) == (6, "finished", 2)
     assert row["elapsed"] > row["seconds"] > row["meta_seconds"] > 0
+    assert {address.removeprefix("::ffff:") for _, address, _ in seen} == {"127.0.0.1"}, seen
+    assert {"gcs_server", "raylet"} <= {name for name, _, _ in seen} and any("RayTrainWorker" in name for name, _, _ in seen)
+    assert (tmp_path / ".ray/auth_token").stat().st_mode & 0o077 == 0
+    assert list(answers.values()) == [401, 403, 200], answers
+
+
+def dashboard_port(seen: set[tuple[str, str, int]]) -> int | None:
+    return next((port for _, _, port in seen if 8265 <= port < 8300), None)
+
+
+def answer_of_dashboard(port: int, token: str) -> int:
+    """HTTP's status to one who asks for the jobs of the cluster."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/api/jobs/", headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        return urllib.request.urlopen(asked, timeout=60).status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 EQUAL = [f"workload={ROOT}/workloads/examples/primes.py:Primes", "experiment=compare", "workload.width=16", "losses.set=[prime,digit,norm]",

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,64 @@ def test_settings_files_are_read_as_before(tmp_path):
     shared.write_text("a: &x {b: 1}\nc: *x\nd: ${a.b}\n", encoding="utf-8")
     assert OmegaConf.to_container(read_yaml(shared), resolve=True) == {"a": {"b": 1}, "c": {"b": 1}, "d": 1}
     assert Path(shared).exists()
+
+
+def chain(count: int, width: int) -> str:
+    """Settings, each `width` times the one before, beginning with ten letters."""
+    return "a0: xxxxxxxxxx\n" + "".join(f"a{n}: '" + f"${{a{n - 1}}}" * width + "'\n" for n in range(1, count))
+
+
+def ref(number: int, count: int) -> str:
+    """The same reference, `count` times in a list."""
+    return ", ".join([f"'${{a{number}}}'"] * count)
+
+
+REFERENCES = [
+    (chain(12, 10), "stand for more than"),
+    (chain(30, 1), "through more than"),
+    ("a: x\nb: ${c}\nc: ${b}", "refers to itself"),
+    ("a: {b: '${a}'}", "refers to itself"),
+    ("a0: [1, 2, 3, 4, 5, 6, 7, 8]\n" + "".join(f"a{n}: [{ref(n - 1, 8)}]\n" for n in range(1, 8)), "stand for more than"),
+    ("a: {b: xxxxxxxxxx, c: '" + "${.b}" * 100 + "', d: '" + "${..a.c}" * 100 + "'}", "stand for more than"),
+    ("a: '" + "${b}" * 600 + "'\nb: x", "more than 2000 letters"),
+    ("a: b\nb: x\nc: ${${a}}", "within a reference"),
+    ("a: '${oc.decode:[1]}'", "calls oc.decode"),
+    ("a: '${oc.create:[1]}'", "calls oc.create"),
+    ("a: '${oc.create:{b: 1}}'", "within a reference"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content, words", REFERENCES, ids=range(len(REFERENCES)))
+def test_references_are_counted_before_they_are_followed(content, words, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(content, encoding="utf-8")
+    started = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(path)
+    assert words in str(caught.value) and "\n" not in str(caught.value) and ";" in str(caught.value) and len(str(caught.value)) < 400
+    assert time.process_time() - started < 1
+
+
+def test_references_that_are_meant_are_followed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLACE", "there")
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "a: {b: x, c: '${.b}/1', d: ['${a.b}', '${..c}']}\ne: '${a.d[1]}'\nf: '${oc.env:PLACE}/\\${a}'\ng: '${a}'\n", encoding="utf-8"
+    )
+    a = {"b": "x", "c": "x/1", "d": ["x", "x/1"]}
+    assert OmegaConf.to_container(read_yaml(path), resolve=True) == {"a": a, "e": "x/1", "f": "there/${a}", "g": a}
+
+
+def test_a_command_line_cannot_stand_for_more_than_settings_are():
+    """Ten settings of text, each ten times the one before."""
+    chained = [
+        "output=" + "x" * 100,
+        "name=" + "${output}" * 50,
+        "data.vocabulary=" + "${name}" * 50,
+        "data.folder=" + "${data.vocabulary}" * 50,
+    ]
+    for given in (chained, ["name=" + "${output}" * 30_000], ["name=${name}"], ["sweep.learning_rates=[${oc.create:'[1,2]'}]"]):
+        started = time.process_time()
+        with pytest.raises(ConfigError) as caught:
+            cli.configure(given)
+        assert "\n" not in str(caught.value) and ";" in str(caught.value) and time.process_time() - started < 3

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import meltr_ray
 from meltr_ray.config.workload_file import find, keep_text, source_of
 from meltr_ray.errors import ConfigError
+from meltr_ray.results import table as results
 from meltr_ray.training import checkpoint, splits
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.loader import Loader
@@ -70,6 +71,18 @@ class Net(nn.Module):
         out = self.head(torch.dropout(self.body(x), 0.1, self.training))
         losses = {"total": (out[:, 0] - x.sum(1)).square().mean(), "size": (out[:, 1] - x.norm(dim=1)).square().mean()}
         return {name: losses[name] for name in names or losses}
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * ctx.saved_tensors[0] * g
 '''
 
 HEAD = "class Mine(Workload):"
@@ -89,6 +102,7 @@ PREDICTED = """\
 
 """
 
+DETACHED = "(out[:, 0] - x.sum(1)).square().mean()"
 FAULTS = [  # text, what a careless user writes in its place, settings, words of the line
     # the file
     ("import numpy as np", "import nunpy as np", "", "doesn't import (line 3): ModuleNotFoundError: No module named 'nunpy'"),
@@ -214,6 +228,13 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     (DOC, DOC + "    def combiner(self): return nn.Linear(2, 1)\n", "combiner.name=own", "combiner failed: RuntimeError"),
     (DOC, DOC + "    per_example = True\n", "losses.set=primary combiner.name=fixed", "losses.set=total: has the shape (); return a number for each example, (B,)"),
     (DOC, DOC + "    per_example = True\n", "losses.set=primary", "use combiner.name=own or fixed"),
+    # a product that the model doesn't admit, or that is wrong for it
+    (DETACHED, "(out[:, 0] - x.sum(1)).square().mean() * (1 + out.square().mean().detach())", "aid.product=one_sided",
+     "aid.product=one_sided: one_sided is wrong here, it is off by"),
+    (DETACHED, "(out[:, 0] - x.sum(1)).square().mean() * (1 + out.square().mean().detach())", "aid.solver=cg",
+     "aid.hessian_product=auto: the gradient of the losses isn't that of their values"),
+    (DETACHED, "Once.apply(out[:, 0] - x.sum(1)).mean()", "aid.product=double_backward", "aid.product=double_backward: double_backward is wrong here, it is off by"),
+    (DETACHED, "Once.apply(out[:, 0] - x.sum(1)).mean()", "aid.solver=cg aid.hessian_product=double_backward", "; use aid.hessian_product=auto"),
 ]  # fmt: skip
 
 
@@ -392,3 +413,19 @@ def test_a_command_ends_with_that_line_and_writes_nothing(command, old, new, wor
     code, output = run(command, f"workload={written(tmp_path, old, new)}", "train.batch_size=8", cwd=tmp_path)
     assert code == 2 and output.startswith("error: workload=") and output.count("\n") == 1 and words in output, output
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == sorted([f"{command}.out", "mine.py"])
+
+
+@pytest.mark.parametrize("settings, words", [
+    ("aid.product=one_sided", "error: aid.product=one_sided: one_sided is wrong here, it is off by"),
+    ("aid.solver=cg", "error: aid.hessian_product=auto: the gradient of the losses isn't that of their values"),
+])  # fmt: skip
+def test_a_run_whose_products_are_refused_ends_in_one_line(settings, words, tmp_path):
+    """Of a workload that isn't rehearsed, so that the first meta step meets it."""
+    text = MINE.replace(DETACHED, DETACHED + " * (1 + out.square().mean().detach())").replace("bounds =", "rehearsed = False\n    bounds =")
+    (tmp_path / "mine.py").write_text(text)
+    code, output = run(
+        "train", f"workload={tmp_path}/mine.py:Mine", "train.batch_size=8", "train.steps=4", "name=refused", settings, cwd=tmp_path
+    )
+    assert code == 1 and "Traceback" not in output and output.splitlines()[-1].startswith(words) and "; use aid." in output, output
+    (row,) = results.read_trial(tmp_path / "outputs/runs/refused")
+    assert row["status"] == "failed" and row["error"].startswith(words.removeprefix("error: "))

@@ -25,6 +25,7 @@ from meltr_ray.config import ABOUT_THE_COMMAND, Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
 from meltr_ray.config.paths import LONGEST_PATH, check_name, check_writable
+from meltr_ray.config.references import check_length, check_references
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
@@ -128,6 +129,7 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
     mine, overrides = {item.name: item for item in own_fields(own)} if own else {}, []
     kinds = {field.name: field.kind for field in fields(cls)}
     for key, value in given.items():
+        check_length(key, value)
         if key in mine:
             continue
         _check_key(cls, key, value, list(mine))
@@ -139,9 +141,10 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = compose(cls.conf, overrides=overrides)
         OmegaConf.update(settings, "workload.source", absolute(source))
-        chosen = own and OmegaConf.to_object(
-            OmegaConf.merge(own, {key: _own_value(item, given[key]) for key, item in mine.items() if key in given})
-        )
+        chosen = own and OmegaConf.merge(own, {key: _own_value(item, given[key]) for key, item in mine.items() if key in given})
+        if own:
+            check_references(chosen)
+            chosen = OmegaConf.to_object(chosen)
         return Request(settings, config_file.make(settings), given, chosen)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise ConfigError(_one_line(cls, error, given, [*mine.values(), *fields(cls)])) from None

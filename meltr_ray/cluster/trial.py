@@ -18,9 +18,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from meltr_ray.cluster.local import LOCAL, OverLoopback
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
+from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.storage import put
@@ -60,7 +62,7 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     trainer = TorchTrainer(
         _worker,
         train_loop_config=trial,
-        torch_config=TorchConfig(backend="nccl" if config.train.use_gpu else "gloo"),
+        torch_config=(OverLoopback if config.cluster == LOCAL else TorchConfig)(backend="nccl" if config.train.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=config.train.num_workers, use_gpu=config.train.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name="ray",
@@ -109,15 +111,24 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
     config = config_file.read(folder / "config.yaml")
     put(folder / "error.txt", "".join(traceback.format_exception(error)))
     rows = results.read_trial(folder)
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = cause_of(error)
     status = "diverged" if isinstance(cause, Diverged) else "failed"
     row = {key: trial[key] for key in ("arm", "phase")}
     row |= {"trial": folder.name, "split": "none", "status": status, "time": datetime.now(UTC)}
     last = str(cause).strip().splitlines() or [type(cause).__name__]
-    row |= {"step": rows[-1]["step"] if rows else 0, "error": f"{type(cause).__name__}: {last[0]}"}
+    error_line = last[0] if isinstance(cause, ConfigError) else f"{type(cause).__name__}: {last[0]}"
+    row |= {"step": rows[-1]["step"] if rows else 0, "error": error_line}
     results.append(folder, row, columns_of(config))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What an error comes from; of workers that failed together, the one that says why: the others miss a partner."""
+    failed = [cause_of(each) for _, each in sorted(getattr(error, "worker_failures", {}).items())]
+    if failed:
+        return next((each for each in failed if isinstance(each, (ConfigError, Diverged))), failed[0])
+    while error.__cause__ is not None and not isinstance(error, ConfigError):
+        error = error.__cause__
+    return error
 
 
 def ray_environment() -> dict[str, str]:

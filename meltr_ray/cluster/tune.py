@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -11,6 +11,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from meltr_ray.cluster.budget import Budget
+from meltr_ray.cluster.local import LOCAL, kept_to_this_machine
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.trial import DRIVER_CPU, ray_environment, trainable
 from meltr_ray.config import Config
@@ -31,10 +32,11 @@ def connected(config: Config) -> Iterator[None]:
     os.environ.update(ray_environment())
     import ray
 
-    address = config.cluster
+    address, ours = config.cluster, config.cluster == LOCAL
     try:
-        ray.init(address=address, include_dashboard=True if address == "local" else None, log_to_driver=False,
-                 logging_level="ERROR", runtime_env={"env_vars": ray_environment()})  # fmt: skip
+        with kept_to_this_machine() if ours else nullcontext():
+            ray.init(address=address, include_dashboard=True if ours else None, log_to_driver=False,
+                     logging_level="ERROR", runtime_env={"env_vars": ray_environment()})  # fmt: skip
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"cluster={address}: {str(error).splitlines()[0]}; start one with ray start, or use cluster=local") from None
     try:

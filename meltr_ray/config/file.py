@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meltr_ray.config.fields import fields
+from meltr_ray.config.references import check_references
 from meltr_ray.config.run import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import find
@@ -71,6 +72,7 @@ def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Conf
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range.
     """
+    check_references(settings)
     cls = find(settings.workload.source)
     changed = renamed(settings, cls)
     for key, value in (changes or {}).items():
@@ -80,6 +82,8 @@ def make(settings: DictConfig, changes: Optional[dict[str, Any]] = None) -> Conf
             OmegaConf.update(changed, key, value, merge=False)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}={shown(value)}: {shown(str(error).split(' full_key')[0])}; see --help") from None
+    if changes:
+        check_references(changed)
     parts = {key: OmegaConf.to_object(changed[key]) if OmegaConf.is_config(changed[key]) else changed[key]
              for key in map(str, changed) if key not in (*cls.groups, "workload")}  # fmt: skip
 

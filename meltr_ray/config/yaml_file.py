@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meltr_ray.config.references import check_length, check_references
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import sealed
 
@@ -29,6 +31,8 @@ def read_yaml(path: Path) -> DictConfig:
         text = sealed.read(path)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         check(_values(root) <= MOST_VALUES, "settings", path, f"stands for more than {MOST_VALUES} values by its aliases; write it out")
+        for scalar in _scalars(root):
+            check_length("settings", scalar)
         found = OmegaConf.create(text) if root is not None else OmegaConf.create()
     except ConfigError:
         raise
@@ -36,6 +40,7 @@ def read_yaml(path: Path) -> DictConfig:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise ConfigError(f"settings={path}: is no YAML of settings ({reason}); put it back from a copy") from None
     check(isinstance(found, DictConfig), "settings", path, "holds no settings by name; give a file that a run wrote")
+    check_references(found)
     return found
 
 
@@ -55,6 +60,19 @@ def _values(root: yaml.Node | None) -> int:
             open_nodes.add(id(node))
             waiting += [each for each in inner if id(each) not in sizes and id(each) not in open_nodes]
     return sizes.get(id(root), 0)
+
+
+def _scalars(root: yaml.Node | None) -> Iterator[str]:
+    """Texts and numbers as they are written, each once, whatever aliases stand for it."""
+    waiting, seen = ([root] if root is not None else []), set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            yield node.value
+        waiting += _inner(node)
 
 
 def _inner(node: yaml.Node) -> list[yaml.Node]:

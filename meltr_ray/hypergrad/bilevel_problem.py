@@ -135,7 +135,7 @@ class BilevelProblem:
             return [value]
 
         with self._replay():
-            self.trust.look(values, (self.choice, self.hvp_choice))
+            self.trust.look(lambda: graph_of(values()).signature, (self.choice, self.hvp_choice))
 
     def _settle_hessian(self, u: Vector) -> None:
         self.look()

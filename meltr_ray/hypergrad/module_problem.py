@@ -104,12 +104,17 @@ class LossesProblem:
             ValueError: the losses don't depend on w as they should.
         """
         graph = check_reach("losses", [self.losses() if self._losses is None else self._losses], self.weights.module, self.parameters, phi)
-        # ranks whose batches make other graphs would part ways here
-        if self.trusts or self.num_ranks > 1 or self.trust.knows(graph.signature):
+        if self.trusts or self.trust.knows(self.joint(graph.signature)):
             return True
         self.jvp_choice.reset()
         self.hvp_choice.reset()
         return False
+
+    def joint(self, signature: int) -> int:
+        """That of the graphs of all ranks, alike on each, so that they go the same ways; a collective of one number."""
+        if self.num_ranks == 1:
+            return signature
+        return hash(tuple(int(each) for each in self.gather(torch.tensor([signature], device=self.weights.device))))
 
     def losses(self) -> Tensor:
         """l(w), (M, T); row 0 with the graph of the inner step. At hand as long as no optimiser has changed w."""
@@ -237,8 +242,6 @@ class LossesProblem:
         if self.trust.is_settled(self.hvp_choice):
             return
         settle_losses(self, u)
-        (follows,) = self.average([torch.tensor([float(self.trust.verdict.follows)], device=self.weights.device)])  # H is of all ranks
-        self.trust.verdict.follows = bool(follows == 1)
 
         def product(name: str, radius: float, u: Vector) -> Vector:
             own = self.radius if radius == 0 else radius

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, Optional
+from typing import Any, Callable, Iterable, Iterator, Optional
 
 import torch
 from torch import Tensor
 
-from meltr_ray.hypergrad.products import tell
+from meltr_ray.hypergrad.graph import graph_of
+from meltr_ray.hypergrad.products import NotAdmitted, tell
 from meltr_ray.hypergrad.structure import InvalidLosses, check_values
 from meltr_ray.hypergrad.trust import SEED, allowed, far
 from meltr_ray.hypergrad.vectors import Vector
@@ -61,23 +62,51 @@ def settle_losses(problem: Any, v: Vector) -> None:
             return None
         return None if error <= within else f"it is off by {error:.0%} beside the gradients that training follows"
 
-    trust.verdict.follows = _follows(problem, v, along_v, scale_v) and _follows(problem, z, along_z, float(norms.norm()))
-    trust.settle(choice, test)
+    follows = _follows(problem, v, along_v, scale_v), _follows(problem, z, along_z, float(norms.norm()))
+    trust.verdict.follows = on_all_ranks(problem, all(follows))
+    trust.settle(choice, alike(problem, test))
     tell(f"product={choice.name}: {choice.candidates[0]} has passed the test of this model")
 
 
 def look(problem: Any) -> None:
     """A forward pass that tells which verdict these losses have."""
+
+    def signature() -> int:
+        return problem.joint(graph_of([problem.checked(problem.weights.forward(forward)) for forward in problem.forwards]).signature)
+
     with problem.replay():
-        problem.trust.look(lambda: [problem.checked(problem.weights.forward(forward)) for forward in problem.forwards],
-                           (problem.jvp_choice, problem.hvp_choice))  # fmt: skip
+        problem.trust.look(signature, (problem.jvp_choice, problem.hvp_choice))
+
+
+def on_all_ranks(problem: Any, holds: bool) -> bool:
+    """Whether it holds on every rank; a collective of one number."""
+    (failing,) = problem.average([torch.tensor([float(not holds)], device=problem.weights.device)])
+    return bool(failing == 0)
+
+
+def alike(problem: Any, test: Callable[[str], Optional[str]]) -> Callable[[str], Optional[str]]:
+    """`test`, whose verdict is that of all ranks: what is wrong for the losses of one of them is struck off by each."""
+
+    def tested(name: str) -> Optional[str]:
+        refusal = None
+        try:
+            reason = test(name)
+        except NotAdmitted as error:
+            reason, refusal = "", error
+        if on_all_ranks(problem, reason is None):
+            return None
+        if refusal is not None:
+            raise refusal
+        return reason or "it is off beside the gradients that training follows on another rank"
+
+    return tested
 
 
 def check_repeatable(problem: Any, v: Vector) -> None:
     """Two passes at the same w give the same losses, but for the order of sums on a GPU."""
     first, second = (problem.losses_along(v)(None) for _ in range(2))
     check_values(first)
-    if not torch.allclose(first, second, rtol=64 * torch.finfo(first.dtype).eps, atol=0.0, equal_nan=True):
+    if not on_all_ranks(problem, torch.allclose(first, second, rtol=64 * torch.finfo(first.dtype).eps, atol=0.0, equal_nan=True)):
         raise ValueError("losses: two passes at the same weights differ; use one batch and torch's own generator for all randomness")
 
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad.generators import get_generators, set_generators
-from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.products import Choice, NotAdmitted, tell
 from meltr_ray.hypergrad.vectors import Vector
 
@@ -80,11 +79,11 @@ class Trust:
             choice.candidates.pop(0)
         return not self.doubted and (choice.option, choice.candidates[0]) in self.verdict.passed
 
-    def look(self, values: Callable[[], Sequence[Tensor]], choices: Sequence[Choice]) -> None:
-        """Before a test: the verdict is that of the losses as they are now, a forward pass."""
+    def look(self, signature: Callable[[], int], choices: Sequence[Choice]) -> None:
+        """Before a test: the verdict is that of the losses as they are now. `signature`: of their graph, a forward pass."""
         if not self.assumed:
             return
-        found = self.book.by_graph.setdefault(graph_of(values()).signature, Verdict())
+        found = self.book.by_graph.setdefault(signature(), Verdict())
         if found is not self.verdict:
             for choice in choices:
                 choice.reset()

@@ -9,7 +9,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,17 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from meltr_ray.combining.meta import Meta
 from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import check_positive
 from meltr_ray.config import Config, workload_settings
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.hypergrad import ModuleProblem
+from meltr_ray.hypergrad.named import SOLVERS
+from meltr_ray.hypergrad.structure import InvalidLosses
 from meltr_ray.training.batches import Batches, check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.difference import difference
 from meltr_ray.training.evaluation import checked, quietly
 from meltr_ray.training.fits import check_fits
 from meltr_ray.training.loss_vector import PREFIX, LossVector, WithControl, named_weights
+from meltr_ray.training.refused import refused_in_settings
 from meltr_ray.training.said import check_said
 from meltr_ray.training.shapes import shapes_alone
 from meltr_ray.training.splits import SPLITS, Part, examples
@@ -67,7 +72,9 @@ def check_all(configs: Iterable[Config]) -> None:
             "has no validation example; return some from examples('validation')",
         )
         deepspeed_settings(config)
-        key, losses = (settings, config.tuning, config.engine.zero_stage == 3, config.combiner.name), frozenset(config.losses.set)
+        products = (config.aid.solver, config.aid.product, config.aid.hessian_product) if may_be_refused(config) else None
+        key = (settings, config.tuning, config.engine.zero_stage == 3, config.combiner.name, products)
+        losses = frozenset(config.losses.set)
         if any(key == other and losses <= already for other, already in seen):
             continue
         seen.append((key, losses))
@@ -97,6 +104,8 @@ def rehearse(config: Config) -> None:
         check_losses(config, model, batch)
         if config.combiner.name == "own":
             check_own_combiner(config, model, batch)
+        if may_be_refused(config):
+            check_meta_step(config, model, batch)
         before = [p.detach().clone() for p in module.parameters()]
         with used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
             called(workload, "module", lambda: model(batch))
@@ -326,6 +335,26 @@ def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
         "own",
         "has slopes that are not finite or all zero, so nothing would train; start it near the plain sum",
     )
+
+
+def may_be_refused(config: Config) -> bool:
+    """Whether its meta steps take products that not every model has: one asked for by name, or with H."""
+    learns = issubclass(WAYS[config.combiner.name], Meta)
+    return learns and (config.aid.product != "auto" or config.aid.hessian_product != "auto" or SOLVERS[config.aid.solver].counts_decay)
+
+
+def check_meta_step(config: Config, model: LossVector, batch: Any) -> None:
+    """A product that is wrong for this model is refused here, not after the first steps of every trial."""
+    way, aid = WAYS[config.combiner.name].of(config, config.workload), config.aid
+    primary = (config.losses.primary,)
+    problem = ModuleProblem(model, lambda: model(batch), lambda: model(batch, primary).mean(), product=aid.product,
+                            hessian_product=aid.hessian_product, radius=aid.radius, accuracy=aid.accuracy)  # fmt: skip
+
+    def step() -> None:
+        with refused_in_settings(config), suppress(InvalidLosses):  # which end a run by the name of the loss
+            way.step(problem, [batch])
+
+    called(config.workload, "module", step)
 
 
 def check_evaluation(workload: Workload, module: nn.Module) -> None:

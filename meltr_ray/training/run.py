@@ -22,6 +22,7 @@ from meltr_ray.training.loader import Loader
 from meltr_ray.training.loop import Progress, train
 from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.origin import check_alike, checksum, origin
+from meltr_ray.training.refused import refused_in_settings
 from meltr_ray.training.splits import examples
 from meltr_ray.training.state import RunState, restore_weights
 from meltr_ray.training.tuning import prepare_for_tuning
@@ -39,6 +40,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
 
     Raises:
         Diverged: a loss was not finite.
+        ConfigError: a product that the meta steps need is wrong for this model.
     """
     began = time.perf_counter()
     torch.set_num_threads(config.train.threads)
@@ -103,7 +105,8 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     workers = workload.loader_workers if config.train.loader_workers is None else config.train.loader_workers
     loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, workers,
                     config.train.prefetch, workload.preloaded)  # fmt: skip
-    train(config, engine, way, loader, progress, evaluate, save)
+    with refused_in_settings(config):
+        train(config, engine, way, loader, progress, evaluate, save)
     if test:
         found = measured_saved(config, folder / "best.safetensors", "test", device)
         progress.elapsed = time.perf_counter() - began
