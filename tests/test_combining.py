@@ -68,23 +68,24 @@ def way_of(name, **settings):
     return named.WAYS[name].of(config_of(name, **settings), ToyWorkload())
 
 
-def trained(name, stage, steps, folder, stop, gramian="exact"):
+def trained(name, stage, steps, folder, stop, gramian="exact", settings=None, aid=None):
     """(slopes of each step, all state at the end) of a run that was stopped after `stop` steps and made again from its checkpoint; 0: never."""
     from meltr_ray.training import checkpoint
     from meltr_ray.training.engine import Engine
     from meltr_ray.training.loop import Progress, train
     from meltr_ray.training.state import RunState, restore_weights
 
-    config, root, cpu = config_of(name, stage, gramian=gramian), Path(folder), torch.device("cpu")
+    config, root, cpu = config_of(name, stage, gramian=gramian, **settings or {}), Path(folder), torch.device("cpu")
+    config.aid = replace(config.aid, **aid or {})
     config.train.steps = steps
 
     def build(found):
         model = toy(dropout=0.3)[0]
         if found:
             restore_weights(found, model)
-        engine = Engine(model, config, cpu)
+        engine, way = Engine(model, config, cpu), Spied(named.WAYS[name].of(config, config.workload))
         torch.manual_seed(100 + engine.rank)
-        state = RunState(engine, Spied(named.WAYS[name].of(config, config.workload)), Progress())
+        state = RunState(engine, way, Progress())
         if found:
             state.restore(found)
         return state

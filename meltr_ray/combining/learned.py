@@ -19,7 +19,7 @@ class Meltr(Meta):
     def made(config: Any, workload: Workload) -> nn.Module:
         settings = config.combiner
         return MELTR(len(config.losses.set), settings.embedding_size, settings.loss_encoder_size, settings.feed_forward_size,
-                     settings.dropout, near_sum=settings.mode == "near_sum")  # fmt: skip
+                     settings.dropout, near_sum=settings.mode == "near_sum", inputs=settings.inputs)  # fmt: skip
 
 
 class Own(Meta):

@@ -6,6 +6,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+DECAY = 0.9
+"""Of the exponential mean that `Relative` divides by, from one observation to the next."""
+
+
+class Log(nn.Module):
+    """l -> asinh l: near 0 the loss itself, beyond it the logarithm of twice its size, with its sign."""
+
+    def forward(self, losses: Tensor) -> Tensor:
+        return losses.asinh()
+
+
+class Relative(nn.Module):
+    """l -> l over an exponential mean of |l|, (T,); the loss itself before the first observation."""
+
+    LEAST = 1e-6
+
+    def __init__(self, num_losses: int):
+        super().__init__()
+        self.register_buffer("scale", torch.ones(num_losses))
+        self.register_buffer("observed", torch.zeros((), dtype=torch.long))
+
+    def observe(self, losses: Tensor) -> None:
+        """`losses` (T,), alike on every rank; what isn't finite is left out."""
+        size = losses.detach().abs().to(self.scale)
+        mean = DECAY * self.scale + (1 - DECAY) * size if self.observed else size
+        self.scale = torch.where(size.isfinite(), mean, self.scale)
+        self.observed = self.observed + 1
+
+    def forward(self, losses: Tensor) -> Tensor:
+        return losses / self.scale.clamp(min=self.LEAST).to(losses.dtype)
+
+
+INPUTS = {"raw": lambda count: nn.Identity(), "log": lambda count: Log(), "relative": Relative}
+"""Name in `combiner.inputs` -> what makes of T losses the values that tokens are made of."""
+
 
 class MELTR(nn.Module):
     """The meta loss transformer (arXiv 2303.13009, section 3.2): one token a loss, one layer, mean over the tokens.
@@ -13,24 +48,27 @@ class MELTR(nn.Module):
     A token is the loss value through a two-layer perceptron plus an embedding of which loss it is; parameter names are
     those of the published code. Differs from it in three ways. `near_sum` adds the plain sum of losses to the output and
     starts the last layer at zero, so that training starts as with uniform weights; `near_sum=False` is the published form.
+    `inputs` other than `raw` keep large values from saturating the layer norm, behind which a token no longer changes with its loss.
     Dropout is 0 unless asked for. Attention always takes the kernel that admits a second derivative.
 
     Args:
         num_losses: T.
         embedding_size, loss_encoder_size, feed_forward_size: 256, 128 and 512 as published.
+        inputs: one of INPUTS: loss values as they are (published), their logarithm, or over an exponential mean of theirs.
     """
 
     NUM_HEADS = 8
 
     def __init__(self, num_losses: int, embedding_size: int = 256, loss_encoder_size: int = 128,
-                 feed_forward_size: int = 512, dropout: float = 0.0, near_sum: bool = True):  # fmt: skip
+                 feed_forward_size: int = 512, dropout: float = 0.0, near_sum: bool = True,
+                 inputs: str = "raw"):  # fmt: skip
         super().__init__()
         self.task_embedding = nn.Embedding(num_losses, embedding_size)
         self.loss_fc1 = nn.Linear(1, loss_encoder_size)
         self.loss_fc2 = nn.Linear(loss_encoder_size, embedding_size)
         self.encoder = nn.TransformerEncoderLayer(embedding_size, self.NUM_HEADS, feed_forward_size, dropout, batch_first=True)
         self.fc1 = nn.Linear(embedding_size, 1, bias=False)
-        self.near_sum = near_sum
+        self.near_sum, self.inputs = near_sum, INPUTS[inputs](num_losses)
         if near_sum:
             nn.init.zeros_(self.fc1.weight)
 
@@ -43,7 +81,7 @@ class MELTR(nn.Module):
         if losses.shape != self.task_embedding.weight.shape[:1]:
             raise ValueError(f"losses: shape {tuple(losses.shape)}, where this combiner is made for num_losses={len(self.task_embedding.weight)}; "
                              "give as many, or make it for these")  # fmt: skip
-        values = self.loss_fc2(torch.relu(self.loss_fc1(losses.unsqueeze(-1))))  # (T, E)
+        values = self.loss_fc2(torch.relu(self.loss_fc1(self.inputs(losses).unsqueeze(-1))))  # (T, E)
         tokens = (values + self.task_embedding.weight).unsqueeze(0)  # (1, T, E)
         with sdpa_kernel(SDPBackend.MATH):
             encoded = self.encoder(tokens)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from meltr_ray.combining import kept
-from meltr_ray.combining.slopes import NonNegativeSlopes, slopes
+from meltr_ray.combining.meltr import Relative
+from meltr_ray.combining.slopes import innermost, slopes, with_slopes
 from meltr_ray.combining.way import EFFECTS, Step, Way
+from meltr_ray.errors import check
 from meltr_ray.hypergrad.combined import on_batches
 from meltr_ray.hypergrad.hypergradient import hypergradient
 from meltr_ray.hypergrad.module_problem import LossesProblem
@@ -19,6 +21,9 @@ from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
+
+DECAY = 0.9
+"""Of the exponential mean of the alignments' length, from one meta step to the next."""
 
 
 class Meta(Way):
@@ -42,16 +47,27 @@ class Meta(Way):
 
     @classmethod
     def of(cls, config: Any, workload: Workload) -> Meta:
-        combiner = cls.made(config, workload)
-        return cls(NonNegativeSlopes(combiner) if config.combiner.slopes == "non_negative" else combiner, config.aid)
+        names, settings = config.losses.set, config.combiner
+        return cls(with_slopes(cls.made(config, workload), settings.slopes, names.index(config.losses.primary), settings.floor), config.aid)
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        simplex, solver = config.combiner.slopes == "simplex", config.aid.solver
+        check(not simplex or not config.workload.per_example, "combiner.slopes", "simplex",
+              "needs a primary loss among several, and this workload has a number for each example; use non_negative")  # fmt: skip
+        check(not simplex or not SOLVERS[solver].counts_decay, "aid.solver", solver,
+              "takes the Hessian of g_phi, and slopes on a simplex are no derivative of one function; use identity")  # fmt: skip
 
     def __init__(self, combiner: nn.Module, aid: Any):
         self.combiner, self.aid = combiner, aid
         self.asks_batch = takes_batch(combiner)
+        self.relative = isinstance(getattr(innermost(combiner), "inputs", None), Relative)
         self.solver = SOLVERS[aid.solver].of(aid)
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, weight_decay=aid.weight_decay)
+        self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, tuple(aid.betas), weight_decay=aid.weight_decay)
         self.num_steps = 0
+        self.length = torch.zeros((), dtype=torch.float64)
+        """Exponential mean of the alignments' lengths, from 0."""
         self.last_v: Vector | None = None
         """v of the last solve, for a warm start; each rank its own shard."""
 
@@ -67,7 +83,11 @@ class Meta(Way):
         return self.step(step.problem(), step.batches) if self.is_due(step.number) else {}
 
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
-        return slopes(Replayed(self.combiner, max(0, self.num_steps - 1)), losses, *self.beside(batch))
+        return slopes(self.replayed(self.combiner), losses, *self.beside(batch))
+
+    def replayed(self, combiner: nn.Module) -> Replayed:
+        """`combiner` with the masks of the last meta step."""
+        return Replayed(combiner, max(0, self.num_steps - 1))
 
     def beside(self, batch: Any) -> list[Any]:
         """What the combiner is called with beside the losses."""
@@ -75,6 +95,8 @@ class Meta(Way):
 
     def step(self, problem: LossesProblem, batches: Sequence[Any] = ()) -> dict[str, Any]:
         """Update phi once; returns the numbers that the results table keeps. `batches`: those of the M rows of losses."""
+        if self.relative:
+            self.observe(*problem.average([problem.losses().detach().mean(0)]))
         combiner = Replayed(self.combiner, self.num_steps)
         before = problem.passes()
         checked = self.aid.check_every > 0 and self.num_steps % self.aid.check_every == 0
@@ -83,19 +105,15 @@ class Meta(Way):
         passes, v = problem.passes() - before, result.solution.v
         self.last_v = v if self.aid.warm_start else None
         errors = product_errors(problem, on_batches(combiner, batches) if self.asks_batch else combiner, v) if checked and v else {}
-        learned = [g for p, g in zip(self.combiner.parameters(), result.total()) if p.requires_grad]
         assert result.alignments is not None  # the combiner's problem has several losses
-        *gradient, effects = problem.average([*learned, result.alignments.mean(0)])
-        norm = _norm(gradient)
-        if norm.isfinite():
-            scale = min(1.0, self.aid.clip / (float(norm) + 1e-6)) if self.aid.clip else 1.0  # as torch clips
-            for p, g in zip(self.phi, gradient):
-                p.grad = scale * g
-            self.optimizer.step()
-        self.num_steps += 1
+        alignments = result.alignments.mean(0)
+        unit = self.unit(*problem.average([alignments])) if self.aid.normalise else 1.0
+        total = [i / unit + d for i, d in zip(result.implicit, result.direct)]
+        *gradient, effects = problem.average([*(g for p, g in zip(self.combiner.parameters(), total) if p.requires_grad), alignments])
+        norm = self.descend(gradient)
         return {
             EFFECTS: effects,
-            "hypergradient_norm": float(norm),
+            "hypergradient_norm": norm,
             "direct_norm": float(_norm(result.direct)),
             "implicit_norm": float(_norm(result.implicit)),
             "solver_outcome": result.solution.outcome,
@@ -106,10 +124,33 @@ class Meta(Way):
             "hvp_error": errors.get("hvp"),
         }
 
+    def observe(self, losses: Tensor) -> None:
+        """Tell a combiner whose inputs are relative to what losses have been of these, (T,), alike on every rank."""
+        innermost(self.combiner).inputs.observe(losses)
+
+    def unit(self, alignments: Tensor) -> float:
+        """Exponential mean of the lengths of `alignments` (T,), these included; 1 if it is 0 or not finite."""
+        length = torch.linalg.vector_norm(alignments.double()).cpu()
+        self.length = DECAY * self.length + (1 - DECAY) * length if length.isfinite() else DECAY * self.length
+        found = float(self.length / (1 - DECAY ** (self.num_steps + 1)))
+        return found or 1.0
+
+    def descend(self, gradient: Sequence[Tensor]) -> float:
+        """A step of Adam along -`gradient`, alike on every rank, clipped; none if it isn't finite. Returns its norm."""
+        norm = _norm(gradient)
+        if norm.isfinite():
+            scale = min(1.0, self.aid.clip / (float(norm) + 1e-6)) if self.aid.clip else 1.0  # as torch clips
+            for p, g in zip(self.phi, gradient):
+                p.grad = scale * g
+            self.optimizer.step()
+        self.num_steps += 1
+        return float(norm)
+
     def state(self) -> dict[str, Tensor]:
         """All that the next meta step depends on, as tensors by name."""
         learned = {f"combiner/{name}": value for name, value in self.combiner.state_dict().items()}
-        return learned | kept.of_optimizer(self.optimizer, "meta_optimizer") | {"num_meta_steps": torch.tensor(self.num_steps)}
+        lengths = {"length": self.length} if self.aid.normalise else {}
+        return learned | kept.of_optimizer(self.optimizer, "meta_optimizer") | {"num_meta_steps": torch.tensor(self.num_steps)} | lengths
 
     def own_state(self) -> dict[str, Tensor]:
         """What this rank alone has to keep: its shard of the v that the next solve starts from."""
@@ -119,6 +160,7 @@ class Meta(Way):
         self.combiner.load_state_dict({k.split("/", 1)[1]: v for k, v in state.items() if k.startswith("combiner/")})
         self.num_steps = int(state["num_meta_steps"])
         kept.load_optimizer(self.optimizer, "meta_optimizer", state)
+        self.length = state.get("length", self.length)
 
     def load_own_state(self, state: dict[str, Tensor], hold: Callable[[Sequence[Tensor]], Vector]) -> None:
         pieces = [state[f"last_v/{i}"] for i in range(sum(name.startswith("last_v/") for name in state))]
@@ -127,10 +169,9 @@ class Meta(Way):
 
 def takes_batch(combiner: nn.Module) -> bool:
     """Whether its forward is (losses, batch): a second argument of that name, or any that has no default."""
-    inner = combiner.combiner if isinstance(combiner, NonNegativeSlopes) else combiner
-    second = list(inspect.signature(inner.forward).parameters.values())[1:2]
+    second = list(inspect.signature(innermost(combiner).forward).parameters.values())[1:2]
     return any(p.name == "batch" or (p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD) for p in second)
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from meltr_ray.combining import from_gramian, scalarized
+from meltr_ray.combining.ahead import MeltrAhead, MeltrGated
 from meltr_ray.combining.aligned import Aligned
 from meltr_ray.combining.fixed import Fixed
 from meltr_ray.combining.learned import Meltr, Own
@@ -10,7 +11,14 @@ from meltr_ray.combining.look_ahead import LookAhead
 from meltr_ray.combining.uw_so import SoftOptimal
 from meltr_ray.combining.way import Way
 
-LEARNED: dict[str, type[Way]] = {"meltr": Meltr, "own": Own, "aligned": Aligned, "look_ahead": LookAhead}
+LEARNED: dict[str, type[Way]] = {
+    "meltr": Meltr,
+    "own": Own,
+    "aligned": Aligned,
+    "look_ahead": LookAhead,
+    "meltr_ahead": MeltrAhead,
+    "meltr_gated": MeltrGated,
+}
 """By what they do to the primary loss of meta batches."""
 OF_LOSSES: dict[str, type[Way]] = {
     "uncertainty": scalarized.Uncertainty, "uw_so": SoftOptimal, "dwa": scalarized.DynamicWeightAverage, "rlw": scalarized.RandomWeights,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Optional, Protocol, Sequence
+from typing import Any, Callable, ClassVar, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ EFFECTS = "effects"
 """In what `before` returns: (T,), how much each loss lowers the primary loss of held-out batches, by what the way knows; NaN: not looked at."""
 Key = tuple[str, int]
 """Names a batch: `train` or `held_out`, and its number there."""
+SlopesOf = Callable[[Tensor, Any], Tensor]
+"""Losses of a micro-batch, (T,) detached, and the micro-batch -> slopes (T,)."""
 
 
 class Sources(Protocol):
@@ -54,13 +56,13 @@ class Step(Protocol):
         """sqrt of the optimiser's second moments, plus epsilon; None before its first step."""
 
     def losses_again(self) -> Tensor:
-        """l at the w that the step has led to, (M, T), same batches and masks: one more forward each; in `after` alone."""
+        """l at this w, (M, T), without a graph: in `before` that of the step, in `after` at the w that it has led to, same masks; one more forward each."""
 
     def held_out_loss(self, batches: Sequence[Any]) -> float:
         """F: the primary loss at this w, in evaluation mode, mean over `batches` and ranks."""
 
-    def look_ahead(self, a: Tensor, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
-        """F after optimiser steps with slopes `a` (T,) on the micro-batches `ahead`; then all is as it was, bit for bit."""
+    def look_ahead(self, a: Tensor | SlopesOf, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
+        """F after optimiser steps with slopes `a`, (T,) or what says them, on the micro-batches `ahead`; then all is as it was, bit for bit."""
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Mean over ranks, bit-identical on each."""
@@ -120,6 +122,14 @@ class Way:
         return {
             name: (value / cls.spread, min(value * cls.spread, most.get(name, float("inf")))) for name, value in numbers.items() if value
         }
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Refuse settings of a run that don't go together.
+
+        Raises:
+            ConfigError: names the setting.
+        """
 
     def to(self, device: torch.device) -> Way:
         """Moved to where the losses are."""

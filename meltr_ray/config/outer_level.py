@@ -22,15 +22,15 @@ class CombinerConfig:
     """g_phi, which turns the vector of losses into one training loss."""
 
     name: str = "meltr"
-    """Way to combine losses: `fixed` weights; by held-out batches: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`, `look_ahead`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
+    """Way to combine losses: `fixed` weights; by held-out batches: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`, `look_ahead`, `meltr_ahead`, `meltr_gated`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
     weights: Any = bounded("uniform", -1e6, 1e6)
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
     every: Optional[int] = bounded(None, 1, 10**6)
-    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead` (34)."""
+    """Steps between two looks at the losses' gradients, T backward passes each: of `aligned` and those from gradients (default 3); between two probes of `look_ahead`, `meltr_ahead`, `meltr_gated` (34)."""
     horizon: Optional[int] = bounded(None, 1, 10**6)
-    """Steps that a probe of `look_ahead` trains on before it is put back (default 20)."""
+    """Steps that a probe of `look_ahead`, `meltr_ahead`, `meltr_gated` trains on before it is put back (default 20)."""
     start: Optional[str] = None
-    """How `look_ahead` begins: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
+    """How `look_ahead` and the switches of `meltr_gated` begin: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
     gramian: str = "exact"
     """How `aligned` and those from gradients learn how the losses' gradients stand to each other: `exact`, T backward passes, or `random`, `passes` forward passes, with noise (docs/combining.md)."""
     passes: Optional[int] = bounded(None, 1, 1024)
@@ -40,7 +40,7 @@ class CombinerConfig:
     temperature: Optional[float] = bounded(None, 1e-6, 1e6)
     """How even weights are: of `dwa` (default 2), `uw_so` (1), `stch` (0.1)."""
     strength: Optional[float] = bounded(None, 1e-9, 1e3)
-    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` (least effect that turns a switch, as a share of the primary loss, 0.001)."""
+    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` and `meltr_gated` (least effect that turns a switch, as a share of the primary loss, 0.001)."""
     mode: str = "near_sum"
     """How MELTR starts: `near_sum` adds the transformer to the plain sum of losses, its last layer small; `paper` is the published form."""
     embedding_size: int = bounded(256, 8, 2048)
@@ -50,7 +50,11 @@ class CombinerConfig:
     feed_forward_size: int = bounded(512, 1, 16_384)
     """Width of MELTR's feed-forward layer (published: 512)."""
     slopes: str = "any"
-    """`any`, or `non_negative`: a loss whose slope is negative is held constant for that step instead of being raised."""
+    """Of g_phi: `any`; `non_negative`: a loss whose slope is negative is held constant for that step instead of being raised; `simplex`: positive, their sum T, the primary's at least `floor` of it, so that losses compete."""
+    floor: Optional[float] = bounded(None, 0, 0.99)
+    """Least share of the primary in slopes on a simplex (default 0.25)."""
+    inputs: str = "raw"
+    """What MELTR's tokens are made of: `raw` loss values (published), or what doesn't saturate its layer norm: their `log` (asinh), or `relative`: over an exponential mean of the loss's size."""
     average_losses: bool = False
     """Average the losses over workers before they are combined, so that R batches of B act as one of R B; false: each worker combines its own, as published."""
     dropout: Optional[float] = bounded(None, 0, 0.99)
@@ -58,8 +62,10 @@ class CombinerConfig:
 
     def __post_init__(self):
         check_settings("combiner", self)
+        from meltr_ray.combining.meltr import INPUTS
         from meltr_ray.combining.named import WAYS
         from meltr_ray.combining.random_gramian import check_gramian
+        from meltr_ray.combining.slopes import FLOOR, SLOPES
 
         check_choice("combiner.name", self.name, tuple(WAYS))
         way = WAYS[self.name]
@@ -96,7 +102,16 @@ class CombinerConfig:
         missing = [package for package in way.needs if find_spec(package) is None]
         check(not missing, "combiner.name", self.name, needs("methods", missing))
         check_choice("combiner.mode", self.mode, ("near_sum", "paper"))
-        check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
+        check_choice("combiner.slopes", self.slopes, SLOPES)
+        check_choice("combiner.inputs", self.inputs, tuple(INPUTS))
+        check(
+            self.floor is None or self.slopes == "simplex",
+            "combiner.floor",
+            self.floor,
+            f"combiner.slopes={self.slopes} makes nothing of it; leave it out, or use combiner.slopes=simplex",
+        )
+        if self.floor is None and self.slopes == "simplex":
+            self.floor = FLOOR
         if self.dropout is None:
             self.dropout = 0.1 if self.mode == "paper" else 0.0
         check(
@@ -143,6 +158,10 @@ class AidConfig:
     """Optimiser steps on w between two meta steps on phi (published: 3 to 5)."""
     learning_rate: float = bounded(1e-3, 0, 10)
     """Learning rate of phi (Adam; published: 1e-3); 0 runs the meta steps and leaves phi as it is."""
+    betas: list[float] = bounded([0.9, 0.999], 0, 0.999999)
+    """Decay rates of the two moments of phi's Adam; the second is what it remembers of the lengths of its gradients (0.99: of the last hundred)."""
+    normalise: bool = False
+    """Divide the alignments J v by an exponential mean of their length (decay 0.9), so that late meta steps count as much as the first."""
     weight_decay: float = bounded(3e-5, 0, 100)
     """L2 weight decay of phi (published: 3e-5)."""
     gamma: float = bounded(0.1, 0, 1e6)
@@ -150,9 +169,9 @@ class AidConfig:
     regulariser: str = "phi_only"
     """What the regulariser differentiates: `phi_only` (direct term), `full` (and w: one more backward), `paper` (w alone, as published)."""
     meta_batch: Optional[str] = None
-    """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one; default) or `held_out` (the meta split; default of `look_ahead`)."""
+    """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one; default) or `held_out` (the meta split; default of `look_ahead`, `meltr_ahead`, `meltr_gated`)."""
     num_meta_batches: Optional[int] = bounded(None, 1, 256)
-    """Meta batches that the outer loss is the mean of (default 1; 8 of `look_ahead`); each costs one forward and one backward of the primary loss, of `look_ahead` two forwards a probe."""
+    """Meta batches that the outer loss is the mean of (default 1; 8 of `look_ahead`, `meltr_ahead`, `meltr_gated`); each costs one forward and one backward of the primary loss, of a probe two forwards."""
     product: str = "auto"
     """How J v is taken: `one_sided` or `central` differences, `forward` mode, `double_backward` or `gradients` (one of each loss); `auto`: the cheapest that the model admits at `accuracy`."""
     hessian_product: str = "auto"
@@ -173,6 +192,7 @@ class AidConfig:
         from meltr_ray.hypergrad.products import HVP, JVP
         from meltr_ray.hypergrad.solvers import ADAM_USES
 
+        check(len(self.betas) == 2, "aid.betas", self.betas, "must be two numbers in [0, 1); usual: [0.9, 0.999]")
         check_choice("aid.solver", self.solver, tuple(SOLVERS))
         check_choice("aid.product", self.product, ("auto", *JVP))
         check_choice("aid.hessian_product", self.hessian_product, ("auto", *HVP, "gauss_newton"))

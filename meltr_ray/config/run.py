@@ -99,6 +99,7 @@ class Config:
             self.combiner.horizon,
             f"looks beyond the end of training, train.steps={self.train.steps}; lower it",
         )
+        way.check(self)
         check(
             not one or len(self.losses.set) == 1,
             "losses.set",

@@ -7,6 +7,7 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
+from meltr_ray.combining.way import SlopesOf
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.vectors import Vector
@@ -51,11 +52,13 @@ class EngineStep:
             losses = [quietly(self.engine.module, lambda: self.engine.module(batch, (self.primary,)).mean()) for batch in batches]
         return float(self.engine.average([torch.stack(losses).double().mean()])[0])
 
-    def look_ahead(self, a: Tensor, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
+    def look_ahead(self, a: Tensor | SlopesOf, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
         engine, micro = self.engine, len(self.batches)
         before = engine.snapshot()
         for number, batch in enumerate(ahead):
-            engine.backward(a @ engine.losses(batch))
+            losses = engine.losses(batch)
+            now = a if isinstance(a, Tensor) else a(engine.shared(losses), batch)
+            engine.backward(now @ losses)
             engine.step(self.number + number // micro)
         found = self.held_out_loss(batches)
         engine.restore(before)
