@@ -131,6 +131,11 @@ def ledger_table(sweep: Sweep) -> Table | None:
     table = ledger(sweep)
     rows = [[phase.replace("_", " "), f"{r.trials:.0f}", f"{r.bad:.0f}", number(r.device_seconds / 60), number(r.device_seconds / r.trials), number(r.lost / 60)]
             for phase, r in table.iterrows()]  # fmt: skip
+    rows += [
+        [f"before this sweep, for {arm}", DASH, DASH, number(length / 60), DASH, DASH]
+        for arm, length in sweep.plan.charged_seconds.items()
+        if rows
+    ]
     header = ["phase", "trials", "diverged or failed", "device-minutes", "device-seconds a trial", "minutes of those that ended badly"]
     return (
         Table("By phase", header, rows, "A trial's whole time, start and evaluation included, times its workers; up to its last row.")

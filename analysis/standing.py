@@ -9,6 +9,7 @@ from analysis import statistics
 from analysis.cells import Table, bracket, number, score
 from analysis.ledger import device_seconds
 from analysis.records import Sweep, arm_trials, column
+from meltr_ray.config.duration import in_words
 from meltr_ray.results.columns import SEARCHES, SETTING
 
 LEAST = 3
@@ -19,11 +20,11 @@ def standing(sweep: Sweep) -> pd.DataFrame:
     """A row a compared arm, the best mean first.
 
     Columns: n, score (mean of the metric on test, else on validation), low, high (Student's 95 %), regret (distance to the best mean in
-    margins), tuning and run (device-seconds of its searches, and of a trial), forward and backward (passes a step beyond a plain
-    one), seconds_per_step, memory (bytes), equal_steps and equal_seconds (mean of the best metric on validation within the steps, and within the
+    margins), tuning (device-seconds of its searches and of what it is charged with), run (of a trial), forward and backward (passes a step
+    beyond a plain one), seconds_per_step, memory (bytes), equal_steps and equal_seconds (mean of the best metric on validation within the steps, and within the
     training time, of the arm whose runs have the fewest, and take the least; NaN where a run has no evaluation by then).
     """
-    cost, searched = device_seconds(sweep), sweep.trials[sweep.trials.phase.isin(SEARCHES)]
+    cost, searched, charged = device_seconds(sweep), sweep.trials[sweep.trials.phase.isin(SEARCHES)], sweep.plan.charged_seconds
     trials = {arm: (mine := arm_trials(sweep, arm))[mine.status == "finished"] for arm in sweep.compared}
     on_test = all(done.test_score.notna().any() for done in trials.values())
     equal = {budget: _equal(sweep, trials, budget) for budget in ("step", "seconds")}
@@ -38,7 +39,7 @@ def standing(sweep: Sweep) -> pd.DataFrame:
         }
         records.append({
             "arm": arm, "n": len(scores), "score": scores.mean() if len(scores) else np.nan, "low": low, "high": high,
-            "tuning": cost.reindex(searched.index[searched.arm == arm]).sum(), "run": cost.reindex(done.trial).mean(), **extra,
+            "tuning": cost.reindex(searched.index[searched.arm == arm]).sum() + charged.get(arm, 0.0), "run": cost.reindex(done.trial).mean(), **extra,
             "equal_steps": equal["step"].get(arm, np.nan), "equal_seconds": equal["seconds"].get(arm, np.nan),
             "seconds_per_step": (done.seconds / done.step).mean(), "memory": done.peak_memory_bytes.max(),
         })  # fmt: skip
@@ -62,6 +63,11 @@ def _equal(sweep: Sweep, trials: dict[str, pd.DataFrame], budget: str) -> dict[s
         for arm, found in rows.items()
     }
     return {arm: sweep.metric.score(best.mean(skipna=False)) for arm, best in scores.items()}
+
+
+def _charges(sweep: Sweep) -> str:
+    parts = [f"{arm} {in_words(length)}" for arm, length in sweep.plan.charged_seconds.items()]
+    return f" In tuning too, spent before this sweep: {', '.join(parts)}." if parts else ""
 
 
 def standing_table(sweep: Sweep) -> Table | None:
@@ -92,4 +98,4 @@ def standing_table(sweep: Sweep) -> Table | None:
                  "means is flattered by chance. Interval: Student's over seeds. Equal steps, equal seconds: the best of a run on validation "
                  "within the steps, and within the device-seconds of training, that the cheapest arm's runs take, mean over seeds. Learning rates were laid out for whole runs, "
                  "so at equal seconds a dearer arm is cut off before its rate has fallen: its score there is a lower bound. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
-                 "beyond a plain one. Tuning, a run: device-seconds of an arm's searches, and of a trial.") if rows else None  # fmt: skip
+                 f"beyond a plain one. Tuning, a run: device-seconds of an arm's searches, and of a trial.{_charges(sweep)}") if rows else None  # fmt: skip

@@ -1,11 +1,15 @@
 """What each way to combine losses costs over plain training with fixed weights: time of a step and peak memory, as ratios within one run.
 
-    python benchmarks/combining.py                     # UniVL at base size, eight losses: about half an hour on two quiet cores, 12 GB
+    python benchmarks/combining.py                     # UniVL at base size, eight losses, all ways: about an hour of one core, 12 GB
+    python benchmarks/combining.py --few               # one way that sees the Gramian in place of eleven, few repeats: a quarter of an hour
+    python benchmarks/combining.py --few --ways famo,meltr --no-peaks
     python benchmarks/combining.py --size tiny --quick # a minute, to see that it runs
     python benchmarks/combining.py --device cuda
 
 Writes combining.json and combining.md to --out; ends with 1 where a target is missed. A step is forward, backward and AdamW; ways that look every so
-many steps are timed over whole periods. All alternate in one process; peak memory is that of a process of its own each, above what it held before.
+many steps are timed over whole periods. It may run beside other work: plain steps and those of a way alternate in one process, each ratio is to the
+plain steps right before and after, of all repeats the median counts, and what is judged is processor time of one thread; wall time stands beside it. Peak
+memory is that of a process of its own each, above what it held before.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +40,12 @@ from meltr_ray.workload import Workload
 
 PERIOD = 3
 """Steps between two looks at gradients or two meta steps."""
-NAMES = ["fixed", *OF_LOSSES, *OF_GRAMIAN, "aligned", "meltr"]
+NAMES = [*OF_LOSSES, "meltr", "aligned", *OF_GRAMIAN]
+REPEATS = 7
+FEW = {name: 3 for name in OF_LOSSES} | {"meltr": 3, "aligned": 2, "upgrad": 2}
+"""Way -> repeats. Of the ways that see the Gramian one: they differ in what they make of (T, T) numbers."""
+HEAVY = ("famo", "meltr", "aligned", "upgrad")
+"""Of these, the ones that keep more than T numbers while they work: their peak memory is measured."""
 TARGETS = {name: 1.02 for name in OF_LOSSES} | {"famo": 1.4, "meltr": 1.20}
 
 
@@ -81,20 +91,39 @@ def way_of(name: str) -> Way:
     return WAYS[name].of(settings, Workload())
 
 
+@dataclass(frozen=True)
+class Took:
+    """Seconds."""
+
+    cpu: float
+    """Processor time of all threads."""
+    wall: float
+
+
+def took(case: Case, work: Callable[[], Any]) -> Took:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    if case.device == "cuda":
+        torch.cuda.synchronize()
+    return Took(time.process_time() - cpu, time.perf_counter() - wall)
+
+
 class Training:
     """A model that is trained with one way; `period` takes its steps."""
 
     def __init__(self, case: Case, name: str, model: Any, optimizer: torch.optim.Optimizer):
         self.case, self.way, self.model, self.optimizer = case, way_of(name).to(torch.device(case.device)), model, optimizer
-        self.batch = make_batch(case, 10)
+        self.batch, self.steps = make_batch(case, 10), 1 if name == "fixed" or name in OF_LOSSES else PERIOD
+        self.backward = Took(0.0, 0.0)
+        """Of the last step."""
 
     def period(self) -> None:
-        for number in range(PERIOD):
+        for number in range(self.steps):
             step = PlainStep(self.case, self.model, self.optimizer, number, self.batch)
             self.way.before(step)
             l = step.losses()
             _, a = self.way.slopes(l.detach(), self.batch)
-            (a.detach() @ l).backward()
+            self.backward = took(self.case, (a.detach() @ l).backward)
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.way.after(step)
@@ -105,20 +134,43 @@ def made(case: Case) -> tuple[Any, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(model.parameters(), 1e-7, fused=True)
 
 
-def times(case: Case, repeats: int) -> dict[str, float]:
-    """Seconds of a step, median over rounds in which the ways alternate on one model."""
+@dataclass
+class Pairs:
+    """A way beside plain steps, a number a repeat."""
+
+    ratios: list[Took]
+    """Time of its steps over that of the plain ones around them."""
+    seconds: list[float]
+    """Of a step; processor time."""
+
+
+def pairs(case: Case, repeats: dict[str, int]) -> tuple[dict[str, Pairs], list[Took], list[Took]]:
+    """Way -> its pairs; plain steps; their backward passes. `repeats`: way -> how often it is timed."""
     model, optimizer = made(case)
-    trainings = {name: Training(case, name, model, optimizer) for name in NAMES}
-    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
-    for round_ in range(repeats + 1):
+    plain, found = Training(case, "fixed", model, optimizer), {name: Pairs([], []) for name in repeats}
+    plains, backwards = [], []
+
+    def plain_step() -> Took:
+        plains.append(took(case, plain.period))
+        backwards.append(plain.backward)
+        return plains[-1]
+
+    for training in (plain, plain, Training(case, "meltr", model, optimizer)):  # the first steps of each are slow
+        training.period()
+    trainings = {name: Training(case, name, model, optimizer) for name in repeats}
+    for round_ in range(max(repeats.values())):
+        before = plain_step()
         for name, training in trainings.items():
-            started = time.perf_counter()
-            training.period()
-            if case.device == "cuda":
-                torch.cuda.synchronize()
-            if round_:  # the first round warms up
-                seconds[name].append((time.perf_counter() - started) / PERIOD)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+            if round_ >= repeats[name]:
+                continue
+            own = took(case, training.period)
+            after = plain_step()
+            around = Took((before.cpu + after.cpu) / 2, (before.wall + after.wall) / 2)
+            found[name].ratios.append(Took(own.cpu / training.steps / around.cpu, own.wall / training.steps / around.wall))
+            found[name].seconds.append(own.cpu / training.steps)
+            print(f"{round_ + 1}: {name} {found[name].ratios[-1].cpu:.3f}", file=sys.stderr, flush=True)
+            before = after
+    return found, plains, backwards
 
 
 def peak(case: Case, name: str) -> int:
@@ -141,13 +193,39 @@ def peak_in_own_process(case: Case, name: str) -> int:
     return int(done.stdout.strip().splitlines()[-1])
 
 
+def judged(case: Case) -> str:
+    """Whose ratio counts: what a graphics card does takes no processor time."""
+    return "wall" if case.device == "cuda" else "cpu"
+
+
+def row(case: Case, name: str, pairs: Pairs, bytes_: int | None) -> dict[str, Any]:
+    ratios = {kind: [getattr(one, kind) for one in pairs.ratios] for kind in ("cpu", "wall")}
+    ratio = statistics.median(ratios[judged(case)])
+    missed = {"missed": ratio > TARGETS[name]} if name in TARGETS else {}
+    return {"seconds": statistics.median(pairs.seconds), "ratio": ratio, "ratios": ratios, "bytes": bytes_} | missed
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
 def table(found: dict[str, Any]) -> str:
-    case = found["case"]
-    lines = [f"UniVL {case['size']}, {len(UNIVL_LOSSES)} losses, batch {case['batch_size']}, {case['words']} words, {case['frames']} frames, {case['device']}; "
-             f"looks and meta steps every {PERIOD} steps.", "", "| way | s / step | over fixed weights | target | peak (MB) |", "|---|---|---|---|---|"]  # fmt: skip
-    for name, row in found["ways"].items():
-        target = f"{TARGETS[name]:.2f}{' missed' if row['ratio'] > TARGETS[name] else ''}" if name in TARGETS else ""
-        lines.append(f"| `{name}` | {row['seconds']:.3f} | {row['ratio']:.2f} | {target} | {row['bytes'] / 1e6:.0f} |")
+    case, plain = found["case"], found["plain"]
+    lines = [
+        f"UniVL {case['size']}, {len(UNIVL_LOSSES)} losses, batch {case['batch_size']}, {case['words']} words, {case['frames']} frames, {case['device']}, "
+        f"{found['threads']} thread; looks and meta steps every {PERIOD} steps. Ratios to the plain steps around: median [least, greatest].",
+        "",
+        f"A plain step takes {plain['cpu']:.3f} s of processor time ({plain['wall']:.3f} s of wall time), its backward pass {plain['backward']:.3f} s: "
+        f"{len(UNIVL_LOSSES)} backward passes every {PERIOD} steps would be {len(UNIVL_LOSSES) * plain['backward'] / PERIOD / plain[judged(Case(device=case['device']))]:.2f} of a plain step."
+        + ("" if plain["bytes"] is None else f" Peak {plain['bytes'] / 1e6:.0f} MB."),
+        "",
+        "| way | repeats | s / step | processor time over fixed weights | wall time | target | peak (MB) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in found["ways"].items():
+        target = f"{TARGETS[name]:.2f}{' missed' if one['missed'] else ''}" if name in TARGETS else ""
+        peak_ = "" if one["bytes"] is None else f"{one['bytes'] / 1e6:.0f}"
+        lines.append(f"| `{name}` | {len(one['ratios']['cpu'])} | {one['seconds']:.3f} | {spread(one['ratios']['cpu'])} | {spread(one['ratios']['wall'])} | {target} | {peak_} |")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -155,7 +233,11 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", default="base")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--few", action="store_true")
+    parser.add_argument("--ways", default=",".join(NAMES))
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--no-peaks", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--peak")
     given = parser.parse_args()
@@ -164,22 +246,28 @@ def main() -> int:
         torch.set_num_threads(spec["threads"])
         print(peak(Case(**spec["case"]), spec["name"]))
         return 0
+    torch.set_num_threads(given.threads)
     case = Case(size=given.size, device=given.device)
-    seconds = times(case, 1 if given.quick else 5)
-    ways = {
-        name: {"seconds": seconds[name], "ratio": seconds[name] / seconds["fixed"], "bytes": peak_in_own_process(case, name)}
-        for name in NAMES
-    }
-    found = {
+    asked = given.ways.split(",")
+    if unknown := set(asked) - set(NAMES):
+        parser.error(f"--ways: {', '.join(sorted(unknown))} unknown; use some of {','.join(NAMES)}")
+    repeats = {name: count for name, count in (FEW if given.few else dict.fromkeys(NAMES, REPEATS)).items() if name in asked}
+    found, plains, backwards = pairs(case, dict.fromkeys(repeats, 1) if given.quick else repeats)
+    heavy = () if given.no_peaks else HEAVY if given.few else NAMES
+    ways = {name: row(case, name, one, peak_in_own_process(case, name) if name in heavy else None) for name, one in found.items()}
+    said = {
         "case": {key: value for key, value in asdict(case).items() if key != "dtype"},
-        "threads": torch.get_num_threads(),
+        "threads": given.threads,
+        "plain": {kind: statistics.median(getattr(one, kind) for one in plains) for kind in ("cpu", "wall")}
+        | {"backward": statistics.median(getattr(one, judged(case)) for one in backwards)}
+        | {"bytes": None if given.no_peaks else peak_in_own_process(case, "fixed")},
         "ways": ways,
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "combining.json").write_text(json.dumps(found, indent=1))
-    (given.out / "combining.md").write_text(table(found))
-    print(table(found))
-    return int(any(ways[name]["ratio"] > target for name, target in TARGETS.items()))
+    (given.out / "combining.json").write_text(json.dumps(said, indent=1))
+    (given.out / "combining.md").write_text(table(said))
+    print(table(said))
+    return int(any(one.get("missed") for one in ways.values()))
 
 
 if __name__ == "__main__":

@@ -350,10 +350,11 @@ def test_a_folder_without_results_is_a_one_line_error(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_notebook_runs_on_a_sweep(full, monkeypatch):
+def test_the_notebook_runs_on_a_comparison_alone(full, monkeypatch):
     monkeypatch.setenv("MELTR_SWEEP", os.fspath(full))
+    monkeypatch.delenv("MELTR_SCREENING", raising=False)
     printed = printed_by("compare_baseline.ipynb")
-    assert report.headline(full) in printed
+    assert printed.startswith("No screening here") and report.headline(full) in printed
 
 
 def test_every_arm_stands_by_its_distance_to_the_best_in_margins(full):
@@ -365,6 +366,21 @@ def test_every_arm_stands_by_its_distance_to_the_best_in_margins(full):
     assert found.regret.to_dict() == pytest.approx({arm: (means["meltr"] - mean) / 1.5 for arm, mean in means.items()})
     page = report.write_report(full).read_text()
     assert "Where each arm ends" in page and "behind the best" in page
+
+
+def test_what_an_arm_cost_before_the_sweep_is_in_its_tuning(tmp_path):
+    """The screening that chose its losses, beside its own search; no other arm pays for it, and a run of its is no dearer."""
+    for arm in ("meltr", "uniform", "primary_only"):
+        write_trial(tmp_path, arm, 0, [40.0], test=40.0)
+        write_trial(tmp_path, arm, 100, [40.0], phase="learning_rate_search")
+    before = standing.standing(tables.load(write_plan(tmp_path)))
+    sweep = tables.load(write_plan(tmp_path, charged={"uniform": "16m"}))
+    after = standing.standing(sweep)
+    assert (after.tuning - before.tuning).to_dict() == {"meltr": 0, "uniform": 960, "primary_only": 0} and after.run.equals(before.run)
+    assert standing.standing_table(sweep).note.endswith("In tuning too, spent before this sweep: uniform 16 min.")
+    assert cells.ledger_table(sweep).rows[-1] == ["before this sweep, for uniform", cells.DASH, cells.DASH, "16.0", cells.DASH, cells.DASH]
+    page = report.write_report(tmp_path).read_text()
+    assert "before this sweep, for uniform" in page and "spent before this sweep: uniform 16 min" in page
 
 
 def test_arms_stand_by_the_metric_itself_where_lower_is_better(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.searches import chosen_rates, learning_rates_tried
-from meltr_ray.cluster.timing import cut
+from meltr_ray.cluster.timing import EVALUATIONS, cut
 from meltr_ray.config import duration
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
@@ -111,9 +111,28 @@ def test_two_short_trials_tell_the_cost_of_all():
 def test_short_trials_have_the_rows_that_timing_asks_for():
     config, trials, _ = timed()
     short = cut(trials[0].config)
-    assert short.train.steps == 2 * short.train.evaluate_every and trials[0].config.train.steps == 100
-    rows = [{"step": 10, "seconds": 30.0, "elapsed": 50.0}, {"step": 20, "seconds": 40.0, "elapsed": 64.0}]  # 1 s a step, 4 s an evaluation
-    assert Timing.of(rows) == Timing(36.0, 1.0, 4.0)
+    assert short.train.steps == EVALUATIONS * short.train.evaluate_every and trials[0].config.train.steps == 100
+
+
+def fed(*times):
+    """Rows of a trial, evaluated every ten steps: (seconds of training, of all since the last row)."""
+    totals = np.cumsum(times, axis=0)
+    return [{"step": 10 * number, "seconds": seconds, "elapsed": elapsed} for number, (seconds, elapsed) in enumerate(totals, 1)]
+
+
+QUIET = [(30.0, 50.0), (10.0, 14.0), (10.0, 14.0)]
+"""1 s a step and 4 s an evaluation once it is under way, 36 s before."""
+BUSY = [(60.0, 100.0), (25.0, 35.0), (10.0, 31.0)]
+
+
+@pytest.mark.parametrize("timings", [
+    [QUIET], [QUIET[:2]],
+    [QUIET, BUSY], [BUSY, QUIET],  # one of two timings was disturbed
+    [[QUIET[0], BUSY[1], QUIET[1]], [BUSY[0], BUSY[1], BUSY[2]]],  # one quiet window of four
+    [[BUSY[0], BUSY[1], (10.0, 20.0)], [QUIET[0], (20.0, 24.0), BUSY[1]]],  # steps in one, an evaluation in another
+])  # fmt: skip
+def test_a_busy_moment_doesnt_make_a_step_dearer(timings):
+    assert Timing.of(*(fed(*one) for one in timings)) == Timing(36.0, 1.0, 4.0)
 
 
 def test_a_budget_says_how_far_it_goes_or_what_a_block_costs():
@@ -198,3 +217,33 @@ def test_tuned_weights_are_an_arm_beside_the_others():
     ):
         with pytest.raises(ConfigError, match=re.escape(rule)):
             cli.configure([PRIMES, "experiment=compare", settings])
+
+
+def test_what_an_arm_is_charged_with_is_in_the_plan_and_checked():
+    compared = [PRIMES, "experiment=compare", "sweep.baselines=[uniform]"]
+    request = cli.configure([*compared, "sweep.charged={uniform: 1h30m}"])
+    trials = plan.all_trials(request.settings, request.config)
+    assert request.config.sweep.charged_seconds == {"uniform": 5400}
+    assert plan.in_words(request.config, trials)[0] == "charged to uniform: 90 min of device time before this sweep"
+    for settings, rule in (
+        ([*compared, "sweep.charged={uniform: soon}"], "sweep.charged.uniform=soon: is no length of time; use such as 2h"),
+        ([*compared, "sweep.charged={primary_only: 2h}"], "sweep.charged=primary_only: is not compared; use one of meltr, uniform"),
+        ([PRIMES, "experiment=screening", "sweep.charged={meltr: 2h}"], "sweep.charged={'meltr': '2h'}: has no part in a screening"),
+        ([*compared, "sweep.charged=2h"], "sweep.charged=2h: "),
+    ):
+        with pytest.raises(ConfigError, match=f"^{re.escape(rule)}"):
+            request = cli.configure(settings)
+            plan.all_trials(request.settings, request.config)
+
+
+@pytest.mark.parametrize("name, most", [("methods", 26), ("methods_mosi", 10), ("methods_retrieval", 9)])
+def test_the_recorded_comparisons_plan_every_arm_at_equal_terms(name, most):
+    """Each arm searches the same rates with as many seeds, has its own three, and is scored on test in these alone."""
+    request = cli.configure([f"experiment={name}"])
+    arms, trials = [request.config.sweep.ours, *request.config.sweep.baselines], plan.all_trials(request.settings, request.config)
+    searched = {
+        arm: sorted(t.config.optimizer.learning_rate for t in trials if t.arm == arm and t.phase == "learning_rate_search") for arm in arms
+    }
+    assert len(arms) == most and all(rates == request.config.sweep.learning_rates for arm, rates in searched.items() if arm != "tuned")
+    assert {arm: sorted(t.config.seed for t in trials if t.arm == arm and t.test) for arm in arms} == dict.fromkeys(arms, [10, 11, 12])
+    assert all(t.test for t in trials if t.phase == "comparison") and not any(t.test for t in trials if t.phase != "comparison")

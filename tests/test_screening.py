@@ -236,3 +236,15 @@ def test_the_notebook_runs_on_a_screening(tmp_path, monkeypatch):
     assert report.headline(folder) in printed
     by_hand = re.search(r"by hand ([+-][\d.]+), in the table ([+-][\d.]+)", printed)
     assert by_hand and by_hand[1] == by_hand[2]
+
+
+def test_the_baseline_notebook_leads_with_the_confirmed_set(tmp_path, monkeypatch):
+    """Then its own arm against its baselines; here the same sweep, as no comparison is named."""
+    folder = write_screening(tmp_path)
+    monkeypatch.setenv("MELTR_SCREENING", os.fspath(folder))
+    monkeypatch.delenv("MELTR_SWEEP", raising=False)
+    printed = printed_by("compare_baseline.ipynb")
+    assert printed.startswith(report.headline(folder).splitlines()[-1]) and printed.startswith("Best set: primary + a: +")
+    by_hand = re.search(r"by hand (.+), in the table (.+)", printed)
+    assert by_hand and by_hand[1] == by_hand[2] and "2000: " in printed
+    assert report.headline(folder) in printed and "p by hand 0.0312, p of the report 0.0312" in printed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from meltr_ray.config import Config
@@ -23,18 +24,27 @@ class Timing:
     """Of an evaluation, and of the checkpoint beside it."""
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]]) -> Timing:
-        """From the first two rows of a trial that was evaluated after equal numbers of steps. The first steps are slow: they are start."""
-        first, second = rows[:2]
-        training = second["seconds"] - first["seconds"]
-        evaluation = max(0.0, second["elapsed"] - first["elapsed"] - training)
-        step = training / (second["step"] - first["step"])
-        return cls(max(0.0, first["elapsed"] - evaluation - first["step"] * step), step, evaluation)
+    def of(cls, *timings: Sequence[Mapping[str, Any]]) -> Timing:
+        """From the rows of equal trials, each evaluated after equal numbers of steps.
+
+        Of each part the least is taken, over all trials and all windows between two evaluations: other work on the machine only ever adds to
+        a time. What comes before a trial's first evaluation is no window: first steps are slow, and they are start.
+        """
+        windows = [_window(*pair) for rows in timings for pair in pairwise(rows)]
+        step, evaluation = (min(part) for part in zip(*windows))
+        starts = [rows[0]["elapsed"] - evaluation - rows[0]["step"] * step for rows in timings]
+        return cls(max(0.0, min(starts)), step, evaluation)
 
     def of_trial(self, config: Config, test: bool) -> float:
         """Device-seconds."""
         evaluations = math.ceil(config.train.steps / config.train.evaluate_every) + test
         return max(1, config.train.num_workers) * (self.start + config.train.steps * self.step + evaluations * self.evaluation)
+
+
+def _window(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds of a step and of an evaluation, between two rows of a trial."""
+    training = after["seconds"] - before["seconds"]
+    return training / (after["step"] - before["step"]), max(0.0, after["elapsed"] - before["elapsed"] - training)
 
 
 @dataclass(frozen=True)

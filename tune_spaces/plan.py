@@ -91,6 +91,7 @@ def _compared(config: Config, comparison: Callable[[Known], list[Trial]]) -> lis
 OF_A_COMPARISON = (
     "ours",
     "baselines",
+    "charged",
     "other_seeds",
     "leave_one_out",
     "add_one_in",
@@ -138,6 +139,9 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
         confirmed = [trial.arm for trial in trials if trial.phase == "confirmation"]
         searched += [f"leaders: the best {config.sweep.leaders} on validation and {', '.join(config.sweep.baselines[:1])}: {config.sweep.confirmation_seeds} fresh seeds, "
                      f"at most {len(confirmed)} trials; the test split is scored in them alone"] if confirmed else []  # fmt: skip
+        searched += [
+            f"charged to {arm}: {in_time(length)} of device time before this sweep" for arm, length in config.sweep.charged_seconds.items()
+        ]
         return [*searched, f"{count.total() + more} trials of {len({trial.arm for trial in trials})} configurations"]
     design, rows = screening.design_of(config), screening.rows(config)
     beside = [f"{control} beside the first and the last of them" for control in screening.factors(config)[1]]

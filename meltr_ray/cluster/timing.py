@@ -16,6 +16,8 @@ from tune_spaces.cost import Timed, Timing, to_time
 AGAIN = "-again"
 LEAST_STEPS = 5
 """Between two evaluations of a trial that is timed."""
+EVALUATIONS = 3
+"""Of such a trial: a window less. Two trials and two windows each, so that a moment's other work doesn't count."""
 
 
 def timed(trials: list[Trial], folder: Path, config: Config) -> Timed:
@@ -31,19 +33,20 @@ def timed(trials: list[Trial], folder: Path, config: Config) -> Timed:
         run_trials([*short, *again], folder, config)
     found = {}
     for trial in chosen:
-        rows = results.read_trial(folder / "trials" / f"{trial.arm}{AGAIN}")
-        check(len(rows) == 2 and rows[-1]["status"] == "finished", "plan_only", trial.arm,
-              f"its first steps, run to time them, ended with: {rows[-1]['error'] if rows else 'no result'}; mend that")  # fmt: skip
-        found[trial.arm] = (trial, Timing.of(rows))
+        timings = [results.read_trial(folder / "trials" / name) for name in (trial.arm, f"{trial.arm}{AGAIN}")]
+        for rows in timings:
+            check(len(rows) == EVALUATIONS and rows[-1]["status"] == "finished", "plan_only", trial.arm,
+                  f"its first steps, run to time them, ended with: {rows[-1]['error'] if rows else 'no result'}; mend that")  # fmt: skip
+        found[trial.arm] = (trial, Timing.of(*timings))
     return Timed(found)
 
 
 def cut(config: Config) -> Config:
-    """The same run, evaluated twice after a few steps."""
+    """The same run, evaluated `EVALUATIONS` times with a few steps between."""
     config = copy.deepcopy(config)
     combiner = config.combiner
     if combiner.horizon:  # as large a share of steps is looked ahead, only sooner
         combiner.every, combiner.horizon = LEAST_STEPS, max(1, round(LEAST_STEPS * combiner.horizon / combiner.every))
     steps = config.aid.inner_steps * -(-LEAST_STEPS // config.aid.inner_steps)
-    config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = 2 * steps, steps, steps
+    config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = EVALUATIONS * steps, steps, steps
     return config

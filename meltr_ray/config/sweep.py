@@ -34,6 +34,8 @@ class SweepConfig:
     """Arm that the report is about, named before any result is seen."""
     baselines: list[str] = field(default_factory=lambda: ["uniform", "primary_only"])
     """Arms that `ours` is compared with, pair by pair over the same seeds; the first leads the report."""
+    charged: dict[str, str] = field(default_factory=dict)
+    """Compared arm -> device time, such as `16m`, that its settings took before this sweep, such as the screening that chose its losses; the report adds it to the arm's tuning."""
     seeds: int = bounded(6, 1, 1000)
     """Seeds of `ours` and of each baseline; 6 is the least with which a two-sided sign test can reach 0.05."""
     other_seeds: int = bounded(2, 1, 1000)
@@ -74,6 +76,11 @@ class SweepConfig:
         return None if self.budget_each is None else seconds("sweep.budget_each", self.budget_each)
 
     @property
+    def charged_seconds(self) -> dict[str, float]:
+        """Compared arm -> device-seconds before this sweep."""
+        return {arm: seconds(f"sweep.charged.{arm}", text) for arm, text in self.charged.items()}
+
+    @property
     def weighs(self) -> bool:
         """Whether there is an arm `tuned`, whose fixed weights are searched for."""
         return self.tuned_weights > 0 or self.budget_each is not None
@@ -100,7 +107,7 @@ class SweepConfig:
         looks = self.looks
         check(looks == sorted(set(looks)), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
         check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
-        _ = self.budget_seconds, self.budget_each_seconds  # refused where they are no lengths of time
+        _ = self.budget_seconds, self.budget_each_seconds, self.charged_seconds  # refused where they are no lengths of time
         check_choice("sweep.search", self.search, ("grid", "random"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
             check(
@@ -108,6 +115,13 @@ class SweepConfig:
                 "sweep.ours" if arm == self.ours else "sweep.baselines",
                 arm,
                 f"no such arm; use one of {', '.join(self.arms)}",
+            )
+        for arm in self.charged:
+            check(
+                arm in [self.ours, *self.baselines],
+                "sweep.charged",
+                arm,
+                f"is not compared; use one of {', '.join([self.ours, *self.baselines])}",
             )
         check(
             self.ours not in self.baselines,

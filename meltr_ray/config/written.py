@@ -18,8 +18,11 @@ QUOTES = ("'", '"')
 def override(key: str, kind: str, text: str) -> str:
     """`key=text` for Hydra. `kind`: the setting's type; that of a text keeps `2024_01`, `1e3`, `true` and `a=b,c#d` as they stand.
 
-    `null` leaves an optional text out, but for settings of the command, which no file gives; quoted, `'null'`, it is a text like others.
+    `null` leaves an optional text out, but for settings of the command, which no file gives; quoted, `'null'`, it is a text like others. A dictionary
+    is put over what a file gives, entry by entry.
     """
+    if kind.startswith("dict["):
+        return f"++{key}={text}"
     if kind not in TEXTS or _is_quoted(text):
         return f"{key}={text}"
     if text == "null" and kind != "str" and key not in ABOUT_THE_COMMAND:
