@@ -8,11 +8,13 @@ import io
 import os
 import re
 import shlex
+import signal
 import sys
 import typing
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Callable, Iterator, TextIO
 
 from hydra import compose, initialize_config_dir
@@ -74,7 +76,7 @@ class Request:
 
 def main(command: Callable[[Request], int], description: str, arguments: list[str] | None = None, own: type | None = None,
          experiment: str | None = None) -> typing.NoReturn:  # fmt: skip
-    """Run a command line: overrides `key=value`, or `--help`; exit code 0, 2 for wrong input, 130 after Ctrl-C.
+    """Run a command line: overrides `key=value`, or `--help`; exit code 0, 2 for wrong input, 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         own: dataclass of settings that this command alone has; they go before others of the same name.
@@ -84,6 +86,7 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal of another encoding shows what it lacks as an escape
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         if {"-h", "--help"} & set(arguments):
             print(as_called(help_text(description, [a for a in arguments if "=" in a], own)))
@@ -99,9 +102,17 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
             raise
         print(f"error: {error.filename or 'a file'}: {os.strerror(error.errno).lower()}; {OF_THE_DISK[error.errno]}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("stopped; what was finished is saved", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(interruption, _Terminated) else 130)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, where a command has no better end for it than for Ctrl-C."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def installed_name() -> str | None:
@@ -260,6 +271,14 @@ def check_machine(config: Config) -> None:
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
+
+
+def check_cluster(config: Config) -> None:
+    """Raises ConfigError: no Ray cluster answers at `cluster`."""
+    if config.cluster != "local":
+        from meltr_ray.cluster.connection import check_answers
+
+        check_answers(config.cluster)
 
 
 def prepare(config: Config) -> None:

@@ -19,13 +19,13 @@ def sweep(workload: type[Workload], settings: dict[str, Any] | None = None) -> P
 
     Raises:
         ConfigError: whatever the command would end with.
-        KeyboardInterrupt: after what was finished was saved and reported.
+        KeyboardInterrupt: Ctrl-C, after what was finished was saved and reported. SIGTERM: SystemExit, of code 143.
     """
     given = [f"{key}={_as_text(value)}" for key, value in (settings or {}).items() if not (value is None and key in ABOUT_THE_COMMAND)]
     request = cli.configure([f"workload={source_of(workload)}", *given])
     request.config.name = request.settings.name = cli.new_folder(request.config, "sweeps", chosen="name" in request.given).name
-    if command.sweep(request) == 130:
-        raise KeyboardInterrupt
+    if code := command.sweep(request):
+        raise KeyboardInterrupt if code == 130 else SystemExit(code)
     return Path(request.config.output).absolute() / "sweeps" / request.config.name
 
 

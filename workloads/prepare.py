@@ -54,7 +54,7 @@ def prepare(request: cli.Request) -> int:
 
 def extract_features(config: Config, own: PrepareConfig) -> int:
     """Write the features of every video in `extract` to `export`, on the Ray cluster that `cluster` names."""
-    from meltr_ray.cluster.tune import connected
+    from meltr_ray.cluster.connection import connected
     from meltr_ray.video.datasets.extract import Frames, Video, check_extractor, check_videos, extract
     from meltr_ray.video.datasets.feature_files import VIDEO_ENDINGS
 

@@ -40,6 +40,7 @@ def sweep(request: cli.Request) -> int:
     trials = plan.all_trials(settings, config)
     for trial in trials:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
+    cli.check_cluster(config)
     cli.prepare(config)
     from meltr_ray.training.rehearsal import check_all
 
@@ -47,6 +48,7 @@ def sweep(request: cli.Request) -> int:
     from analysis.report import headline, write_report
     from analysis.screening import best_set_of
     from meltr_ray.cluster import sweep as phases
+    from meltr_ray.cluster.interruption import Interruption
 
     plan_only, timed, counted, words = request.own is not None and request.own.plan_only, None, {}, []
     if config.sweep.budget_each:
@@ -64,17 +66,24 @@ def sweep(request: cli.Request) -> int:
         return 0
     with only_writer(folder):
         phases.start(folder, settings, config, request.command, counted)
-        with cli.chatter_to(folder / "log.txt") as terminal:
-            ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, timed)
-            report = write_report(folder)
-    print(headline(folder))
-    print(f"report: {report}")
+        with (
+            cli.chatter_to(folder / "log.txt") as terminal,
+            Interruption(folder, config.train.grace, lambda line: print(line, file=terminal)) as interruption,
+        ):
+            try:
+                ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, interruption, timed)
+                report = None if interruption.again else write_report(folder)
+            except KeyboardInterrupt:  # a second signal, or the end of the grace
+                ending, report = phases.Ending.INTERRUPTED, None
+    if report:
+        print(headline(folder))
+        print(f"report: {report}")
     if ending is phases.Ending.BUDGET:
         more = f"python workloads/sweep.py resume={folder} sweep.budget=<more>"
         print(cli.as_called(f"sweep.budget={config.sweep.budget} is used up; go on with more: {more}"))
     if ending is phases.Ending.INTERRUPTED:
         print(cli.as_called(f"interrupted; go on with: python workloads/sweep.py resume={folder}"))
-    return 130 if ending is phases.Ending.INTERRUPTED else 0
+    return interruption.code if ending is phases.Ending.INTERRUPTED else 0
 
 
 def time_some(config: Config, trials: list[Trial]) -> Timed:

@@ -9,6 +9,7 @@ python workloads/train.py resume=outputs/runs/digits
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from meltr_ray.config import Config
@@ -41,6 +42,7 @@ def train(request: cli.Request) -> int:
     for key, value in request.given.items():
         check(not key.startswith("sweep."), key, value, "one run makes nothing of it; leave it out, or use sweep.py")
     cli.check_machine(config)
+    cli.check_cluster(config)
     cli.make_paths_absolute(config)
     cli.prepare(config)
     from meltr_ray.training import checkpoint
@@ -56,10 +58,12 @@ def run(folder: Path, config: Config) -> int:
     """Train in `folder`, which no other process writes."""
     keep_text(config.workload, folder / "workload")
     config_file.write(folder / "config.yaml", config)
-    trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False}
+    trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False, "stop": str(folder)}
     with cli.chatter_to(folder / "log.txt") as terminal:
+        from meltr_ray.cluster.connection import connected
+        from meltr_ray.cluster.interruption import Interruption
         from meltr_ray.cluster.trial import record_failure, run_trial
-        from meltr_ray.cluster.tune import connected
+        from meltr_ray.training.stopping import End
 
         name, metric = next(iter(config.workload.metrics.items()))
 
@@ -67,14 +71,23 @@ def run(folder: Path, config: Config) -> int:
             shown = metric.score(row["score"])  # the metric itself, whose negative is the score where lower is better
             print(f"step {row['step']}/{config.train.steps}  {name} {shown:.4g} {metric.unit}".rstrip(), file=terminal)
 
-        try:
-            if config.train.num_workers == 0:
-                run_trial(trial, show)
-            else:
-                with connected(config):
-                    run_trial(trial, show)
-        except Exception as error:
-            record_failure(trial, error)
+        def attempt() -> End:
+            try:
+                return run_trial(trial, show)
+            except Exception as error:
+                record_failure(trial, error)
+                return End.FINISHED
+
+        with Interruption(folder, config.train.grace, lambda line: print(line, file=terminal)) as interruption:
+            try:
+                with connected(config) if config.train.num_workers else nullcontext():
+                    end = attempt()
+            except KeyboardInterrupt:  # a second signal, or the end of the grace
+                end = End.ASKED
+    if end is not End.FINISHED:
+        results.stop(folder)
+        print(f"stopped; go on with: python workloads/train.py resume={folder}")
+        return interruption.code
     return finish(folder, config)
 
 

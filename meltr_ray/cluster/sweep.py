@@ -14,9 +14,11 @@ from typing import Any, Callable, Iterator, TextIO
 from omegaconf import DictConfig, OmegaConf
 
 from meltr_ray.cluster.budget import Budget
+from meltr_ray.cluster.connection import connected
+from meltr_ray.cluster.interruption import Interruption
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.searches import best_scores, chosen_rates, learning_rates_tried
-from meltr_ray.cluster.tune import connected, run_trials
+from meltr_ray.cluster.tune import run_trials
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
@@ -58,11 +60,11 @@ class Ending(Enum):
 
 
 def run(folder: Path, settings: DictConfig, config: Config, command: str, terminal: TextIO, total: int,
-        choose: Callable[[Path], tuple[str, ...]], timed: Timed | None = None) -> Ending:  # fmt: skip
+        choose: Callable[[Path], tuple[str, ...]], interruption: Interruption, timed: Timed | None = None) -> Ending:  # fmt: skip
     """All trials that are left, and what the analysis reads of them.
 
     `total`: trials that there can be. `choose`: from the folder of a sweep whose screening is done to the auxiliary losses that help.
-    `timed`: what trials cost, where `sweep.budget` limits that.
+    `interruption`: what asks running trials to stop. `timed`: what trials cost, where `sweep.budget` limits that.
     """
     metric, counted = next(iter(config.workload.metrics.values())), candidates_of(folder)
     equal = equal_budgets.EqualBudgets(settings, config, counted) if config.sweep.budget_each else None
@@ -73,7 +75,7 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
         with connected(config):
             for phase in plan.phases(settings, config, counted):
                 for number, (known, trials) in enumerate(rounds(phase, folder, choose)):
-                    if budget.exhausted:
+                    if budget.exhausted or interruption.asked:
                         break
                     progress.expect(len(trials) if number and not phase.is_counted else 0)
                     describe(
@@ -86,7 +88,10 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
                         settings_chosen=equal.chosen(known.halved) if equal else {},
                     )
                     run_trials(trials, folder, config, progress, budget, timed.cost if timed else lambda trial: 0.0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # at once, or trials that take too long to stop
+        pass
+    interruption.trials_ended()
+    if interruption.asked:
         ending = Ending.INTERRUPTED
         results.mark_stopped(folder)
     results.gather(folder)

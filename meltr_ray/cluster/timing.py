@@ -6,7 +6,8 @@ import copy
 import dataclasses
 from pathlib import Path
 
-from meltr_ray.cluster.tune import connected, run_trials
+from meltr_ray.cluster.connection import connected
+from meltr_ray.cluster.tune import run_trials
 from meltr_ray.config import Config
 from meltr_ray.errors import check
 from meltr_ray.results import table as results

@@ -7,6 +7,7 @@ from the checkpoint that it finds in its folder.
 from __future__ import annotations
 
 import gc
+import os
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,9 @@ from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.storage import put
+from meltr_ray.storage.stop import Asked
 from meltr_ray.training.statistics import Diverged
+from meltr_ray.training.stopping import End, Stop
 
 DRIVER_CPU = 0.01
 """Ray CPUs of a trial whose work is done by Ray Train workers."""
@@ -34,32 +37,49 @@ DRIVER_CPU = 0.01
 
 def trainable(tune_config: dict[str, Any]) -> None:
     """Tune's function trainable: run `tune_config["trial"]`, and record how it failed rather than stop the sweep."""
-    trial = tune_config["trial"]
+    trial, end = tune_config["trial"], End.FINISHED
     try:
-        run_trial(trial, ray.tune.report)
+        end = run_trial(trial, ray.tune.report)
     except Exception as error:  # whatever it is, the other trials go on and the table says what happened
         record_failure(trial, error)
         ray.tune.report({"step": -1, "score": float("nan")})
     finally:
         gc.collect()  # DeepSpeed's engines hold themselves in cycles, and this process runs more trials
+    if end is End.LEAVING:
+        os._exit(1)  # Tune starts the trial again elsewhere, and counts no failure, as Ray knows that this machine leaves
 
 
-def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
+def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> End:
     """Run one trial to its end, on `train.num_workers` Ray Train workers or, if 0, in this process.
 
+    Workers that were told that their machine leaves have saved their step and are started anew elsewhere.
+
     Args:
-        trial: folder (absolute, reachable by every worker), arm, phase and test; its settings are read from
-            `<folder>/config.yaml`.
+        trial: folder (absolute, reachable by every worker), arm, phase, test, and the folder in which the driver asks it to stop;
+            its settings are read from `<folder>/config.yaml`.
         report: takes {"step", "score"} after each evaluation.
+
+    Returns:
+        How it ended; `End.LEAVING`: the machine of this process will be taken away.
     """
     config = config_file.read(Path(trial["folder"]) / "config.yaml")
     if config.train.num_workers == 0:
-        _run(trial, config, rank=0, report=report)
-        return
-    in_tune = report is ray.tune.report
+        return _run(trial, config, rank=0, report=report, leaving=this_machine_leaves if ray.is_initialized() else None)
+    while True:
+        end = End(_trainer(trial, config, in_tune=report is ray.tune.report).fit().return_value)
+        if end is not End.LEAVING or this_machine_leaves():
+            return end
+
+
+class _Trainer(TorchTrainer):
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """The command has one: Ray's would end the run without a checkpoint."""
+
+
+def _trainer(trial: dict[str, Any], config: Config, in_tune: bool) -> TorchTrainer:
     # A little less than whole CPUs: the trial's driver needs a share (`DRIVER_CPU`), else two workers never fit two cores.
     resources = {"CPU": config.train.threads - 2 * DRIVER_CPU} | ({"GPU": 1} if config.train.use_gpu else {})
-    trainer = TorchTrainer(
+    return _Trainer(
         _worker,
         train_loop_config=trial,
         torch_config=(OverLoopback if config.cluster == LOCAL else TorchConfig)(backend="nccl" if config.train.use_gpu else "gloo"),
@@ -71,22 +91,28 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
             callbacks=[TuneReportCallback()] if in_tune else [],
         ),
     )
-    trainer.fit()
 
 
-def _worker(trial: dict[str, Any]) -> None:
-    """One Ray Train worker; every rank reports, else all would wait for ever."""
+def _worker(trial: dict[str, Any]) -> str:
+    """One Ray Train worker; every rank reports, else all would wait for ever. Returns the name of an `End`."""
     config = config_file.read(Path(trial["folder"]) / "config.yaml")
     rank = ray.train.get_context().get_world_rank()
     try:
-        _run(trial, config, rank, ray.train.report)
+        return _run(trial, config, rank, ray.train.report, lambda: ray.train.get_preemption_info() is not None).value
     except Diverged as error:  # starting again would only diverge again
         if rank == 0:
             record_failure(trial, error)
         ray.train.report({"step": -1, "score": float("nan")})
+        return End.FINISHED.value
 
 
-def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dict[str, Any]], None]) -> None:
+def this_machine_leaves() -> bool:
+    """Whether the cluster was told that it will be taken away, as machines of a spot market are."""
+    return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+
+
+def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dict[str, Any]], None],
+         leaving: Callable[[], bool] | None) -> End:  # fmt: skip
     from meltr_ray.training.run import run  # imports DeepSpeed, which reads the ranks that Ray has set by now
 
     folder, columns = Path(trial["folder"]), columns_of(config)
@@ -96,7 +122,7 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
             results.append(folder, row, columns)
         report({"step": row["step"], "score": row["score"]})
 
-    run(config, folder, record, trial["phase"], trial["arm"], trial["test"])
+    return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(Asked(trial["stop"]), leaving))
 
 
 def columns_of(config: Config) -> Columns:
@@ -129,17 +155,3 @@ def cause_of(error: BaseException) -> BaseException:
     while error.__cause__ is not None and not isinstance(error, ConfigError):
         error = error.__cause__
     return error
-
-
-def ray_environment() -> dict[str, str]:
-    """Environment variables of Ray's processes and of the driver."""
-    return {
-        "RAY_TRAIN_V2_ENABLED": "1",
-        "TUNE_MAX_PENDING_TRIALS_PG": "100",  # else trials of a searcher start one by one
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would end one phase of a sweep at Ctrl-C and go on with the next
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONHASHSEED": "0",  # a workload that walks over a set sees it in the same order in every trial
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }

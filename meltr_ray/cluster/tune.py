@@ -1,64 +1,34 @@
-"""A sweep's trials on Ray: connect, run with Tune, skip what is finished."""
+"""A sweep's trials on Ray: run with Tune, skip what is finished."""
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 from ray import tune
 from ray.tune.search import Searcher
 
 from meltr_ray.cluster.budget import Budget
-from meltr_ray.cluster.local import LOCAL, kept_to_this_machine
 from meltr_ray.cluster.progress import Progress
-from meltr_ray.cluster.trial import DRIVER_CPU, ray_environment, trainable
+from meltr_ray.cluster.trial import DRIVER_CPU, trainable
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
-from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
+from meltr_ray.storage.stop import Asked
 from tune_spaces.arms import Trial
 
 
-@contextmanager
-def connected(config: Config) -> Iterator[None]:
-    """A Ray cluster as `cluster` says, shut down at the end.
-
-    Raises:
-        ConfigError: the cluster can't be reached, or runs no dashboard, without which the resources of a killed nested
-            trial are never set free.
-    """
-    os.environ.update(ray_environment())
-    import ray
-
-    address, ours = config.cluster, config.cluster == LOCAL
-    try:
-        with kept_to_this_machine() if ours else nullcontext():
-            ray.init(address=address, include_dashboard=True if ours else None, log_to_driver=False,
-                     logging_level="ERROR", runtime_env={"env_vars": ray_environment()})  # fmt: skip
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"cluster={address}: {str(error).splitlines()[0]}; start one with ray start, or use cluster=local") from None
-    try:
-        if config.train.num_workers and not ray._private.worker.global_worker.node.address_info.get("webui_url"):
-            raise ConfigError(f"cluster={address}: runs no dashboard, so killed trials would hold their CPUs for ever; "
-                              "install ray[default] and start Ray with it")  # fmt: skip
-        yield
-    finally:
-        ray.shutdown()
-
-
 class InOrder(Searcher):
-    """Tune's source of trials: those that are waiting, in their order, until one doesn't fit the budget."""
+    """Tune's source of trials: those that are waiting, in their order, until one doesn't fit the budget or the sweep is stopped."""
 
-    def __init__(self, waiting: list[tuple[dict[str, Any], float]], budget: Budget):
+    def __init__(self, waiting: list[tuple[dict[str, Any], float]], budget: Budget, stopped: Callable[[], bool]):
         super().__init__()
-        self.waiting, self.budget = waiting, budget
+        self.waiting, self.budget, self.stopped = waiting, budget, stopped
         self.running: dict[str, Path] = {}
         """Tune's name of a trial -> its folder."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        if not self.waiting or not self.budget.start(Path(self.waiting[0][0]["folder"]), self.waiting[0][1]):
+        if not self.waiting or self.stopped() or not self.budget.start(Path(self.waiting[0][0]["folder"]), self.waiting[0][1]):
             return Searcher.FINISHED
         specification, _ = self.waiting.pop(0)
         self.running[trial_id] = Path(specification["folder"])
@@ -89,9 +59,9 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
     for trial in waiting:
         config_file.write(folder / "trials" / trial.name / "config.yaml", trial.config)
     specifications = [{"name": t.name, "folder": str(folder / "trials" / t.name), "arm": t.arm, "phase": t.phase, "test": t.test,
-                       "steps": t.config.train.steps}
+                       "stop": str(folder), "steps": t.config.train.steps}
                       for t in waiting]  # fmt: skip
-    source = InOrder(list(zip(specifications, map(cost, waiting))), budget or Budget())
+    source = InOrder(list(zip(specifications, map(cost, waiting))), budget or Budget(), Asked(folder))
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources(config)),
         # A function trainable keeps its process for the next trial: that saves its imports.

@@ -144,7 +144,9 @@ class TrainConfig:
     prefetch: int = bounded(2, 1, 64)
     """Steps that each of them is ahead; their batches are held in shared memory (/dev/shm)."""
     max_failures: int = bounded(3, 0, 1000)
-    """How often a killed worker or trial starts again from its last checkpoint."""
+    """How often a killed worker or trial starts again from its last checkpoint; a machine that says that it will be taken away isn't counted."""
+    grace: float = bounded(25.0, 2, 86_400)
+    """Seconds from SIGTERM or Ctrl-C to the end of the command: running trials finish their step and save it, then the report is written. SLURM and Kubernetes send SIGKILL after 30 s unless told otherwise."""
 
     def __post_init__(self):
         check_settings("train", self)

@@ -161,18 +161,22 @@ def device_seconds(rows: Iterable[dict[str, Any]]) -> float:
 
 def mark_stopped(sweep: Path) -> list[str]:
     """After Ctrl-C: trials of `sweep` that were running are `stopped`, by their last row. Returns their names."""
-    stopped = []
-    for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")):
-        try:
-            table = load(path)
-        except Damaged:  # what resumes sets it aside
-            continue
-        rows = table.to_pylist()
-        if rows and status_of(row["status"] for row in rows) == "running":
-            rows[-1]["status"] = "stopped"
-            write(path, pa.Table.from_pylist(rows, schema=table.schema))
-            stopped.append(path.parent.name)
-    return stopped
+    return [path.parent.name for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")) if stop(path.parent)]
+
+
+def stop(folder: Path) -> bool:
+    """The trial in `folder`, if it was running, is `stopped`, by its last row. Returns whether it was."""
+    path = Path(folder) / FILE
+    try:
+        table = load(path)
+    except Damaged:  # what resumes sets it aside
+        return False
+    rows = table.to_pylist()
+    if not rows or status_of(row["status"] for row in rows) != "running":
+        return False
+    rows[-1]["status"] = "stopped"
+    write(path, pa.Table.from_pylist(rows, schema=table.schema))
+    return True
 
 
 def gather(sweep: Path) -> pa.Table:

@@ -174,6 +174,14 @@ class Engine:
         dist.all_reduce(flat)
         return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors)]
 
+    def of_first_rank(self, number: int) -> int:
+        """A whole number of rank 0, on every rank."""
+        if self.world_size == 1:
+            return number
+        shared = torch.tensor(number, device=self.device)
+        dist.broadcast(shared, 0)
+        return int(shared)
+
     def barrier(self) -> None:
         """Wait for every rank."""
         dist.barrier()

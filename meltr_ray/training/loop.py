@@ -14,6 +14,7 @@ from meltr_ray.results.table import RunningMeans
 from meltr_ray.training.batches import to_device
 from meltr_ray.training.statistics import Diverged, by_name, statistics
 from meltr_ray.training.step import EngineStep
+from meltr_ray.training.stopping import End, Stop
 
 if TYPE_CHECKING:
     from meltr_ray.training.engine import Engine
@@ -33,11 +34,14 @@ class Progress:
 
 
 def train(config: Config, engine: Engine, way: Way, batches: Iterable[tuple[list[Any], list[Any] | None]],
-          progress: Progress, evaluate: Callable[[], None], save: Callable[[], None]) -> None:  # fmt: skip
+          progress: Progress, evaluate: Callable[[], None], save: Callable[[], None], stop: Stop | None = None) -> End:  # fmt: skip
     """Inner steps on w; before and after each, `way` may learn (MELTR: a meta step on phi before every `aid.inner_steps`-th).
 
-    `batches`: of each step from `progress.step` on, its micro-batches, and the meta batches where `way` asks for them.
+    `batches`: of each step from `progress.step` on, its micro-batches, and the meta batches where `way` asks for them. `stop`: asked
+    before the first step and after each; where it ends the run, the step is saved.
     """
+    if stop and (end := stop(engine)):
+        return end
     started = time.perf_counter()
     for number, (micro_batches, meta_batches) in zip(range(progress.step, config.train.steps), batches):
         micro_batches, meta_batches = (to_device(each, engine.device) for each in (micro_batches, meta_batches))
@@ -62,9 +66,14 @@ def train(config: Config, engine: Engine, way: Way, batches: Iterable[tuple[list
         progress.seconds += time.perf_counter() - started
         if is_due(progress.step, config.train.evaluate_every, config.train.steps):
             evaluate()
-        if is_due(progress.step, config.train.checkpoint_every, config.train.steps):
+        if saved := is_due(progress.step, config.train.checkpoint_every, config.train.steps):
             save()
+        if stop and progress.step < config.train.steps and (end := stop(engine)):
+            if not saved:
+                save()
+            return end
         started = time.perf_counter()
+    return End.FINISHED
 
 
 def is_due(step: int, every: int, last: int) -> bool:

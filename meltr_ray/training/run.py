@@ -25,18 +25,21 @@ from meltr_ray.training.origin import check_alike, checksum, origin
 from meltr_ray.training.refused import refused_in_settings
 from meltr_ray.training.splits import examples
 from meltr_ray.training.state import RunState, restore_weights
+from meltr_ray.training.stopping import End, Stop
 from meltr_ray.training.tuning import prepare_for_tuning
 
 Report = Callable[[dict[str, Any]], None]
 
 
-def run(config: Config, folder: Path, report: Report, phase: str = "single", arm: str = "single", test: bool = False) -> None:
+def run(config: Config, folder: Path, report: Report, phase: str = "single", arm: str = "single", test: bool = False,
+        stop: Stop | None = None) -> End:  # fmt: skip
     """Train one configuration, resuming from what `folder` holds; every rank calls it.
 
     Args:
         folder: where checkpoints and the best weights go; the same on every rank.
         report: takes a row of the results table at each evaluation, on every rank; only rank 0's row is to be kept.
         test: score the test split once, at the end, with the weights of the best validation score.
+        stop: what may end it before, after any step; that step is saved.
 
     Raises:
         Diverged: a loss was not finite.
@@ -106,12 +109,13 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, workers,
                     config.train.prefetch, workload.preloaded)  # fmt: skip
     with refused_in_settings(config):
-        train(config, engine, way, loader, progress, evaluate, save)
-    if test:
+        end = train(config, engine, way, loader, progress, evaluate, save, stop)
+    if test and end is End.FINISHED:
         found = measured_saved(config, folder / "best.safetensors", "test", device)
         progress.elapsed = time.perf_counter() - began
         check_ours()
         report(_row(config, known, engine, way, progress, "test", "finished", found))
+    return end
 
 
 def _row(config: Config, known: dict[str, str], engine: Engine, way: Way, progress: Progress, split: str, status: str,

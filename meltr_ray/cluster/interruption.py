@@ -1,0 +1,103 @@
+"""SIGTERM and Ctrl-C of a driver: what runs is asked to save and stop, and the command ends within `train.grace` seconds."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Iterator
+
+from meltr_ray.storage import stop
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FOR_THE_REPORT = 10.0
+"""Seconds of `train.grace`, half of it at most, that are kept for what comes after the trials."""
+
+
+class Interruption:
+    """A context in which the first signal asks whoever trains under `folder` to stop, and a second one, or the end of the grace, raises
+    KeyboardInterrupt wherever the driver stands.
+
+    Args:
+        say: takes a line for the terminal.
+    """
+
+    def __init__(self, folder: Path, grace: float, say: Callable[[str], None]):
+        self.folder, self.grace, self.say = folder, grace, say
+        self.number = 0
+        """Of the first signal."""
+        self.again = False
+        """Whether there was a second, so that nothing more is waited for."""
+        self.ends = float("inf")
+        """By the monotonic clock."""
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        stop.withdraw(self.folder)
+        self.before = handlers()
+        put_back(dict.fromkeys(self.before, self.take))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.in_seconds(0)
+        put_back(self.before)
+
+    @property
+    def code(self) -> int:
+        """Exit code of a command that ended so: 130 after Ctrl-C, 143 after SIGTERM or because its machine leaves."""
+        return 128 + (self.number or signal.SIGTERM)
+
+    @property
+    def asked(self) -> bool:
+        return self.number > 0
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        """A signal."""
+        if self.asked:
+            self.again = True
+            raise KeyboardInterrupt
+        self.number, self.ends = number, time.monotonic() + self.grace
+        stop.ask(self.folder)
+        self.say(f"{signal.Signals(number).name}: what runs saves its step and stops, within {self.grace:g} s; again to end at once")
+        self.in_seconds(max(self.grace - FOR_THE_REPORT, self.grace / 2))
+
+    def trials_ended(self) -> None:
+        """What is left of the grace belongs to what comes after them."""
+        if self.asked and not self.again:
+            self.in_seconds(max(0.1, self.ends - time.monotonic()))
+
+    def in_seconds(self, seconds: float) -> None:
+        """Raise KeyboardInterrupt then; 0: not at all."""
+        if self.before:  # in the main thread
+            signal.signal(signal.SIGALRM, _late)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _late(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def handlers() -> dict[int, Any]:
+    """Of the signals that end a command; empty outside the main thread, which alone has a say in them."""
+    import threading
+
+    return {number: signal.getsignal(number) for number in SIGNALS} if threading.current_thread() is threading.main_thread() else {}
+
+
+def put_back(found: dict[int, Any]) -> None:
+    """What `handlers` found."""
+    for number, handler in found.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Handlers that a library sets inside are put back after it."""
+    found = handlers()
+    try:
+        yield
+    finally:
+        put_back(found)

@@ -1,0 +1,120 @@
+"""A small sweep of four trials that is ended in the middle, and what must hold once it was gone on with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from safetensors.torch import load_file
+
+from meltr_ray.results import table as results
+from meltr_ray.training import checkpoint
+from tests.commands import kill_all
+from tests.forks import ENVIRONMENT, ROOT
+
+STEPS, EVERY = 240, 40
+PACED = """
+import os, time
+from workloads.examples.primes import Primes
+
+class Paced(Primes):
+    \"\"\"Steps of 25 ms or more; each training forward leaves a byte in a file of its process.\"\"\"
+    forwards: str = "forwards"
+    \"\"\"Folder of those files.\"\"\"
+
+    def module(self):
+        module = super().module()
+        module.register_forward_pre_hook(self.paced)
+        return module
+
+    def paced(self, module, inputs):
+        if module.training:
+            time.sleep(0.025)
+            with open(f"{self.forwards}/{os.getpid()}", "ab") as file:
+                file.write(b".")
+"""
+SETTINGS = ["workload.width=4", "train.batch_size=8", f"train.steps={STEPS}", f"train.evaluate_every={EVERY}", "train.checkpoint_every=0",
+            "experiment=screening", "sweep.learning_rates=[]", "losses.set=[prime,digit]", "sweep.seeds=2", "sweep.confirm=[]",
+            "sweep.progress_every=1"]  # fmt: skip
+
+
+@dataclass
+class Ended:
+    """The sweep `<root>/outputs/sweeps/paced`, as often as it is started."""
+
+    root: Path
+    settings: tuple[str, ...] = ()
+    process: subprocess.Popen | None = None
+    drivers: tuple[int, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "outputs/sweeps/paced"
+
+    @property
+    def said(self) -> str:
+        return (self.root / "sweep.out").read_text()
+
+    def start(self, *more: str) -> None:
+        """Or go on with it."""
+        new = not self.folder.exists()
+        if new:
+            (self.root / "forwards").mkdir(parents=True)
+            (self.root / "paced.py").write_text(PACED)
+        about = [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", "name=paced", *SETTINGS, *self.settings]
+        with open(self.root / "sweep.out", "wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "workloads/sweep.py"), *(about if new else [f"resume={self.folder}"]), *more],
+                cwd=self.root, stdout=out, stderr=out, env=os.environ | ENVIRONMENT, start_new_session=True)  # fmt: skip
+        self.drivers += (self.process.pid,)
+
+    def until_steps(self, count: int) -> None:
+        """Until the trials have done so many steps more, in all; the sweep must not end before."""
+        goal, deadline = self.steps() + count, time.monotonic() + 300
+        while self.steps() < goal:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said
+            time.sleep(0.02)
+
+    def steps(self) -> int:
+        """Training forwards of all trials, those that were done twice too; the driver's, of the rehearsal, apart."""
+        return sum(path.stat().st_size for path in (self.root / "forwards").iterdir() if int(path.name) not in self.drivers)
+
+    def finish(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            self.start()
+        try:
+            assert self.process.wait(500) == 0, self.said
+        finally:
+            kill_all(self.process)
+
+    def assert_whole(self, whole: Ended) -> None:
+        """Nothing lost, nothing doubled, weights bit-identical to the sweep `whole`, which nothing interrupted."""
+        names = sorted(path.name for path in (whole.folder / "trials").iterdir())
+        assert names == sorted(path.name for path in (self.folder / "trials").iterdir()) and len(names) == 4
+        for name in names:
+            ours, theirs = self.folder / "trials" / name, whole.folder / "trials" / name
+            rows = results.read_trial(ours)
+            assert [(row["step"], row["status"]) for row in rows] == [
+                (step, "running" if step < STEPS else "finished") for step in range(EVERY, STEPS + 1, EVERY)
+            ]
+            assert [row["score"] for row in rows] == [row["score"] for row in results.read_trial(theirs)]
+            a, b = (load_file(checkpoint.latest(trial / "checkpoints") / "shared.safetensors") for trial in (ours, theirs))
+            assert a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a), name
+        assert len(results.load(self.folder / results.FILE)) == len(names) * STEPS // EVERY
+
+
+def processes_of(marker: str) -> list[psutil.Process]:
+    """Of Ray's workers with `marker` in their environment, those that have something to do."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if marker in process.environ().values() and process.name().startswith("ray::") and "IDLE" not in process.name():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
