@@ -84,7 +84,7 @@ class MeltrAhead(Probing):
         self.averaged(t, slope)
         rows = step.losses_again()
         if self.meltr.relative:
-            self.meltr.observe(*step.average([rows.mean(0)]))
+            self.meltr.relative.observe(*step.average([rows.mean(0)]))
         e = self.derivatives(self.standing(rows, step))
         for _ in range(self.descents if e.any() else 0):
             self.meltr.descend(step.average(self.gradient(rows, e.to(rows))))
@@ -140,11 +140,12 @@ class MeltrGated(LookAhead):
 
     def __init__(self, meltr: Meltr, **others: Any):
         super().__init__(**others)
-        self.meltr = meltr
+        assert isinstance(meltr.combiner, Gated)
+        self.meltr, self.gates = meltr, meltr.combiner
         self.switch()
 
     def switch(self) -> None:
-        self.meltr.combiner.open.copy_(self.a)
+        self.gates.open.copy_(self.a)
 
     def to(self, device: torch.device) -> MeltrGated:
         super().to(device)
@@ -155,8 +156,8 @@ class MeltrGated(LookAhead):
         return self.meltr.slopes(losses, batch)
 
     def changed(self, turned: list[int], step: Any) -> SlopesOf:
-        other = Gated(self.meltr.combiner.combiner, len(self.a))
-        other.open = super().changed(turned, step)
+        other = Gated(self.gates.combiner, len(self.a))
+        other.open = self.flipped(turned)
         return lambda losses, batch: slopes(self.meltr.replayed(other), losses)[1]
 
     def learn(self, turned: list[int], with_turned: float, as_it_stands: float, step: Any = None) -> Tensor:

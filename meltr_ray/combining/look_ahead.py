@@ -52,6 +52,9 @@ class LookAhead(Probing):
         return self
 
     def changed(self, turned: list[int], step: Any) -> Tensor | SlopesOf:
+        return self.flipped(turned)
+
+    def flipped(self, turned: list[int]) -> Tensor:
         flipped = self.a.clone()
         flipped[turned] = 1 - flipped[turned]
         return flipped

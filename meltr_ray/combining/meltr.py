@@ -21,6 +21,8 @@ class Relative(nn.Module):
     """l -> l over an exponential mean of |l|, (T,); the loss itself before the first observation."""
 
     LEAST = 1e-6
+    scale: Tensor
+    observed: Tensor
 
     def __init__(self, num_losses: int):
         super().__init__()

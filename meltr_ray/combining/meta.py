@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Callable, ClassVar, Sequence
+from typing import Any, Callable, ClassVar, Self, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Meta(Way):
         raise NotImplementedError
 
     @classmethod
-    def of(cls, config: Any, workload: Workload) -> Meta:
+    def of(cls, config: Any, workload: Workload) -> Self:
         names, settings = config.losses.set, config.combiner
         return cls(with_slopes(cls.made(config, workload), settings.slopes, names.index(config.losses.primary), settings.floor), config.aid)
 
@@ -61,7 +61,8 @@ class Meta(Way):
     def __init__(self, combiner: nn.Module, aid: Any):
         self.combiner, self.aid = combiner, aid
         self.asks_batch = takes_batch(combiner)
-        self.relative = isinstance(getattr(innermost(combiner), "inputs", None), Relative)
+        inputs = getattr(innermost(combiner), "inputs", None)
+        self.relative = inputs if isinstance(inputs, Relative) else None
         self.solver = SOLVERS[aid.solver].of(aid)
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, tuple(aid.betas), weight_decay=aid.weight_decay)
@@ -96,7 +97,7 @@ class Meta(Way):
     def step(self, problem: LossesProblem, batches: Sequence[Any] = ()) -> dict[str, Any]:
         """Update phi once; returns the numbers that the results table keeps. `batches`: those of the M rows of losses."""
         if self.relative:
-            self.observe(*problem.average([problem.losses().detach().mean(0)]))
+            self.relative.observe(*problem.average([problem.losses().detach().mean(0)]))
         combiner = Replayed(self.combiner, self.num_steps)
         before = problem.passes()
         checked = self.aid.check_every > 0 and self.num_steps % self.aid.check_every == 0
@@ -123,10 +124,6 @@ class Meta(Way):
             "jvp_error": errors.get("jvp"),
             "hvp_error": errors.get("hvp"),
         }
-
-    def observe(self, losses: Tensor) -> None:
-        """Tell a combiner whose inputs are relative to what losses have been of these, (T,), alike on every rank."""
-        innermost(self.combiner).inputs.observe(losses)
 
     def unit(self, alignments: Tensor) -> float:
         """Exponential mean of the lengths of `alignments` (T,), these included; 1 if it is 0 or not finite."""

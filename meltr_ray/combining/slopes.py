@@ -27,6 +27,8 @@ def slopes(combiner: Callable[..., Tensor], losses: Tensor, *batch: Any) -> tupl
 class Bounded(nn.Module):
     """A combiner made of another, `combiner`, and called as that one is."""
 
+    combiner: nn.Module
+
     def __init__(self, combiner: nn.Module):
         super().__init__()
         self.combiner = combiner
@@ -71,6 +73,8 @@ class SimplexSlopes(Bounded):
 class Gated(Bounded):
     """A combiner some of whose losses may be switched off: they count as constants. `open` (T,), 1 or 0, is set from outside."""
 
+    open: Tensor
+
     def __init__(self, combiner: nn.Module, num_losses: int):
         super().__init__(combiner)
         self.register_buffer("open", torch.ones(num_losses))
@@ -81,7 +85,7 @@ class Gated(Bounded):
 
 def with_slopes(combiner: nn.Module, kind: str, primary: int, floor: float) -> nn.Module:
     """`combiner` with slopes of a `kind` of SLOPES."""
-    made = {
+    made: dict[str, Callable[[], nn.Module]] = {
         "any": lambda: combiner,
         "non_negative": lambda: NonNegativeSlopes(combiner),
         "simplex": lambda: SimplexSlopes(combiner, primary, floor),
