@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any, Optional
 
 from meltr_ray.bounds import bounded, check_settings
-from meltr_ray.errors import check, check_choice
+from meltr_ray.errors import ConfigError, check, check_choice
 from meltr_ray.extras import needs
 
 META_BATCHES = ("recent", "next", "held_out")
@@ -94,7 +94,8 @@ class CombinerConfig:
         )
         check_gramian(self, way)
         missing = [package for package in way.needs if find_spec(package) is None]
-        check(not missing, "combiner.name", self.name, needs("methods", missing))
+        if missing:
+            raise ConfigError(f"combiner.name={self.name}: {needs('methods', missing)}")
         check_choice("combiner.mode", self.mode, ("near_sum", "paper"))
         check_choice("combiner.slopes", self.slopes, ("any", "non_negative"))
         if self.dropout is None:
