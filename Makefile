@@ -1,5 +1,5 @@
 # make sweep: set up, build the embedded data and run the main job.   make check: lint, format, types.   make test: run the tests.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
 

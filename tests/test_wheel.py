@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -89,3 +90,10 @@ def test_commands_are_named_as_they_were_started(monkeypatch):
         "prepare it with meltr-prepare; meltr-sweep resume=a; meltr-sweep makes nothing of it; workload=train.py:Mine /x/train.py"
     )
     assert cli.Request(None, None, {}).command == "meltr-sweep sweep.seeds=3 'name=a b'"
+
+
+def test_a_console_command_helps_by_its_own_name(tmp_path):
+    program = "import sys; sys.argv[0] = '/env/bin/meltr-train'; from workloads.console import train; train()"
+    done = subprocess.run([sys.executable, "-c", program, "--help"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0 and "\nmeltr-train train.steps=300" in done.stdout and "train.py" not in done.stdout

@@ -38,7 +38,7 @@ from meltr_ray.workload import Workload
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
-SCRIPT = re.compile(r"(?<![\w/.=-])(?:python )?(?:workloads/)?(sweep|train|evaluate|prepare)\.py(?![\w:])")
+SCRIPT = re.compile(r"(?<![\w/.=-])(?:python )?(?:workloads/)?(sweep|train|evaluate|prepare)\.py(?!\w|:\w)")
 """How texts name the commands."""
 OF_THE_DISK = {
     errno.ENOSPC: "make room, what was finished is saved",
