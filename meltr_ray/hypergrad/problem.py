@@ -17,6 +17,9 @@ from meltr_ray.hypergrad.vectors import Vector
 Combiner = Callable[[Tensor], Tensor]
 """g_phi: losses (T,) -> training loss, a scalar."""
 
+Pass = Callable[[], Tensor]
+"""A forward pass on data of its own: losses (T,), or a scalar."""
+
 Operator = Callable[[Vector], Vector]
 """A linear map of weight space; what it keeps between products lives as long as it does."""
 
