@@ -3,6 +3,7 @@
     python benchmarks/meta_step.py                     # UniVL at base size: about 15 minutes on two quiet cores, 12 GB
     python benchmarks/meta_step.py --size tiny --quick # a minute, to see that it runs
     python benchmarks/meta_step.py --device cuda       # bfloat16 and fused attention
+    python benchmarks/meta_step.py --size small --trust 40   # what checking costs once a module's products have been tested, and no more
 
 Writes meta_step.json, meta_step.md and meta_step.png to --out; ends with 1 where a target is missed. Times of all ways
 alternate in one process; peak memory is that of a process of its own each, above what it held before the step. A meta step's
@@ -43,6 +44,10 @@ TARGETS = [  # (figure, at most)
     ("cg one_sided per iteration", 1.7), ("cg one_sided error", 1e-2),
     ("cg exact per iteration", 2.5), ("cg memory, 4 iterations over 1", 1.05),
 ]  # fmt: skip
+
+
+MOST_FOR_CHECKS = 1.02
+"""Of a meta step that checks, over one that trusts."""
 
 
 def hypergradient_by(way: str, case: Case) -> Callable[[], tuple[list[Tensor], float]]:
@@ -182,6 +187,38 @@ def training_ratio(case: Case, repeats: int, inner_steps: int = 3) -> dict[str, 
             spent[name].append(measured(lambda: period(name == "ours"), case)[0])
     plain, ours = (statistics.median(values[1:]) for values in spent.values())
     return {"plain_seconds": plain, "ours_seconds": ours, "ratio": ours / plain}
+
+
+def checked_over_trusted(case: Case, pairs: int) -> dict[str, float]:
+    """Processor time of a meta step that checks what it is given, over that of one that trusts it: the median over pairs.
+
+    Both steps of a pair follow each other, each first in turn, so that what else the machine does falls on both. The products of the
+    module are tested before, which happens once.
+    """
+    model, combiner = make_model(case, True), make_combiner(case)
+
+    def step(trust: bool) -> float:
+        wait(case)
+        start = time.process_time()
+        hypergradient(make_problem(case, model, trust=trust), combiner, gamma=0.1, keep_v=False)
+        wait(case)
+        return time.process_time() - start
+
+    once = step(False)
+    for trust in (True, False):
+        step(trust)
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(pairs):
+        for trust in (True, False) if number % 2 else (False, True):
+            spent[trust].append(step(trust))
+    ratios = [checked / trusted for checked, trusted in zip(spent[False], spent[True])]
+    error = 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5  # of a median
+    return {
+        "trusted_seconds": statistics.median(spent[True]),
+        "once_seconds": once,
+        "ratio": statistics.median(ratios),
+        "standard_error": error,
+    }
 
 
 def in_own_process(task: str, case: Case, *arguments: Any) -> Any:
@@ -348,6 +385,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--quick", action="store_true", help="one repeat and no curves")
+    parser.add_argument("--trust", type=int, metavar="PAIRS", help="measure alone what checking costs, in so many pairs of meta steps")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -358,6 +396,11 @@ def main() -> int:
         print("device=cuda: this machine has no GPU, so nothing was measured; run it where there is one, or use --device cpu")
         return 2
     torch.set_num_threads(arguments.threads)
+    if arguments.trust:
+        found = checked_over_trusted(Case(size=arguments.size, device=arguments.device), arguments.trust)
+        print(f"checked over trusted: {found['ratio']:.3f}, standard error {found['standard_error']:.3f} (a trusted step {found['trusted_seconds']:.2f} s, the first, "
+              f"which tests, {found['once_seconds']:.2f} s; at most {MOST_FOR_CHECKS})")  # fmt: skip
+        return int(found["ratio"] > MOST_FOR_CHECKS)
     repeats = 1 if arguments.quick else arguments.repeats
     machine = {"machine": torch.cuda.get_device_name() if arguments.device == "cuda" else platform.processor() or platform.machine(),
                "cores": os.cpu_count(), "threads": arguments.threads, "torch": torch.__version__}  # fmt: skip

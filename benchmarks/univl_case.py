@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def make_batch(case: Case, seed: int) -> UniVLBatch:
     return batch.to(case.device)
 
 
-def make_problem(case: Case, model: UniVLLosses, **options: str) -> ModuleProblem:
+def make_problem(case: Case, model: UniVLLosses, **options: Any) -> ModuleProblem:
     """Training batch and a separate meta batch; the same dropout masks for every problem of a case."""
     train, meta = make_batch(case, 10), make_batch(case, 11)
     torch.manual_seed(5)

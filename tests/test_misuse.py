@@ -279,3 +279,14 @@ def test_the_test_of_products_is_made_once_a_module(caplog):
     assert 0 < first[0] <= 22 and 0 < first[1] <= 16, first  # what docs/hypergradients.md says
     assert spent() == (0, 0)
     assert sum("has passed the test" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_losses_that_hardly_change_cost_no_dearer_product():
+    """Some that are flat at the start, as contrastive losses of an untrained model are: what a difference shows of them is rounding."""
+    torch.manual_seed(0)
+    module, x = nn.Linear(600, 200), torch.randn(8, 600)
+    out = lambda: module(x)  # noqa: E731
+    losses = lambda: torch.stack([out().square().mean(), *(1.4 + 1e-7 * (k * out()).sin().mean() for k in range(1, 7))])  # noqa: E731
+    problem = ModuleProblem(module, losses, lambda: (module(x[:4]) - 1).square().mean())
+    hypergradient(problem, MELTR(7, embedding_size=16, loss_encoder_size=8, feed_forward_size=16))
+    assert problem.jvp_choice.candidates[0] in ("one_sided", "central")

@@ -12,8 +12,7 @@ from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.hessian import Hessian
-from meltr_ray.hypergrad.module_problem import Pass
-from meltr_ray.hypergrad.problem import Operator
+from meltr_ray.hypergrad.problem import Operator, Pass
 from meltr_ray.hypergrad.products import HVP, MIXED, Choice, difference
 from meltr_ray.hypergrad.structure import check_apart, check_reach, check_scalar, tensors_of
 from meltr_ray.hypergrad.tested_mixed import follows_values, settle_mixed

@@ -13,18 +13,17 @@ from typing import Any, Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from meltr_ray.hypergrad import loss_products as exact
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.hessian import Hessian
-from meltr_ray.hypergrad.problem import Combiner, Operator
+from meltr_ray.hypergrad.problem import Combiner, Operator, Pass
 from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of, spread_difference
 from meltr_ray.hypergrad.structure import check_combined, check_reach, check_scalar, check_vector_of_losses
 from meltr_ray.hypergrad.tested import by_gradients, look, settle_losses
 from meltr_ray.hypergrad.trust import SEED, Trust, settle_hessian
 from meltr_ray.hypergrad.vectors import Vector
-from meltr_ray.hypergrad.weights import ModuleWeights, tangent
-
-Pass = Callable[[], Tensor]
+from meltr_ray.hypergrad.weights import ModuleWeights
 
 
 class LossesProblem:
@@ -123,12 +122,12 @@ class LossesProblem:
             device = self.weights.device
             in_place = _equal(get_generators(device), self.generators)  # then this is the inner step's own forward
             with self.weights.kept_on_error() if in_place else self.replay():
-                rows = [self.checked(self.inner()) if in_place else self._forward(self.inner)]
+                rows = [self.checked(self.inner()) if in_place else self.forward(self.inner)]
                 after = get_generators(device)  # from here the next micro-batch draws its masks
             if len(self.forwards) > 1:
                 with self.weights.replayed(after), torch.no_grad():
-                    rows += [self._forward(forward) for forward in self.forwards[1:]]
-            self._losses, self._versions = self._shared(torch.stack(rows)), versions
+                    rows += [self.forward(forward) for forward in self.forwards[1:]]
+            self._losses, self._versions = self.shared(torch.stack(rows)), versions
         return self._losses
 
     def outer_gradient(self) -> Vector:
@@ -153,8 +152,8 @@ class LossesProblem:
         return choice.take({
             "one_sided": lambda: taken(self.losses_along(v, consume), v, radius("one_sided"), at_hand),
             "central": lambda: taken(self.losses_along(v), v, radius("central")),
-            "forward": lambda: self._forward_mode(v),
-            "double_backward": lambda: self._double_backward(v),
+            "forward": lambda: exact.forward_mode(self, v),
+            "double_backward": lambda: exact.double_backward(self, v),
             "gradients": lambda: by_gradients(self, v),
         })  # fmt: skip
 
@@ -164,7 +163,7 @@ class LossesProblem:
         @torch.no_grad()
         def losses_at(eps: float | None) -> Tensor:
             with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0, consume):
-                return self._shared(torch.stack([self._forward(forward) for forward in self.forwards]))
+                return self.shared(torch.stack([self.forward(forward) for forward in self.forwards]))
 
         return losses_at
 
@@ -190,7 +189,7 @@ class LossesProblem:
             return [factor * self.gradient([picked(t, float(mine and k == m)) for k in range(num_rows)])
                     for mine, m, t in picks]  # fmt: skip
         with self.replay():
-            l = torch.stack([self._forward(forward) for forward in self.forwards])
+            l = torch.stack([self.forward(forward) for forward in self.forwards])
         found = []
         for owner in owners:
             factor = 1 if owner is None else self.num_ranks
@@ -206,7 +205,7 @@ class LossesProblem:
         if not self.weights.whole:
             return [self.gradient(picked(t)) for t in range(count)]
         with self.replay():  # a graph of its own: DeepSpeed's forward admits its own backward alone
-            l = torch.stack([self._forward(forward) for forward in self.forwards]).mean(0)
+            l = torch.stack([self.forward(forward) for forward in self.forwards]).mean(0)
         return [self.weights.vector(self.weights.differentiate(l[t], retain_graph=t < count - 1)) for t in range(count)]
 
     def projections(self, seeds: Sequence[int], scale: Vector | None = None) -> Tensor:
@@ -232,7 +231,7 @@ class LossesProblem:
             yield
 
     def _hessian(self, combiner: Combiner | Sequence[Combiner], choice: Choice, radius: float | None) -> Hessian:
-        return Hessian(self.weights, self._values(combiner), self.replay, choice, radius, lambda u: self._gauss_newton(combiner, u),
+        return Hessian(self.weights, self._values(combiner), self.replay, choice, radius, lambda u: exact.gauss_newton(self, combiner, u),
                        self.linearised(combiner))  # fmt: skip
 
     def _settle_hessian(self, combiner: Combiner | Sequence[Combiner], u: Vector) -> None:
@@ -268,7 +267,7 @@ class LossesProblem:
             else Choice(option, name, products, self.accuracy, self.arithmetic, whole, self.weights.few and not self.half)
         )
 
-    def _forward(self, forward: Pass) -> Tensor:
+    def forward(self, forward: Pass) -> Tensor:
         return self.checked(self.weights.forward(forward))
 
     def checked(self, l: Tensor) -> Tensor:
@@ -278,7 +277,7 @@ class LossesProblem:
         self._num_losses = self._num_losses or len(l)
         return l
 
-    def _shared(self, l: Tensor) -> Tensor:
+    def shared(self, l: Tensor) -> Tensor:
         """Losses as g_phi sees them: averaged over ranks if so configured, with the gradient of this rank's own."""
         if not self.average_losses:
             return l
@@ -286,61 +285,18 @@ class LossesProblem:
         return l + (mean - l.detach())
 
     def _values(self, functions: Combiner | Sequence[Combiner]) -> list[Pass]:
-        return [partial(self._value, f, g) for f, g in zip(self.forwards, self._each(functions))]
+        return [partial(self._value, f, g) for f, g in zip(self.forwards, self.each(functions))]
 
     def _value(self, forward: Pass, function: Combiner) -> Tensor:
-        return function(self._shared(self._forward(forward)))
+        return function(self.shared(self.forward(forward)))
 
-    def _each(self, functions: Combiner | Sequence[Combiner]) -> Sequence[Combiner]:
+    def each(self, functions: Combiner | Sequence[Combiner]) -> Sequence[Combiner]:
         """One for each micro-batch."""
         return functions if isinstance(functions, Sequence) else [functions] * len(self.forwards)
 
     def linearised(self, combiner: Combiner | Sequence[Combiner]) -> list[Pass]:
-        """Passes whose gradient is J(w)' a with a linear in the losses: slopes and their derivative G at l(w0), w0 the first w they see.
-
-        At w0 + eps u their gradient is J' (a + G (l - l(w0))), which has the derivative H u there, as g_phi's own has. But
-        g_phi may have kinks: MELTR's encoder has units that a small move switches on or off, and over a switch a difference of
-        its slopes is off by the jump over eps (seen: H u off by its own size). Frozen slopes, without G, would lose J' G J u.
-        """
-        at_start: dict[int, Tensor] = {}
-        each = self._each(combiner)
-
-        def value(m: int) -> Tensor:
-            l = self._shared(self._forward(self.forwards[m]))
-            at_start.setdefault(m, l.detach())
-            with torch.enable_grad():
-                here = at_start[m].clone().requires_grad_()
-                (a,) = torch.autograd.grad(each[m](here), here, create_graph=True)
-                if a.requires_grad:
-                    a = a + torch.autograd.grad(a, here, l.detach() - at_start[m], allow_unused=True, materialize_grads=True)[0]
-            return a.detach() @ l
-
-        return [partial(value, m) for m in range(len(self.forwards))]
-
-    def _forward_mode(self, v: Vector) -> Tensor:
-        with self.replay():
-            J_v = self.weights.along(v, lambda duals: torch.stack([tangent(self._forward(f)) for f in self.forwards]))
-        return self.average([J_v])[0] if self.average_losses else J_v
-
-    def _double_backward(self, v: Vector) -> Tensor:
-        """J v as the derivative of c -> <J' c, v>."""
-        with self.replay():
-            l = torch.stack([self._forward(forward) for forward in self.forwards])
-            c = torch.zeros_like(l, requires_grad=True)
-            J_c = self.weights.differentiate(l, grad_outputs=c, create_graph=True)
-        self.weights.passes["backward"] += 1
-        (J_v,) = torch.autograd.grad(torch.stack([(x * y).sum() for x, y in zip(J_c, v.pieces)]).sum(), c)
-        return self.average([J_v])[0] if self.average_losses else J_v
-
-    def _gauss_newton(self, combiner: Combiner | Sequence[Combiner], u: Vector) -> Vector:
-        """J' G J u, G = d2_ll g_phi of each micro-batch: a J v and one gradient."""
-        J_u, cotangents = self.jvp(u), []
-        for g, row, along in zip(self._each(combiner), self.losses().detach(), J_u):
-            l = row.clone().requires_grad_()
-            (a,) = torch.autograd.grad(g(l), l, create_graph=True)
-            curved = a.requires_grad  # a linear combiner has G = 0
-            cotangents.append(torch.autograd.grad(a, l, along, materialize_grads=True, allow_unused=True)[0] if curved else 0 * along)
-        return self.gradient([weighed(c) for c in cotangents])
+        """Passes whose differences along u are H u."""
+        return exact.linearised(self, combiner)
 
 
 class ModuleProblem(LossesProblem):
@@ -360,11 +316,6 @@ class ModuleProblem(LossesProblem):
 def picked(t: int, factor: float = 1.0) -> Combiner:
     """l -> l[t], times a factor."""
     return lambda l: l[t] * factor
-
-
-def weighed(c: Tensor) -> Combiner:
-    """l -> <c, l>."""
-    return lambda l: c @ l
 
 
 def _listed(passes: Pass | Sequence[Pass]) -> list[Pass]:

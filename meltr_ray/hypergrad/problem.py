@@ -18,6 +18,9 @@ from meltr_ray.hypergrad.weights import ModuleWeights
 Combiner = Callable[[Tensor], Tensor]
 """g_phi: losses (T,) -> training loss, a scalar."""
 
+Pass = Callable[[], Tensor]
+"""A forward pass on data of its own: losses (T,), or a scalar."""
+
 Operator = Callable[[Vector], Vector]
 """A linear map of weight space; what it keeps between products lives as long as it does."""
 

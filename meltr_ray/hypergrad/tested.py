@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meltr_ray.hypergrad.graph import graph_of
-from meltr_ray.hypergrad.products import NotAdmitted, tell
+from meltr_ray.hypergrad.products import ROUNDING_UNITS, SPREAD, NotAdmitted, radius_of, tell
 from meltr_ray.hypergrad.structure import InvalidLosses, check_values
 from meltr_ray.hypergrad.trust import SEED, allowed, far
 from meltr_ray.hypergrad.vectors import Vector
@@ -39,7 +39,7 @@ def settle_losses(problem: Any, v: Vector) -> None:
     look(problem)
     if trust.is_settled(choice):
         return
-    check_repeatable(problem, v)
+    l = _own(problem, check_repeatable(problem, v))
     z = problem.random(SEED)
     along_v, along_z, norms = slopes_along(problem, v, z)
     spread, within = sum(piece.numel() for piece in z.pieces) > MANY, 1.5 * problem.accuracy
@@ -49,7 +49,8 @@ def settle_losses(problem: Any, v: Vector) -> None:
 
     def off(name: str) -> float:
         error_z = _own(problem, problem.jvp(z, name, spread=spread)).double() - along_z  # a gradient's product with z is about its length
-        each = (error_z / norms)[norms > 0].abs() if choice.is_auto else error_z.norm().reshape(1) / norms.norm()
+        certain = (error_z.abs() - _rounding(problem, name, l, z, spread)).clamp(min=0)  # a loss that hardly changes shows nothing else
+        each = (certain / norms)[norms > 0] if choice.is_auto else error_z.norm().reshape(1) / norms.norm()
         worst = float(each.max()) if len(each) else 0.0
         return max(far(_own(problem, problem.jvp(v, name)), along_v, scale_v), worst / (5 if name in DIFFERENCES else 1))
 
@@ -102,12 +103,13 @@ def alike(problem: Any, test: Callable[[str], Optional[str]]) -> Callable[[str],
     return tested
 
 
-def check_repeatable(problem: Any, v: Vector) -> None:
-    """Two passes at the same w give the same losses, but for the order of sums on a GPU."""
+def check_repeatable(problem: Any, v: Vector) -> Tensor:
+    """The losses, (M, T): two passes at the same w give the same, but for the order of sums on a GPU."""
     first, second = (problem.losses_along(v)(None) for _ in range(2))
     check_values(first)
     if not on_all_ranks(problem, torch.allclose(first, second, rtol=64 * torch.finfo(first.dtype).eps, atol=0.0, equal_nan=True)):
         raise ValueError("losses: two passes at the same weights differ; use one batch and torch's own generator for all randomness")
+    return first
 
 
 def slopes_along(problem: Any, v: Vector, z: Vector) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,6 +155,16 @@ def by_gradients(problem: Any, v: Vector) -> Tensor:
 def _own(problem: Any, J_v: Tensor) -> Tensor:
     """J v as `slopes_along` has it."""
     return J_v if problem.weights.whole else problem.average([J_v.mean(0, keepdim=True)])[0]
+
+
+def _rounding(problem: Any, name: str, l: Tensor, z: Vector, spread: bool) -> Tensor | float:
+    """By how much a difference along z may be off for each of the losses l by the rounding of its two values; like l."""
+    if name not in DIFFERENCES:
+        return 0.0
+    dtype = problem.weights.dtype
+    step = SPREAD * radius_of(name, dtype) if spread else (problem.radius or problem.weights.radius_of(name)) / z.norm()
+    width = step * (2 if name == "central" else 1)
+    return l.abs().double() * 2 * ROUNDING_UNITS * torch.finfo(dtype).eps / width
 
 
 def _follows(problem: Any, v: Vector, along_v: Tensor, scale: float) -> bool:

@@ -18,8 +18,12 @@ from PIL import Image
 
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.batches import check_enough
+from meltr_ray.video.backbones.violet.visual_tokens import VisualTokens
+from meltr_ray.video.clips import containers
+from meltr_ray.video.clips.clip import Segment
+from meltr_ray.video.clips.store import ClipStore, check_folder
 from meltr_ray.video.clips.thumbnails import strip
-from meltr_ray.video.clips.video import decode_video, encode_video
+from meltr_ray.video.clips.video import decode_frames, decode_video, encode_video
 from meltr_ray.video.datasets.confined import Confined, NotRead
 from meltr_ray.video.datasets.feature_files import find_features
 from meltr_ray.video.datasets.importers.joined_images import joined
@@ -336,3 +340,69 @@ def test_sizes_of_splits_are_checked_before_what_takes_minutes(digits_folder, mo
     one_line(lambda: cli.prepare(config), "the meta split has 40; lower it")
     with pytest.raises(ConfigError, match="the meta split has 1; no batch is that small, so give the split more examples .*data.held_out"):
         check_enough(config.workload, "meta", 1, 2, 1)
+
+
+# --- what training decodes
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    def set_to(frames: int = 10, seconds: float = 60.0) -> None:
+        monkeypatch.setattr(containers, "MOST_FRAMES", frames)
+        monkeypatch.setattr(containers, "MOST_SECONDS", seconds)
+
+    return set_to
+
+
+READINGS = {
+    "whole": lambda path: decode_video(path),
+    "some": lambda path: decode_frames(path, lambda count: np.arange(count)),
+    "a segment": lambda path: decode_frames(path, lambda count: np.arange(count), segment=Segment(0.0, 0.3)),
+    "a strip": lambda path: strip(path, 3),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_decoding_ends(name, film, tmp_path, limits):
+    """As many frames, and as long, as no film of a data set takes; the line names the file."""
+    path = tmp_path / "film.mp4"
+    path.write_bytes(film)
+    limits(frames=6)  # and an empty packet at the end
+    READINGS[name](path)
+    limits(frames=3)
+    one_line(lambda: READINGS[name](path), "film.mp4", "it has more than 3 frames", "replace the file")
+    limits(seconds=0.0)
+    one_line(lambda: READINGS[name](path), "film.mp4", "takes more than 0 s", "replace the file")
+
+
+def test_frames_of_a_segment_are_kept_within_memory_too(film, tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "MOST_BYTES", 3 * 32 * 48 * 3)
+    one_line(lambda: decode_frames(film, lambda count: np.arange(4), segment=Segment(0.0, 9.0)), "4 frames of 48 x 32 take")
+    assert len(decode_frames(film, lambda count: np.arange(3), segment=Segment(0.0, 9.0))) == 3
+
+
+def test_a_linked_film_is_the_one_that_was_imported(film, tmp_path):
+    """Segments stay in their files, whose sizes the folder knows."""
+    source = tmp_path / "src"
+    source.mkdir()
+    for number in range(4):
+        (source / f"film{number}.mp4").write_bytes(film)
+    rows = "".join(f"film{at % 4},boat number {at},{0.03 * at:.2f},{0.03 * at + 0.1:.2f}\n" for at in range(10))
+    (source / "captions.csv").write_text(f"video,caption,start,end\n{rows}", encoding="utf-8")
+    import_data("videos", source, tmp_path / "d", lambda line: None)
+    check_folder(tmp_path / "d")
+    store = ClipStore(tmp_path / "d", "train", videos=True)
+    store.check_files()
+    trained = Path(store[0].video)
+    trained.write_bytes(film + b"more")
+    one_line(store.check_files, "1 of 1 video files of train have another size than at the import", trained.name)
+    trained.unlink()
+    one_line(store.check_files, "1 of 1 video files of train are gone", trained.name)
+
+
+def test_visual_tokens_that_were_changed_are_made_anew(tmp_path):
+    path = tmp_path / "visual_tokens.npz"
+    VisualTokens(np.zeros((4, 192), np.uint8), 8).save(path, "these")
+    assert VisualTokens.load(path, "these") is not None
+    np.savez(path, centroids=np.ones((4, 192), np.uint8), patch_pixels=8, made_from="these")
+    assert VisualTokens.load(path, "these") is None

@@ -4,6 +4,7 @@
     <folder>/<split>-00000.parquet  the clips, media included, in shards
     <folder>/<split>.arrow          cache made on first open: the same rows without their video, for memory-mapping
     <folder>/<split>.videos.arrow   cache made on first use: the videos alone
+    <folder>/linked_videos.json     sizes of video files that stay where they are, if any do
     <folder>/vocabulary.txt         word pieces of the train captions
 
 docs/data.md describes it; shards.py and new_folder.py write it.
@@ -12,6 +13,7 @@ docs/data.md describes it; shards.py and new_folder.py write it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +31,8 @@ from meltr_ray.video.clips.disk import DISK_FULL, disk_full_is_one_line
 
 ROWS_AT_ONCE = 128
 """Rows of a record batch of the cache, and what making it holds."""
+LINKED = "linked_videos.json"
+"""Sizes of the videos that aren't embedded."""
 VIDEO_COLUMNS = ("id", "video", "video_path")
 AGAIN = "delete the folder and prepare it again (workloads/prepare.py)"
 
@@ -81,11 +85,19 @@ class ClipStore:
         return self.folder / batch["video_path"][at].as_py() if embedded is None else embedded
 
     def check_files(self) -> None:
-        """Raises ConfigError where the file of a video that isn't embedded is gone. For a store opened with `videos`."""
+        """Raises ConfigError where the file of a video that isn't embedded is gone, or isn't the one that was looked into at the import.
+
+        For a store opened with `videos`.
+        """
         paths = {path for batch in self._videos.batches for path in batch["video_path"].unique().to_pylist() if path is not None}
-        lost = sorted(path for path in paths if not (self.folder / path).is_file())
+        sizes = {path: os.stat(self.folder / path).st_size if (self.folder / path).is_file() else None for path in sorted(paths)}
+        lost = [path for path, size in sizes.items() if size is None]
         check(not lost, "data.folder", self.folder, f"{len(lost)} of {len(paths)} video files of {self.split} are gone, {lost[:1]} first; "
               "put them back or prepare the folder anew")  # fmt: skip
+        imported = linked_sizes(self.folder)
+        other = [path for path, size in sizes.items() if imported.get(path, size) != size]
+        check(not other, "data.folder", self.folder, f"{len(other)} of {len(paths)} video files of {self.split} have another size than at the "
+              f"import, {other[:1]} first; put those back or prepare the folder anew")  # fmt: skip
 
     def __reduce__(self):
         return ClipStore, (self.folder, self.split, self.videos, self.features)
@@ -135,6 +147,12 @@ def load_manifest(folder: str | Path) -> dict[str, Any]:
         f"has schema version {manifest.get('schema_version')}, this code reads {schema.VERSION}; {AGAIN}",
     )
     return manifest
+
+
+def linked_sizes(folder: Path) -> dict[str, int]:
+    """Video file that isn't embedded -> its bytes at the import; empty of a folder of an earlier version."""
+    path = Path(folder) / LINKED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def check_folder(folder: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.video.clips.clip import WHOLE, Segment
-from meltr_ray.video.clips.containers import check_kept, open_video
+from meltr_ray.video.clips.containers import check_kept, open_video, within_limits
 
 DEFAULT_RATE = 25
 """Frames a second of a stream that says nothing of them."""
@@ -83,7 +83,7 @@ class Timeline:
 def read_timeline(container: InputContainer) -> Timeline:
     """The timeline of the first video stream, without decoding it."""
     stream = container.streams.video[0]
-    return make_timeline([packet_times(packet) for packet in container.demux(stream) if packet.size], stream)
+    return make_timeline([packet_times(packet) for packet in within_limits(container.demux(stream)) if packet.size], stream)
 
 
 def packet_times(packet: av.Packet) -> PacketTimes:
@@ -136,7 +136,7 @@ def decode_video(source: bytes | str | Path, name: str = "video") -> np.ndarray:
     """
     with _opened(source, name) as container:
         convert, frames = Converter(), []
-        for frame in container.decode(video=0):
+        for frame in within_limits(container.decode(video=0)):
             check_kept(len(frames) + 1, frame.width, frame.height)
             frames.append(convert(frame))
         if not frames:
@@ -192,7 +192,7 @@ def _decode_whole(
     """The wanted frames that there are, by number, and the time stamps of all frames."""
     with _opened(source, name) as container:
         convert, numbers, kept, marks = Converter(side), set(wanted), {}, []
-        for frame in container.decode(video=0):
+        for frame in within_limits(container.decode(video=0)):
             if len(marks) in numbers:
                 check_kept(len(numbers), *(convert.size or (frame.width, frame.height)))
                 kept[len(marks)] = convert(frame)
@@ -220,11 +220,12 @@ def _decode_part(
             container.seek(key, stream=stream)
         except av.FFmpegError:
             return None  # a file that has no index
-        for frame in container.decode(stream):
+        for frame in within_limits(container.decode(stream)):
             if frame.pts is None or not latest < frame.pts <= max(marks):
                 break  # AVI's time stamps are those of decoding, which isn't in the order of display
             reached, latest = reached or frame.pts == key, frame.pts
             if reached and frame.pts in marks and not frame.is_corrupt:
+                check_kept(len(marks), *(convert.size or (frame.width, frame.height)))
                 kept[marks[frame.pts]] = convert(frame)
             if len(kept) == len(marks):
                 return kept

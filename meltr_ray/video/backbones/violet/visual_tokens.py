@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from meltr_ray.errors import check
 from meltr_ray.storage import put
+from meltr_ray.storage.sealed import sha256
 from meltr_ray.video.clips.pixels import violet_clip
 from meltr_ray.video.clips.store import ClipStore
 from meltr_ray.video.datasets.pickles import read_pickle
@@ -73,11 +74,14 @@ class VisualTokens:
     def save(self, path: Path, made_from: str = "") -> None:
         """Write an .npz file, whole or not at all."""
         put(path, lambda file: np.savez(file, centroids=self.centroids, patch_pixels=self.patch_pixels, made_from=made_from))
+        put(path.with_suffix(".sha256"), sha256(path))
 
     @staticmethod
     def load(path: Path, made_from: str = "") -> VisualTokens | None:
         """Tokens that `save` wrote; None where there is no whole file, or one made from something else."""
         try:
+            if path.with_suffix(".sha256").read_text() != sha256(path):
+                return None
             with np.load(path, allow_pickle=False) as stored:
                 found = VisualTokens(stored["centroids"], int(stored["patch_pixels"]))
                 return found if str(stored["made_from"]) == made_from else None

@@ -88,13 +88,18 @@ class Media:
         """A copy of the clip with its media: features, and its video's bytes, or its path where the clip is a segment of the file."""
         path, video = self.file(clip), clip.video
         if path is not None:
-            video = path.absolute() if clip.start is not None or clip.end is not None else path.read_bytes()
+            video = path.absolute() if is_linked(clip) else path.read_bytes()
         return replace(
             clip,
             features=self.array(clip) if self.has(clip, "features") else None,
             audio=clip.audio if self.has(clip, "audio") else None,
             video=video if self.has(clip, "video") else None,
         )
+
+    def linked(self, clips: list[Clip]) -> dict[str, int]:
+        """Video file that stays where it is -> its bytes, of clips that are segments of files."""
+        paths = {path.absolute() for clip in clips if is_linked(clip) and self.has(clip, "video") and (path := self.file(clip)) is not None}
+        return {str(path): path.stat().st_size for path in sorted(paths)}
 
     def place(self, path: Path) -> str:
         """A file's path from the source folder, or its own if it lies elsewhere."""
@@ -106,6 +111,11 @@ class Media:
         sizes = [path.stat().st_size for path in files]
         lines = "".join(f"{self.place(path)} {size}\n" for path, size in zip(files, sizes))
         return {"number": len(files), "bytes": sum(sizes), "sha256_of_names_and_sizes": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def is_linked(clip: Clip) -> bool:
+    """Whether its video isn't embedded: it is a segment of a file."""
+    return clip.start is not None or clip.end is not None
 
 
 def find_media(source: Path, annotations: Annotations, features: str | None = None) -> Media:

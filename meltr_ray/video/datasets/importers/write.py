@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from meltr_ray.errors import check
+from meltr_ray.storage import put
 from meltr_ray.storage.sealed import sha256
 from meltr_ray.video.clips import shards
 from meltr_ray.video.clips.answers import Answers, build_answers
 from meltr_ray.video.clips.clip import Clip
 from meltr_ray.video.clips.new_folder import new_folder
 from meltr_ray.video.clips.schema import SPLITS
+from meltr_ray.video.clips.store import LINKED
 from meltr_ray.video.clips.vocabulary import build_vocabulary, list_words
 from meltr_ray.video.datasets.importers.annotations import Annotations
 from meltr_ray.video.datasets.importers.cleaning import clean
@@ -112,6 +115,8 @@ def write(
     with new_folder(folder, about) as partial:
         counts |= _write_words(partial, splits, annotations.num_answers)
         left_out.write(partial / "left_out.csv")
+        if linked := media.linked(clips):
+            put(partial / LINKED, json.dumps(linked, indent=1))
         warnings += _warnings(media, counts, left_out)
         entries = {split: shards.write_split(partial, split, chosen, media.filled) for split, chosen in splits.items()}
         manifest = shards.write_manifest(
