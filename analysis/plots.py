@@ -16,17 +16,19 @@ OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 INK, FAINT = "#222222", "#999999"
 DASHES = ["--", ":", "-."]
 DOTS_PER_INCH = 144
+PANELS = 4
+"""Beside each other in a figure; more stand below."""
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666", "axes.grid": True,
     "grid.color": "#E6E6E6", "grid.linewidth": 0.7, "axes.axisbelow": True,
 }  # fmt: skip
 
 
-def _figure(width: float, height: float, columns: int = 1, **keywords) -> tuple[Figure, list[Axes]]:
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **keywords) -> tuple[Figure, list[Axes]]:
     with matplotlib.rc_context(STYLE):  # Figure, not pyplot: no display, nothing global left behind
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-        axes = figure.subplots(1, columns, squeeze=False, **keywords)[0]
+        axes = figure.subplots(rows, columns, squeeze=False, **keywords).ravel()
         for axis in axes:
             axis.tick_params(length=3, color="#666666")
     return figure, list(axes)
@@ -84,7 +86,11 @@ def paired_differences(sweep: Sweep) -> Figure | None:
     if not found:
         return None
     baselines = sweep.compared[1:]
-    figure, axes = _figure(9, 1.1 + 0.75 * len(tables.HOW), len(baselines), sharey=True)
+    columns = min(len(baselines), PANELS)
+    rows = -(-len(baselines) // columns)
+    figure, axes = _figure(9, (1.1 + 0.75 * len(tables.HOW)) * rows, columns, rows, sharey=True)
+    for axis in axes[len(baselines) :]:
+        axis.set_axis_off()
     for axis, baseline in zip(axes, baselines):
         for row, (how, _name) in enumerate(tables.HOW.items()):
             if how in found and found[how].n[baseline]:
@@ -93,8 +99,8 @@ def paired_differences(sweep: Sweep) -> Figure | None:
             else:
                 axis.text(0.5, row, "no pairs", color=FAINT, ha="center", transform=axis.get_yaxis_transform())
         _rows(axis, [text.replace(", ", ",\n") for text in tables.HOW.values()])
-        _title(axis, f"{sweep.ours} − {baseline}")
-    for axis in axes:
+        _title(axis, f"{sweep.ours} − {baseline}" if columns < PANELS else f"{sweep.ours} −\n{baseline}")
+    for axis in axes[: len(baselines)]:
         _zero(axis, sweep)
     figure.supxlabel(f"Difference in {_difference_label(sweep)}; right of 0: {sweep.ours} is better", fontsize=10)
     return figure

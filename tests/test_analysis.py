@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.text import Text
 
 from analysis import cells, chosen, leaders, plots, report, standing, statistics, tables
 from meltr_ray.config import SweepConfig
@@ -355,6 +356,26 @@ def test_the_notebook_runs_on_a_comparison_alone(full, monkeypatch):
     monkeypatch.delenv("MELTR_SCREENING", raising=False)
     printed = printed_by("compare_baseline.ipynb")
     assert printed.startswith("No screening here") and report.headline(full) in printed
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
+def test_differences_to_many_baselines_stand_in_rows_whose_titles_are_apart(tmp_path, count):
+    """Of so many panels none is lost, and no title runs into another."""
+    names = [f"with_masked_{number}" for number in range(count)]
+    for arm in ("meltr", *names):
+        for seed in range(3):
+            write_trial(tmp_path, arm, seed, [40.0 + seed, 50.0 + len(arm)], test=45.0)
+    figure = plots.paired_differences(tables.load(write_plan(tmp_path, baselines=names, arms={arm: {} for arm in ("meltr", *names)})))
+    figure.draw_without_rendering()
+    titles = [
+        next(text for text in axis.get_children() if isinstance(text, Text) and "−" in text.get_text())
+        for axis in figure.axes
+        if axis.axison
+    ]
+    assert [title.get_text().split()[-1] for title in titles] == names
+    boxes = [title.get_window_extent() for title in titles]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
 def test_every_arm_stands_by_its_distance_to_the_best_in_margins(full):
