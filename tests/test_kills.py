@@ -31,7 +31,8 @@ def whole(tmp_path_factory) -> Ended:
 
 def moments(kind: str) -> list[int]:
     """Steps of all trials together between two kills."""
-    found = [random.Random(f"{SEED} {kind}").randint(20, 100) for _ in range(KILLS)]
+    chance = random.Random(f"{SEED} {kind}")
+    found = [chance.randint(20, 100) for _ in range(KILLS)]
     print(f"{kind}: seed {SEED}, kills after {found} steps")
     return found
 

@@ -79,7 +79,7 @@ def run(folder: Path, config: Config) -> int:
                 record_failure(trial, error)
                 return End.FINISHED
 
-        with Interruption(folder, config.train.grace, lambda line: print(line, file=terminal)) as interruption:
+        with Interruption(folder, config.train.grace, terminal) as interruption:
             try:
                 with connected(config) if config.train.num_workers else nullcontext():
                     if config.train.num_workers:
