@@ -89,9 +89,10 @@ class Ended:
             assert self.process.poll() is None and time.monotonic() < deadline, self.said
             time.sleep(0.02)
 
-    def steps(self) -> int:
-        """Training forwards of all trials, those that were done twice too; the driver's, of the rehearsal, apart."""
-        return sum(path.stat().st_size for path in (self.root / "forwards").iterdir() if int(path.name) not in self.drivers)
+    def steps(self, of: set[int] | None = None) -> int:
+        """Training forwards of all trials, those that were done twice too, or of some processes; the driver's, of the rehearsal, apart."""
+        files = [path for path in (self.root / "forwards").iterdir() if int(path.name) not in self.drivers]
+        return sum(path.stat().st_size for path in files if of is None or int(path.name) in of)
 
     def finish(self) -> None:
         if self.process is None or self.process.poll() is not None:

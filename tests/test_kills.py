@@ -10,11 +10,17 @@ from __future__ import annotations
 import os
 import random
 import signal
+from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from meltr_ray.storage.writers import ATTEMPT
 from tests.commands import kill_all
 from tests.ends import Ended, Marked, machines
+
+if TYPE_CHECKING:
+    from ray._private.node import Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 KILLS, CHECKPOINT_EVERY, AT_ONCE = 3, 20, 2
@@ -37,10 +43,17 @@ def moments(kind: str) -> list[int]:
     return found
 
 
-def check(sweep: Ended, whole: Ended, marked: Marked) -> None:
+def under(node: Node) -> set[int]:
+    """Numbers of the processes that a machine of the cluster runs."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return {process.pid for process in raylet.children(recursive=True)}
+
+
+def check(sweep: Ended, whole: Ended) -> None:
     sweep.assert_whole(whole)
     again = sweep.steps() - whole.steps()
-    print(f"steps done twice: {again}")
+    attempts = {trial.name: (trial / ATTEMPT).read_text() for trial in (sweep.folder / "trials").iterdir()}
+    print(f"steps done twice: {again}, attempts: {attempts}")
     assert 0 <= again <= KILLS * AT_ONCE * (CHECKPOINT_EVERY + 1)
 
 
@@ -55,24 +68,26 @@ def test_of_a_trial(whole, tmp_path, monkeypatch):
         sweep.finish()
     finally:
         kill_all(sweep.process)
-    check(sweep, whole, marked)
+    check(sweep, whole)
     print(f"nothing is left of the sweep after {marked.gone(marked.alive):.1f} s")
 
 
 def test_of_one_of_two_machines(whole, tmp_path, monkeypatch):
     marked = Marked(monkeypatch, str(tmp_path))
-    with machines(1, 1) as cluster:
+    with machines(0, 1, 1) as cluster:
         sweep = Ended(tmp_path, (f"cluster={cluster.address}",), CHECKPOINT_EVERY)
         sweep.start()
         try:
             for steps in moments("machine"):
+                before = {node: sweep.steps(under(node)) for node in cluster.worker_nodes}
                 sweep.until_steps(steps)
-                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+                at_work = [node for node, done in before.items() if sweep.steps(under(node)) > done]
+                cluster.remove_node(random.Random(steps).choice(at_work), allow_graceful=False)
                 cluster.add_node(num_cpus=1)
             sweep.finish()
         finally:
             kill_all(sweep.process)
-        check(sweep, whole, marked)
+        check(sweep, whole)
         print(f"no worker is left after {marked.gone(marked.workers):.1f} s")
 
 
@@ -90,5 +105,5 @@ def test_of_the_driver_on_a_cluster_that_stays(whole, tmp_path, monkeypatch):
             sweep.finish()
         finally:
             kill_all(sweep.process)
-        check(sweep, whole, marked)
+        check(sweep, whole)
         print(f"no worker is left after {marked.gone(marked.workers):.1f} s")
