@@ -72,7 +72,8 @@ def _budgets(sweep: Sweep) -> str:
         "Validation, equal steps and equal seconds: the budget of a pair is the smaller of the two final step counts or training "
         "times; each side is given its best validation score at or before it. Training time includes meta steps and leaves out "
         "evaluation and checkpoints. The schedule of the learning rate was laid out for the full run, so a side that is cut "
-        f"short is at a disadvantage. Up to {sweep.plan.max_concurrent} trials ran on the machine at the same time."
+        "short is at a disadvantage."
+        + (f" Up to {sweep.plan.max_concurrent} trials ran at the same time." if sweep.plan.max_concurrent else "")
     )
 
 

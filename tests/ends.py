@@ -1,4 +1,4 @@
-"""A small sweep of four trials that is ended in the middle, and what must hold once it was gone on with."""
+"""A small sweep of two trials that is ended in the middle, and what must hold once it was gone on with."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 from safetensors.torch import load_file
 
 from meltr_ray.results import table as results
 from meltr_ray.training import checkpoint
 from tests.commands import kill_all
 from tests.forks import ENVIRONMENT, ROOT
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 STEPS, EVERY = 240, 40
 PACED = """
@@ -38,8 +45,8 @@ class Paced(Primes):
             with open(f"{self.forwards}/{os.getpid()}", "ab") as file:
                 file.write(b".")
 """
-SETTINGS = ["workload.width=4", "train.batch_size=8", f"train.steps={STEPS}", f"train.evaluate_every={EVERY}", "train.checkpoint_every=0",
-            "experiment=screening", "sweep.learning_rates=[]", "losses.set=[prime,digit]", "sweep.seeds=2", "sweep.confirm=[]",
+SETTINGS = ["workload.width=4", "train.batch_size=8", f"train.steps={STEPS}", f"train.evaluate_every={EVERY}",
+            "experiment=screening", "sweep.learning_rates=[]", "losses.set=[prime,digit]", "sweep.seeds=1", "sweep.confirm=[]",
             "sweep.progress_every=1"]  # fmt: skip
 
 
@@ -49,6 +56,7 @@ class Ended:
 
     root: Path
     settings: tuple[str, ...] = ()
+    checkpoint_every: int = 0
     process: subprocess.Popen | None = None
     drivers: tuple[int, ...] = ()
 
@@ -66,7 +74,8 @@ class Ended:
         if new:
             (self.root / "forwards").mkdir(parents=True)
             (self.root / "paced.py").write_text(PACED)
-        about = [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", "name=paced", *SETTINGS, *self.settings]
+        about = [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", "name=paced", *SETTINGS, *self.settings,
+                 f"train.checkpoint_every={self.checkpoint_every}"]  # fmt: skip
         with open(self.root / "sweep.out", "wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, str(ROOT / "workloads/sweep.py"), *(about if new else [f"resume={self.folder}"]), *more],
@@ -75,27 +84,28 @@ class Ended:
 
     def until_steps(self, count: int) -> None:
         """Until the trials have done so many steps more, in all; the sweep must not end before."""
-        goal, deadline = self.steps() + count, time.monotonic() + 300
+        goal, deadline = self.steps() + count, time.monotonic() + 600
         while self.steps() < goal:
             assert self.process.poll() is None and time.monotonic() < deadline, self.said
             time.sleep(0.02)
 
-    def steps(self) -> int:
-        """Training forwards of all trials, those that were done twice too; the driver's, of the rehearsal, apart."""
-        return sum(path.stat().st_size for path in (self.root / "forwards").iterdir() if int(path.name) not in self.drivers)
+    def steps(self, of: set[int] | None = None) -> int:
+        """Training forwards of all trials, those that were done twice too, or of some processes; the driver's, of the rehearsal, apart."""
+        files = [path for path in (self.root / "forwards").iterdir() if int(path.name) not in self.drivers]
+        return sum(path.stat().st_size for path in files if of is None or int(path.name) in of)
 
     def finish(self) -> None:
         if self.process is None or self.process.poll() is not None:
             self.start()
         try:
-            assert self.process.wait(500) == 0, self.said
+            assert self.process.wait(1000) == 0, self.said
         finally:
             kill_all(self.process)
 
     def assert_whole(self, whole: Ended) -> None:
         """Nothing lost, nothing doubled, weights bit-identical to the sweep `whole`, which nothing interrupted."""
         names = sorted(path.name for path in (whole.folder / "trials").iterdir())
-        assert names == sorted(path.name for path in (self.folder / "trials").iterdir()) and len(names) == 4
+        assert names == sorted(path.name for path in (self.folder / "trials").iterdir()) and len(names) == 2
         for name in names:
             ours, theirs = self.folder / "trials" / name, whole.folder / "trials" / name
             rows = results.read_trial(ours)
@@ -108,13 +118,48 @@ class Ended:
         assert len(results.load(self.folder / results.FILE)) == len(names) * STEPS // EVERY
 
 
-def processes_of(marker: str) -> list[psutil.Process]:
-    """Of Ray's workers with `marker` in their environment, those that have something to do."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if marker in process.environ().values() and process.name().startswith("ray::") and "IDLE" not in process.name():
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+INFRASTRUCTURE = ("ray::Dashboard", "ray::RuntimeEnv", "ray::IDLE", "gcs_server", "raylet", "python")
+
+
+class Marked:
+    """All that is started from now on, by the text that it has in its environment; the cluster `Machines`, too."""
+
+    NAME = "STARTED_BY_TEST"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, text: str):
+        self.text = text
+        monkeypatch.setenv(self.NAME, text)
+
+    def workers(self, beginning: str = "ray::") -> list[psutil.Process]:
+        """Ray's processes that have something to do."""
+        return [each for each in self.alive() if each.name().startswith(beginning) and not each.name().startswith(INFRASTRUCTURE)]
+
+    def alive(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.environ().get(self.NAME) == self.text and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def gone(self, what: Callable[[], list[psutil.Process]], seconds: float = 60) -> float:
+        """Seconds until none is left of `what`."""
+        began = time.monotonic()
+        while left := what():
+            assert time.monotonic() - began < seconds, left
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+
+@contextmanager
+def machines(*cpus: int) -> Iterator[Cluster]:
+    """A Ray cluster of several raylets, here, the first its head; one may be taken away and others added."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True})
+    try:
+        for count in cpus[1:]:
+            cluster.add_node(num_cpus=count)
+        yield cluster
+    finally:
+        cluster.shutdown()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from meltr_ray.training import checkpoint
 from tests.commands import kill_all
-from tests.ends import EVERY, STEPS, Ended
+from tests.ends import EVERY, STEPS, Ended, machines
+from tests.forks import ENVIRONMENT, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 WORKERS = {"in its own process": (), "on two workers": ("train.num_workers=2", "engine.zero_stage=2", "sweep.max_concurrent=1")}
 
 
@@ -59,3 +63,29 @@ def test_a_second_signal_ends_at_once_and_a_short_grace_is_kept(whole, tmp_path)
         assert f"resume={sweep.folder}" in sweep.said and "Traceback" not in sweep.said
     finally:
         kill_all(sweep.process)
+
+
+def test_a_machine_that_will_be_taken_away_is_left_at_a_saved_step(whole, tmp_path):
+    """By `ray drain-node`, as the providers of spot machines have it done; it is no failure, of which none is allowed here."""
+    with machines(1, 1) as cluster:
+        sweep = Ended(tmp_path, (*whole.settings, f"cluster={cluster.address}", "train.max_failures=0"))
+        sweep.start()
+        try:
+            sweep.until_steps(EVERY)
+            leaving = next(iter(cluster.worker_nodes))
+            cluster.add_node(num_cpus=1)
+            drain(cluster.address, leaving.node_id)
+            sweep.until_steps(EVERY)
+            cluster.remove_node(leaving, allow_graceful=False)
+            sweep.finish()
+        finally:
+            kill_all(sweep.process)
+    sweep.assert_whole(whole)
+    assert sweep.steps() == whole.steps()
+
+
+def drain(address: str, node: str) -> None:
+    """Tell the cluster that a machine of it will be gone in five minutes."""
+    about = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "300"]
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node, *about],
+                   check=True, cwd=ROOT, env=os.environ | ENVIRONMENT)  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from meltr_ray.combining.meta import Meta
 from meltr_ray.combining.slopes import slopes
+from meltr_ray.storage.stop import withdraw
 from tests.engine_toy import STAGES, toy, toy_batch, toy_config
 from tests.ranks import on_ranks
 
@@ -147,3 +148,24 @@ def test_a_resumed_run_is_bit_identical(stage, tmp_path):
     for a, b in zip(whole, resumed):
         assert a.keys() == b.keys()
         assert all(torch.equal(a[name], b[name]) for name in a), [n for n in a if not torch.equal(a[n], b[n])]
+
+
+def told_on_a_rank(folder: str) -> list[tuple[str | None, int]]:
+    """What a rank is told after each step, and how often it had looked for itself; rank 0 alone sees the driver's request."""
+    from meltr_ray.storage.stop import Asked, ask
+    from meltr_ray.training.engine import Engine
+    from meltr_ray.training.stopping import End, Stop
+
+    engine, looks, told = Engine(toy()[0], toy_config(0), torch.device("cpu")), [], []
+    stop = Stop(Asked(folder if engine.rank == 0 else "nowhere"), lambda: looks.append(engine.rank) or len(looks) == 3, every=0)
+    while not told or told[-1][0] is not End.ASKED:
+        told.append((stop(engine), len(looks)))
+        if told[-1][0] is End.LEAVING and engine.rank == 0:
+            ask(Path(folder))
+    return told
+
+
+def test_all_ranks_stop_after_the_same_step(tmp_path):
+    withdraw(tmp_path)
+    first, second = on_ranks(told_on_a_rank, 2, str(tmp_path))
+    assert first == second and [end and end.value for end, _ in first[:3]] == [None, None, "leaving"] and first[-1][0].value == "asked"

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, then all state torch.equal to a run that was never interrupted."""
+"""Signals at any moment, SIGKILL too, then all state torch.equal to a run that was never interrupted."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.commands import QUICK, kill_all, run, start, workers_of
 STEPS = 40
 
 
-def settings(folder: Path, workers: int, stage: int) -> list[str]:
+def settings(folder: Path, workers: int, stage: int, checkpoint_every: int = 1) -> list[str]:
     return [*QUICK, f"data.folder={folder}", f"train.num_workers={workers}", f"engine.zero_stage={stage}", f"train.steps={STEPS}",
-            "train.evaluate_every=10", "train.checkpoint_every=1", "train.max_failures=100", "aid.solver=cg", "aid.iterations=2",
+            "train.evaluate_every=10", f"train.checkpoint_every={checkpoint_every}", "train.max_failures=100", "aid.solver=cg", "aid.iterations=2",
             "aid.inner_steps=2", "backbone.dropout=0.2", "task.loss_set=[joint,masked_joint,caption]"]  # fmt: skip
 
 
@@ -74,15 +74,45 @@ def kill_until_done(data: Path, cwd: Path, workers: int, stage: int, kills: int,
     return done
 
 
-def test_a_run_killed_in_its_own_process_ends_bit_identical(digits_folder, tmp_path):
-    code, output = run("train", *settings(digits_folder, 0, 0), "name=whole", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def whole(digits_folder, tmp_path_factory) -> Path:
+    """A run in its own process that nothing interrupts."""
+    cwd = tmp_path_factory.mktemp("whole")
+    code, output = run("train", *settings(digits_folder, 0, 0), "name=whole", cwd=cwd)
     assert code == 0, output
+    return cwd / "outputs/runs/whole"
+
+
+def test_a_run_stopped_by_signals_goes_on_from_the_step_where_it_stopped(whole, digits_folder, tmp_path):
+    """Though it saves no checkpoint of its own before the last."""
+    folder, arguments, stopped = (
+        tmp_path / "outputs/runs/stopped",
+        [*settings(digits_folder, 0, 0, checkpoint_every=0), "name=stopped"],
+        [0],
+    )
+    for number, rows in ((signal.SIGTERM, 1), (signal.SIGINT, 2)):
+        process = start("train", *arguments, cwd=tmp_path)
+        while len(results.read_trial(folder)) < rows and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(number)
+        code, said = process.wait(100), (tmp_path / "train.out").read_text()
+        assert code == 128 + number and f"go on with: python workloads/train.py resume={folder}" in said and "Traceback" not in said, said
+        assert results.read_trial(folder)[-1]["status"] == "stopped"
+        stopped.append(last_step(folder))
+        arguments = [f"resume={folder}"]
+    assert stopped[0] < stopped[1] < stopped[2] < STEPS and stopped[1] >= 10 and stopped[2] >= 20, stopped
+    code, output = run("train", *arguments, cwd=tmp_path)
+    assert code == 0, output
+    assert_same_end(folder, whole, 0)
+
+
+def test_a_run_killed_in_its_own_process_ends_bit_identical(whole, digits_folder, tmp_path):
     done = kill_until_done(digits_folder, tmp_path, 0, 0, kills=2, chance=random.Random(0))
     assert done >= 1
-    assert_same_end(tmp_path / "outputs/runs/killed", tmp_path / "outputs/runs/whole", 0)
+    assert_same_end(tmp_path / "outputs/runs/killed", whole, 0)
 
     (tmp_path / "train.out").unlink()
-    code, output = run("train", "resume=outputs/runs/whole", "aid.solver=neumann", cwd=tmp_path)
+    code, output = run("train", f"resume={whole}", "aid.solver=neumann", cwd=tmp_path)
     assert code == 2 and output.startswith("error: aid.solver=neumann: the checkpoint in") and "set aid.solver=cg" in output
 
 

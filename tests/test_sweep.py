@@ -46,13 +46,15 @@ def wait_for(count: int, folder: Path, process: subprocess.Popen) -> None:
 
 @dataclass
 class Interrupted:
-    """A sweep stopped by Ctrl-C, gone on with, killed, and gone on with to its end."""
+    """A sweep stopped by SIGTERM, gone on with, killed, and gone on with to its end."""
 
     folder: Path
     stopped: list[dict]
-    """Rows after Ctrl-C."""
+    """Rows after SIGTERM."""
     output: str
-    """What was printed at Ctrl-C."""
+    """What was printed then."""
+    report: bool
+    """Whether there was one by then."""
     killed: dict[Path, int]
     """Tables that were finished when the sweep was killed."""
     last: str
@@ -66,11 +68,11 @@ def interrupted(digits_folder, tmp_path_factory) -> Interrupted:
     process = start("sweep", *SMALL, f"data.folder={digits_folder}", "name=small", f"sweep.learning_rates=[1e-3,{HOT:g}]", cwd=cwd)
     try:
         wait_for(1, folder, process)
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(120) == 130, (cwd / "sweep.out").read_text()
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(120) == 143, (cwd / "sweep.out").read_text()
     finally:
         kill_all(process)
-    stopped, output = rows_of(folder), (cwd / "sweep.out").read_text()
+    stopped, output, report = rows_of(folder), (cwd / "sweep.out").read_text(), (folder / "report.html").exists()
     process = start("sweep", f"resume={folder}", cwd=cwd)
     try:
         wait_for(4, folder, process)
@@ -79,10 +81,11 @@ def interrupted(digits_folder, tmp_path_factory) -> Interrupted:
     killed = finished_in(folder)
     code, last = run("sweep", f"resume={folder}", cwd=cwd)
     assert code == 0, last
-    return Interrupted(folder, stopped, output, killed, last)
+    return Interrupted(folder, stopped, output, report, killed, last)
 
 
-def test_ctrl_c_saves_what_was_finished(interrupted):
+def test_sigterm_saves_what_was_finished(interrupted):
+    assert interrupted.report and json.loads((interrupted.folder / "sweep.json").read_text())["max_concurrent"] == os.cpu_count()
     assert "Traceback" not in interrupted.output and f"resume={interrupted.folder}" in interrupted.output
     ends = {trial: results.status_of(row["status"] for row in interrupted.stopped if row["trial"] == trial)
             for trial in {row["trial"] for row in interrupted.stopped}}  # fmt: skip

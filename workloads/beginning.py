@@ -12,7 +12,7 @@ from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import sealed
 from workloads import cli
 
-MAY_CHANGE = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget", "train.grace")
+MAY_CHANGE = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget", "train.grace", "cluster")
 """Settings that a resumed sweep may have otherwise."""
 
 

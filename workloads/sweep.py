@@ -68,7 +68,7 @@ def sweep(request: cli.Request) -> int:
         phases.start(folder, settings, config, request.command, counted)
         with (
             cli.chatter_to(folder / "log.txt") as terminal,
-            Interruption(folder, config.train.grace, lambda line: print(line, file=terminal)) as interruption,
+            Interruption(folder, config.train.grace, terminal) as interruption,
         ):
             try:
                 ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, interruption, timed)

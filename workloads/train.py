@@ -62,6 +62,7 @@ def run(folder: Path, config: Config) -> int:
     with cli.chatter_to(folder / "log.txt") as terminal:
         from meltr_ray.cluster.connection import connected
         from meltr_ray.cluster.interruption import Interruption
+        from meltr_ray.cluster.machines import check_machines
         from meltr_ray.cluster.trial import record_failure, run_trial
         from meltr_ray.training.stopping import End
 
@@ -78,9 +79,11 @@ def run(folder: Path, config: Config) -> int:
                 record_failure(trial, error)
                 return End.FINISHED
 
-        with Interruption(folder, config.train.grace, lambda line: print(line, file=terminal)) as interruption:
+        with Interruption(folder, config.train.grace, terminal) as interruption:
             try:
                 with connected(config) if config.train.num_workers else nullcontext():
+                    if config.train.num_workers:
+                        check_machines(config, folder)
                     end = attempt()
             except KeyboardInterrupt:  # a second signal, or the end of the grace
                 end = End.ASKED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from contextlib import contextmanager, suppress
 from typing import Any, Iterator
@@ -32,10 +33,17 @@ def connected(config: Config) -> Iterator[None]:
     os.environ.update(ray_environment())
     address = config.cluster
     check_answers(address)
-    with own_handlers():
-        join(address) if address != LOCAL else start()
     import ray
 
+    try:
+        with own_handlers():
+            join(address) if address != LOCAL else start()
+    except SystemExit as ended:  # of the handler that Ray has while it starts
+        ray.shutdown()
+        if ended.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+            raise KeyboardInterrupt from None
+        raise
     try:
         if config.train.num_workers and not ray._private.worker.global_worker.node.address_info.get("webui_url"):
             raise ConfigError(f"cluster={address}: runs no dashboard, so killed trials would hold their CPUs for ever; "

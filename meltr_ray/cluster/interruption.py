@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Iterator
+from typing import Any, Iterator, TextIO
 
 from meltr_ray.storage import stop
 
@@ -22,11 +22,11 @@ class Interruption:
     KeyboardInterrupt wherever the driver stands.
 
     Args:
-        say: takes a line for the terminal.
+        terminal: where a line says so.
     """
 
-    def __init__(self, folder: Path, grace: float, say: Callable[[str], None]):
-        self.folder, self.grace, self.say = folder, grace, say
+    def __init__(self, folder: Path, grace: float, terminal: TextIO):
+        self.folder, self.grace, self.terminal = folder, grace, terminal
         self.number = 0
         """Of the first signal."""
         self.again = False
@@ -61,7 +61,8 @@ class Interruption:
             raise KeyboardInterrupt
         self.number, self.ends = number, time.monotonic() + self.grace
         stop.ask(self.folder)
-        self.say(f"{signal.Signals(number).name}: what runs saves its step and stops, within {self.grace:g} s; again to end at once")
+        line = f"{signal.Signals(number).name}: what runs saves its step and stops, within {self.grace:g} s; again to end at once\n"
+        os.write(self.terminal.fileno(), line.encode())  # a signal may come in the middle of a print
         self.in_seconds(max(self.grace - FOR_THE_REPORT, self.grace / 2))
 
     def trials_ended(self) -> None:

@@ -108,7 +108,10 @@ def _worker(trial: dict[str, Any]) -> str:
 
 def this_machine_leaves() -> bool:
     """Whether the cluster was told that it will be taken away, as machines of a spot market are."""
-    return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+    try:
+        return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+    except Exception:  # a cluster that doesn't answer just now is asked again
+        return False
 
 
 def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dict[str, Any]], None],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable
 
+import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -66,7 +67,7 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
         tune.with_resources(trainable, _resources(config)),
         # A function trainable keeps its process for the next trial: that saves its imports.
         tune_config=tune.TuneConfig(
-            search_alg=source, num_samples=len(waiting), max_concurrent_trials=config.sweep.max_concurrent, reuse_actors=True
+            search_alg=source, num_samples=len(waiting), max_concurrent_trials=at_once(config), reuse_actors=True
         ),  # fmt: skip
         run_config=tune.RunConfig(
             name="tune",
@@ -77,6 +78,17 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
         ),
     )
     tuner.fit()
+
+
+def at_once(config: Config) -> int:
+    """Trials that run at the same time on the cluster that this process is connected to."""
+    if config.sweep.max_concurrent:
+        return config.sweep.max_concurrent
+    workers, there = max(1, config.train.num_workers), ray.cluster_resources()
+    fit = there.get("CPU", 1) // (workers * config.train.threads)
+    if config.train.use_gpu:
+        fit = min(fit, there.get("GPU", 0) // workers)
+    return min(max(1, int(fit)), 1024)
 
 
 def _resources(config: Config) -> dict[str, float]:

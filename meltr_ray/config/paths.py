@@ -23,8 +23,23 @@ def check_name(setting: str, name: str) -> None:
     check_path(setting, name)
 
 
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+
+
+def check_local(setting: str, path: str) -> None:
+    """A path, and no address of object storage or the like, which would become a folder called `s3:` here."""
+    found = SCHEME.match(path)
+    check(
+        found is None,
+        setting,
+        path,
+        f"{found and found[1]} isn't supported; give a folder of a file system that every machine reaches, without {found and found[1]}:",
+    )
+
+
 def check_path(setting: str, path: str) -> None:
     """A path of which this program makes files or folders."""
+    check_local(setting, path)
     longest = max((len(os.fsencode(part)) for part in Path(path).parts), default=0)
     check(longest <= LONGEST_COMPONENT, setting, path, f"has a name of {longest} bytes in it; shorten it to {LONGEST_COMPONENT}")
     length = len(os.fsencode(str(Path(path).absolute())))

@@ -10,7 +10,7 @@ from meltr_ray.bounds import bounded, check_settings
 from meltr_ray.config.declared import check_declared
 from meltr_ray.config.losses import LossesConfig
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
-from meltr_ray.config.paths import check_name, check_path
+from meltr_ray.config.paths import check_local, check_name, check_path
 from meltr_ray.config.sweep import SweepConfig
 from meltr_ray.config.training import EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 from meltr_ray.config.user_code import called
@@ -60,6 +60,8 @@ class Config:
         if self.name is not None:
             check_name("name", self.name)
         check_path("output", self.output)
+        for setting, path in paths(self).items():
+            check_local(setting, path)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
         check_declared(self.workload)
         self.losses.resolve(self.workload)
@@ -130,6 +132,20 @@ def check_exact_products(aid: AidConfig, zero_stage: int) -> None:
         chosen = getattr(aid, name)
         check(zero_stage < 3 or chosen not in products or not products[chosen].whole, f"aid.{name}", chosen,
               "needs whole weights, of which engine.zero_stage=3 leaves each worker a part; use auto, one_sided or central, or engine.zero_stage=2")  # fmt: skip
+
+
+def paths(config: Config) -> dict[str, str]:
+    """Setting -> path, of all that are given; those of data and weights by the names under which they are written."""
+    flat = to_flat(config)
+    names = [
+        "output",
+        "resume",
+        "checkpoint",
+        "engine.deepspeed",
+        *(f"workload.{path}" for path in config.workload.paths),
+        *config.workload.paths,
+    ]
+    return {name: flat[name] for name in names if isinstance(flat.get(name), str)}
 
 
 ABOUT_THE_COMMAND = ("name", "output", "resume", "checkpoint", "split", "cluster")

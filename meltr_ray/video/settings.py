@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from meltr_ray.bounds import bounded, check_settings
-from meltr_ray.config.paths import check_path
+from meltr_ray.config.paths import check_local, check_path
 
 
 @dataclass(kw_only=True)
@@ -28,5 +28,8 @@ class PrepareConfig:
 
     def __post_init__(self):
         check_settings("", self)
+        for name in ("source", "checkpoint", "extract", "extractor"):
+            for path in self.checkpoint if name == "checkpoint" and isinstance(self.checkpoint, (list, tuple)) else [getattr(self, name)]:
+                check_local(name, str(path or ""))
         if self.export is not None:
             check_path("export", self.export)

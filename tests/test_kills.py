@@ -1,0 +1,109 @@
+"""SIGKILL at three random moments of a sweep: of a trial's process, of one of two machines, of the driver on a cluster that stays.
+
+Nothing is lost and nothing doubled, and a minute later no process is left that nobody waits for. The moments hang on KILLS_SEED.
+
+    KILLS_SEED=7 pytest -m slow -s tests/test_kills.py
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from meltr_ray.storage.writers import ATTEMPT
+from tests.commands import kill_all
+from tests.ends import Ended, Marked, machines
+
+if TYPE_CHECKING:
+    from ray._private.node import Node
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+KILLS, CHECKPOINT_EVERY, AT_ONCE = 3, 20, 2
+SEED = int(os.environ.get("KILLS_SEED", "0"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Ended:
+    sweep = Ended(tmp_path_factory.mktemp("whole"))
+    sweep.start()
+    sweep.finish()
+    return sweep
+
+
+def moments(kind: str) -> list[int]:
+    """Steps of all trials together between two kills."""
+    chance = random.Random(f"{SEED} {kind}")
+    found = [chance.randint(20, 100) for _ in range(KILLS)]
+    print(f"{kind}: seed {SEED}, kills after {found} steps")
+    return found
+
+
+def under(node: Node) -> set[int]:
+    """Numbers of the processes that a machine of the cluster runs."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return {process.pid for process in raylet.children(recursive=True)}
+
+
+def check(sweep: Ended, whole: Ended) -> None:
+    sweep.assert_whole(whole)
+    again = sweep.steps() - whole.steps()
+    attempts = {trial.name: (trial / ATTEMPT).read_text() for trial in (sweep.folder / "trials").iterdir()}
+    print(f"steps done twice: {again}, attempts: {attempts}")
+    assert 0 <= again <= KILLS * AT_ONCE * (CHECKPOINT_EVERY + 1)
+
+
+def test_of_a_trial(whole, tmp_path, monkeypatch):
+    sweep, marked = Ended(tmp_path, checkpoint_every=CHECKPOINT_EVERY), Marked(monkeypatch, str(tmp_path))
+    sweep.start()
+    try:
+        for steps in moments("trial"):
+            sweep.until_steps(steps)
+            victim = random.Random(steps).choice(marked.workers("ray::Implicit"))
+            victim.send_signal(signal.SIGKILL)
+        sweep.finish()
+    finally:
+        kill_all(sweep.process)
+    check(sweep, whole)
+    print(f"nothing is left of the sweep after {marked.gone(marked.alive):.1f} s")
+
+
+def test_of_one_of_two_machines(whole, tmp_path, monkeypatch):
+    marked = Marked(monkeypatch, str(tmp_path))
+    with machines(0, 1, 1) as cluster:
+        sweep = Ended(tmp_path, (f"cluster={cluster.address}",), CHECKPOINT_EVERY)
+        sweep.start()
+        try:
+            for steps in moments("machine"):
+                before = {node: sweep.steps(under(node)) for node in cluster.worker_nodes}
+                sweep.until_steps(steps)
+                at_work = [node for node, done in before.items() if sweep.steps(under(node)) > done]
+                cluster.remove_node(random.Random(steps).choice(at_work), allow_graceful=False)
+                cluster.add_node(num_cpus=1)
+            sweep.finish()
+        finally:
+            kill_all(sweep.process)
+        check(sweep, whole)
+        print(f"no worker is left after {marked.gone(marked.workers):.1f} s")
+
+
+def test_of_the_driver_on_a_cluster_that_stays(whole, tmp_path, monkeypatch):
+    marked = Marked(monkeypatch, str(tmp_path))
+    with machines(2) as cluster:
+        sweep = Ended(tmp_path, (f"cluster={cluster.address}",), CHECKPOINT_EVERY)
+        sweep.start()
+        try:
+            for steps in moments("driver"):
+                sweep.until_steps(steps)
+                kill_all(sweep.process)
+                print(f"no worker is left after {marked.gone(marked.workers):.1f} s")
+                sweep.start(f"cluster={cluster.address}")
+            sweep.finish()
+        finally:
+            kill_all(sweep.process)
+        check(sweep, whole)
+        print(f"no worker is left after {marked.gone(marked.workers):.1f} s")
