@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, ClassVar
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `--help` needs none of it
+    from pathlib import Path
+
     import numpy as np
     import torch
     from torch import nn
@@ -133,6 +135,8 @@ class Workload:
     """Submodule that names in `tuning.*` start from; empty: the module itself."""
     encoders: ClassVar[Sequence[Sequence[str]]] = ()
     """For `tuning.layer_decay` and LoRA: encoders, each the submodules it is made of, from its input on; all else is heads."""
+    within: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Weights by their names in the module -> least and greatest value, held after each step: what a forward may not do itself."""
     resamples: ClassVar[int] = 100
     """Resamples of `predict`'s rows on which each evaluation is scored besides: how sure an effect is of its examples. 0: none."""
     per_example: ClassVar[bool] = False
@@ -156,6 +160,9 @@ class Workload:
     def combiner(self) -> nn.Module:
         """A combiner of your own, for combiner.name=own: forward(losses) or forward(losses, batch) -> scalar."""
         raise NotImplementedError
+
+    def keep(self, module: nn.Module, folder: Path) -> None:
+        """At the end of a single run: write its best weights into its folder in a form of your own. One process calls it."""
 
     def prepare(self, report: Callable[[str], None]) -> None:
         """Make or check what every process needs, such as files; called once, on the driver, before any worker starts."""

@@ -16,7 +16,7 @@ ORDER = """
 workloads
 analysis
 meltr_ray.cluster
-meltr_ray.video tune_spaces
+meltr_ray.video meltr_ray.huggingface tune_spaces
 meltr_ray.training
 meltr_ray.config
 meltr_ray.combining

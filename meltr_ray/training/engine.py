@@ -18,9 +18,11 @@ from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.training.bert_adam import BertAdam
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.loss_vector import PREFIX, named_weights
+from meltr_ray.training.scalar_weights import clip_as_vectors, sent_as_vectors
 from meltr_ray.training.schedules import rate_factor
 from meltr_ray.training.snapshot import Snapshot
 from meltr_ray.training.tuning import parameter_groups
+from meltr_ray.training.within import bounded_weights, keep_within
 from meltr_ray.training.zero import ShardedWeights, WholeWeights, fixed_point  # first: it tells DeepSpeed what machine this is
 
 import deepspeed  # isort: skip
@@ -77,14 +79,17 @@ class Engine:
         epsilon = {} if settings.epsilon is None else {"eps": settings.epsilon}
         optimizer = OPTIMIZERS[settings.name](groups, settings.learning_rate, tuple(settings.betas), **epsilon)
         import_muon_as_it_is()
-        self.deepspeed, *_ = deepspeed.initialize(
-            model=model.to(device),
-            optimizer=optimizer,
-            dist_init_required=False,
-            config=deepspeed_settings(config),
-        )
+        with sent_as_vectors():
+            self.deepspeed, *_ = deepspeed.initialize(
+                model=model.to(device),
+                optimizer=optimizer,
+                dist_init_required=False,
+                config=deepspeed_settings(config),
+            )
+        clip_as_vectors(self.deepspeed)
         self.module = self.deepspeed.module
         self.w = (ShardedWeights if self.stage == 3 else WholeWeights)(self.deepspeed, self.average)
+        self.bounded = bounded_weights(self.module, config.workload.within)
         self.choices: tuple[Choice | None, Choice | None] = (None, None)
         """How J v and H u turned out to be taken, so that `auto` tries a product once a run."""
 
@@ -103,6 +108,7 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = self.learning_rate(step) * group["rate"]
         self.deepspeed.step()
+        keep_within(self.bounded, self.stage)
 
     def learning_rate(self, step: int) -> float:
         """Of weights whose rate isn't scaled; a pure function of the step."""

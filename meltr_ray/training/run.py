@@ -12,12 +12,13 @@ import torch
 from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import Way
 from meltr_ray.config import Config
+from meltr_ray.config.user_code import called
 from meltr_ray.results.table import RunningMeans
 from meltr_ray.storage.writers import Attempt
 from meltr_ray.training import checkpoint, memory
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.engine import Engine
-from meltr_ray.training.evaluation import Measured, measured, measured_saved
+from meltr_ray.training.evaluation import Measured, measured, measured_saved, saved_module
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.loop import Progress, train
 from meltr_ray.training.loss_vector import LossVector
@@ -26,7 +27,7 @@ from meltr_ray.training.refused import refused_in_settings
 from meltr_ray.training.splits import examples
 from meltr_ray.training.state import RunState, restore_weights
 from meltr_ray.training.stopping import End, Stop
-from meltr_ray.training.tuning import prepare_for_tuning
+from meltr_ray.training.tuning import merge, prepare_for_tuning
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -115,6 +116,10 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
         progress.elapsed = time.perf_counter() - began
         check_ours()
         report(_row(config, known, engine, way, progress, "test", "finished", found))
+    if phase == "single" and end is End.FINISHED and engine.rank == 0 and workload.defines("keep"):
+        best = saved_module(config, folder / "best.safetensors")
+        merge(best)
+        called(workload, "keep", lambda: workload.keep(best, folder))
     return end
 
 
