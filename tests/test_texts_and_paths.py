@@ -238,3 +238,15 @@ def test_a_command_line_cannot_stand_for_more_than_settings_are():
         with pytest.raises(ConfigError) as caught:
             cli.configure(given)
         assert "\n" not in str(caught.value) and ";" in str(caught.value) and time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("address, words", [
+    ("127.0.0.1:1", "nothing answers there"), ("ray://127.0.0.1:1", "nothing answers there"), ("[::1]:1", "nothing answers there"),
+    ("1.2.3.4:99999", "is no address"), ("somewhere", "is no address"), (":6379", "is no address"), ("a:６３７９", "is no address"),
+    ("a..b:6379", "nothing answers there"), ("http://x", "is no address"),
+])  # fmt: skip
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(address, words):
+    config = cli.configure([f"cluster={address}"]).config
+    with pytest.raises(ConfigError, match=f"^cluster=.*{words}.*; ") as caught:
+        cli.check_machine(config)
+    assert "\n" not in str(caught.value)

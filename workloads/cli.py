@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import functools
 import io
 import os
+import socket
 import sys
 import typing
 from contextlib import contextmanager
@@ -32,6 +34,8 @@ from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
 
+SECONDS_TO_ANSWER = 10.0
+"""That a cluster has."""
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
 OF_THE_DISK = {
@@ -229,8 +233,10 @@ def check_machine(config: Config) -> None:
     """Refuse what this machine can't run.
 
     Raises:
-        ConfigError: no GPU where one was asked for.
+        ConfigError: no GPU where one was asked for; no cluster answers; more processes than there are CPUs.
     """
+    if config.cluster not in ("local", "auto"):
+        check_cluster(config.cluster)
     if config.train.use_gpu:
         import torch
 
@@ -246,6 +252,23 @@ def check_machine(config: Config) -> None:
     if config.cluster == "local" and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
+
+
+@functools.cache
+def check_cluster(address: str) -> None:
+    """Once an address; Ray itself would try for minutes.
+
+    Raises:
+        ConfigError: it is no address, or nothing answers there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    is_port = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16
+    check(bool(host) and is_port, "cluster", address, "is no address; give host:port of a Ray cluster, auto, or local")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, UnicodeError) as error:
+        reason = str(getattr(error, "strerror", None) or error or "no answer")
+        check(False, "cluster", address, f"nothing answers there ({shown(reason.lower())}); start one with ray start, or use cluster=local")
 
 
 def prepare(config: Config) -> None:
