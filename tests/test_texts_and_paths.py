@@ -238,3 +238,14 @@ def test_a_command_line_cannot_stand_for_more_than_settings_are():
         with pytest.raises(ConfigError) as caught:
             cli.configure(given)
         assert "\n" not in str(caught.value) and ";" in str(caught.value) and time.process_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "1.2.3.4:99999", "somewhere", ":6379", "a:６３７９", "a..b:6379", "http://x"],
+)
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(address):
+    config = cli.configure([f"cluster={address}"]).config
+    with pytest.raises(ConfigError, match="^cluster=.*; ") as caught:
+        cli.check_cluster(config)
+    assert "\n" not in str(caught.value)

@@ -267,6 +267,14 @@ def test_without_a_fault_there_is_no_line(tmp_path):
     assert config.workload.width == 8 and config.losses.set == ["total", "size", "constant"]
 
 
+@pytest.mark.parametrize("settings", [
+    "aid.solver=cg aid.adam=fixed_point aid.iterations=1000 aid.warm_start=true", "aid.solver=nystrom aid.rank=1000", "aid.product=double_backward",
+    "aid.solver=neumann aid.hessian_product=gauss_newton combiner.slopes=non_negative", "aid.solver=cg engine.zero_stage=3 aid.hessian_product=central",
+])  # fmt: skip
+def test_products_that_are_right_are_rehearsed_and_pass(settings, tmp_path):
+    attempt(written(tmp_path), *settings.split())
+
+
 SOURCES = [  # the source setting, words of the line
     ("nowhere.py:Mine", "no such file; correct the path"),
     ("nowhere:Mine", "doesn't import: ModuleNotFoundError"),

@@ -254,7 +254,7 @@ def check_machine(config: Config) -> None:
     """Refuse what this machine can't run.
 
     Raises:
-        ConfigError: no GPU where one was asked for.
+        ConfigError: no GPU where one was asked for; more processes than there are CPUs.
     """
     if config.train.use_gpu:
         import torch

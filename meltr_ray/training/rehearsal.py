@@ -6,6 +6,7 @@ Every fault of a workload that would end a trial, or be silently wrong in it, is
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -345,7 +346,11 @@ def may_be_refused(config: Config) -> bool:
 
 def check_meta_step(config: Config, model: LossVector, batch: Any) -> None:
     """A product that is wrong for this model is refused here, not after the first steps of every trial."""
-    way, aid = WAYS[config.combiner.name].of(config, config.workload), config.aid
+    short = copy.copy(config)
+    short.aid = aid = dataclasses.replace(
+        config.aid, iterations=1, rank=1, adam="ignore", warm_start=False, check_every=0
+    )  # one product tells
+    way = WAYS[config.combiner.name].of(short, config.workload)
     primary = (config.losses.primary,)
     problem = ModuleProblem(model, lambda: model(batch), lambda: model(batch, primary).mean(), product=aid.product,
                             hessian_product=aid.hessian_product, radius=aid.radius, accuracy=aid.accuracy)  # fmt: skip
