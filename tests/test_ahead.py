@@ -230,3 +230,19 @@ def test_what_can_not_be_is_refused_in_one_line(name, settings, aid, words):
             train=TrainConfig(batch_size=8, steps=100),
             aid=AidConfig(**aid),
         )
+
+
+@pytest.mark.parametrize("horizon, every, inner_steps", [(20, 34, 3), (1, 500, 1), (80, 100, 10)])
+@pytest.mark.parametrize("name", ["meltr_ahead", "meltr_gated"])
+def test_the_short_runs_that_time_a_sweep_learn_too(name, horizon, every, inner_steps):
+    from meltr_ray.cluster.timing import cut
+
+    settings = CombinerConfig(name=name, horizon=horizon, every=every)
+    config = Config(
+        workload=ToyWorkload(), combiner=settings, train=TrainConfig(batch_size=8, steps=1000), aid=AidConfig(inner_steps=inner_steps)
+    )
+    short = cut(config)
+    named.WAYS[name].check(short)
+    way = named.WAYS[name].of(short, short.workload)
+    assert short.train.steps >= 2 * short.combiner.every > 2 * short.combiner.horizon and any(map(way.is_due, range(short.train.steps)))
+    assert name == "meltr_ahead" or any(map(way.phi_learns, range(short.train.steps)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 
 from meltr_ray.cluster.connection import connected
 from meltr_ray.cluster.tune import run_trials
+from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config
 from meltr_ray.errors import check
 from meltr_ray.results import table as results
@@ -45,9 +47,11 @@ def timed(trials: list[Trial], folder: Path, config: Config) -> Timed:
 def cut(config: Config) -> Config:
     """The same run, evaluated `EVALUATIONS` times with a few steps between."""
     config = copy.deepcopy(config)
-    combiner = config.combiner
+    combiner, least = config.combiner, LEAST_STEPS
     if combiner.horizon:  # as large a share of steps is looked ahead, only sooner
-        combiner.every, combiner.horizon = LEAST_STEPS, max(1, round(LEAST_STEPS * combiner.horizon / combiner.every))
-    steps = config.aid.inner_steps * -(-LEAST_STEPS // config.aid.inner_steps)
+        share, rests = combiner.horizon / combiner.every, WAYS[combiner.name].rests
+        least = max(least, math.ceil((config.aid.inner_steps + 1) / (1 - share))) if rests else least
+        combiner.every, combiner.horizon = least, max(1, int(least * share) if rests else round(least * share))
+    steps = config.aid.inner_steps * -(-least // config.aid.inner_steps)
     config.train.steps, config.train.evaluate_every, config.train.checkpoint_every = EVALUATIONS * steps, steps, steps
     return config

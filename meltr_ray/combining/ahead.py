@@ -123,6 +123,7 @@ class MeltrGated(LookAhead):
         others: as `LookAhead` has them.
     """
 
+    rests: ClassVar[bool] = True
     searched: ClassVar[Sequence[str]] = Meltr.searched
     spread: ClassVar[float] = Meltr.spread
 

@@ -97,6 +97,8 @@ class Way:
     horizon: ClassVar[Optional[int]] = None
     start: ClassVar[Optional[str]] = None
     """Defaults of `combiner.horizon` and `combiner.start`, likewise."""
+    rests: ClassVar[bool] = False
+    """Whether what it learns rests while a probe is under way, so that steps in between are needed."""
     held_out: ClassVar[bool] = False
     """Whether its meta batches have to be such that training doesn't see."""
     meta_batches: ClassVar[int] = 1
