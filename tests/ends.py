@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -156,7 +157,9 @@ def machines(*cpus: int) -> Iterator[Cluster]:
     """A Ray cluster of several raylets, here, the first its head; one may be taken away and others added."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True})
+    with socket.create_server(("", 0)) as free:
+        port = free.getsockname()[1]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True, "dashboard_port": port})
     try:
         for count in cpus[1:]:
             cluster.add_node(num_cpus=count)

@@ -93,7 +93,10 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
             sys.exit(0)
         check_once(arguments)
         given = [f"experiment={experiment}"] if experiment and is_open(arguments) else []
-        sys.exit(command(configure([*given, *arguments], own)))
+        code = command(configure([*given, *arguments], own))
+        if code > SIGNALLED:
+            end_now(code)
+        sys.exit(code)
     except ConfigError as error:
         print(as_called(f"error: {' '.join(str(error).split(chr(10)))}"), file=sys.stderr)
         sys.exit(2)
@@ -105,6 +108,17 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
     except KeyboardInterrupt as interruption:
         print("stopped; what was finished is saved", file=sys.stderr)
         sys.exit(143 if isinstance(interruption, _Terminated) else 130)
+
+
+SIGNALLED = 128
+"""Exit codes above it: a signal ended the command."""
+
+
+def end_now(code: int) -> typing.NoReturn:
+    """An interpreter with torch and Ray takes seconds to end by itself, which a signal may not leave; what Ray started here ends with it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class _Terminated(KeyboardInterrupt):

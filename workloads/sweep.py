@@ -72,7 +72,7 @@ def sweep(request: cli.Request) -> int:
         ):
             try:
                 ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, interruption, timed)
-                report = None if interruption.again else write_report(folder)
+                report = None if interruption.over else write_report(folder)
             except KeyboardInterrupt:  # a second signal, or the end of the grace
                 ending, report = phases.Ending.INTERRUPTED, None
     if report:

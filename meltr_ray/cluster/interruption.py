@@ -65,20 +65,27 @@ class Interruption:
         os.write(self.terminal.fileno(), line.encode())  # a signal may come in the middle of a print
         self.in_seconds(max(self.grace - FOR_THE_REPORT, self.grace / 2))
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be begun: a second signal came, or the grace is over."""
+        return self.again or time.monotonic() >= self.ends
+
     def trials_ended(self) -> None:
         """What is left of the grace belongs to what comes after them."""
-        if self.asked and not self.again:
-            self.in_seconds(max(0.1, self.ends - time.monotonic()))
+        if self.asked and not self.over:
+            self.in_seconds(self.ends - time.monotonic())
+
+    def late(self, number: int, frame: FrameType | None) -> None:
+        """The trials' share of the grace is over, or all of it."""
+        if not self.over:
+            self.in_seconds(self.ends - time.monotonic())
+        raise KeyboardInterrupt
 
     def in_seconds(self, seconds: float) -> None:
         """Raise KeyboardInterrupt then; 0: not at all."""
         if self.before:  # in the main thread
-            signal.signal(signal.SIGALRM, _late)
+            signal.signal(signal.SIGALRM, self.late)
             signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _late(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def handlers() -> dict[int, Any]:

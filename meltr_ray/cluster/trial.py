@@ -28,6 +28,7 @@ from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.storage import put
 from meltr_ray.storage.stop import Asked
+from meltr_ray.storage.writers import Starts
 from meltr_ray.training.statistics import Diverged
 from meltr_ray.training.stopping import End, Stop
 
@@ -39,6 +40,9 @@ def trainable(tune_config: dict[str, Any]) -> None:
     """Tune's function trainable: run `tune_config["trial"]`, and record how it failed rather than stop the sweep."""
     trial, end = tune_config["trial"], End.FINISHED
     try:
+        starts = Starts(Path(trial["folder"]))
+        if starts.number > trial["max_failures"] + 1:
+            raise RuntimeError(f"its process died {starts.number - 1} times, and train.max_failures={trial['max_failures']}")
         end = run_trial(trial, ray.tune.report)
     except Exception as error:  # whatever it is, the other trials go on and the table says what happened
         record_failure(trial, error)
@@ -46,7 +50,8 @@ def trainable(tune_config: dict[str, Any]) -> None:
     finally:
         gc.collect()  # DeepSpeed's engines hold themselves in cycles, and this process runs more trials
     if end is End.LEAVING:
-        os._exit(1)  # Tune starts the trial again elsewhere, and counts no failure, as Ray knows that this machine leaves
+        starts.take_back()
+        os._exit(1)  # Tune starts the trial again, elsewhere: Ray gives a machine that leaves nothing more to do
 
 
 def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> End:

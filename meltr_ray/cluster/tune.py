@@ -16,7 +16,11 @@ from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
 from meltr_ray.storage.stop import Asked
+from meltr_ray.storage.writers import Starts
 from tune_spaces.arms import Trial
+
+MACHINES_LEFT = 100
+"""How often a trial may start again because its machine leaves; Tune would count that as failures, so `trainable` counts those itself."""
 
 
 class InOrder(Searcher):
@@ -59,8 +63,9 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
         return
     for trial in waiting:
         config_file.write(folder / "trials" / trial.name / "config.yaml", trial.config)
+        Starts.forget(folder / "trials" / trial.name)
     specifications = [{"name": t.name, "folder": str(folder / "trials" / t.name), "arm": t.arm, "phase": t.phase, "test": t.test,
-                       "stop": str(folder), "steps": t.config.train.steps}
+                       "stop": str(folder), "max_failures": t.config.train.max_failures, "steps": t.config.train.steps}
                       for t in waiting]  # fmt: skip
     source = InOrder(list(zip(specifications, map(cost, waiting))), budget or Budget(), Asked(folder))
     tuner = tune.Tuner(
@@ -73,7 +78,7 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
             name="tune",
             storage_path=str(folder / "ray"),
             callbacks=[progress] if progress else [],
-            failure_config=tune.FailureConfig(max_failures=config.train.max_failures),
+            failure_config=tune.FailureConfig(max_failures=config.train.max_failures + MACHINES_LEFT),
             verbose=0,
         ),
     )

@@ -13,7 +13,7 @@ from typing import Iterator
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage.whole import put
 
-LOCK, WRITER, ATTEMPT = ".lock", ".writer.json", ".attempt"
+LOCK, WRITER, ATTEMPT, STARTS = ".lock", ".writer.json", ".attempt", ".starts"
 
 
 @contextmanager
@@ -68,6 +68,22 @@ class Attempt:
         """Raises ShutOut where a later attempt has begun."""
         if (now := _number(self.file)) > self.number:
             raise ShutOut(f"attempt {now} writes {self.file.parent} now, and this is attempt {self.number}")
+
+
+class Starts:
+    """Starts of a trial's process since the command began; one that ended because its machine leaves is taken back."""
+
+    def __init__(self, folder: Path):
+        self.file = Path(folder) / STARTS
+        self.number = _number(self.file) + 1
+        put(self.file, str(self.number))
+
+    def take_back(self) -> None:
+        put(self.file, str(self.number - 1))
+
+    @staticmethod
+    def forget(folder: Path) -> None:
+        (Path(folder) / STARTS).unlink(missing_ok=True)
 
 
 def _number(file: Path) -> int:
