@@ -51,7 +51,9 @@ def rehearse(workload: HuggingFace) -> Found:
         train = examples(workload, "train")
         some = [train[number] for number in range(min(EXAMPLES, len(train)))]
         batch = called(workload, "batch", lambda: workload.batch(some, np.random.default_rng(0)))
-        found = {call: called(workload, "forward", lambda call=call: one_call(module, workload, batch, call)) for call in workload.call_names()}
+        found = {
+            call: called(workload, "forward", lambda call=call: one_call(module, workload, batch, call)) for call in workload.call_names()
+        }
     giving = {call: tuple(name for name, loss in losses.items() if loss.requires_grad) for call, losses in found.items()}
     dropped = tuple(name for losses in found.values() for name, loss in losses.items() if not loss.requires_grad)
     return Found(giving, dropped, tuple(module.drawn))

@@ -88,7 +88,9 @@ class HuggingFace(Workload):
             names = [name for gives in FOUND[key].giving.values() for name in gives]
             for name in names:
                 twice = names.count(name) > 1 and not isinstance(self.calls, Mapping)
-                check(not twice, "workload", self.source, f"two calls give {name}; say which in calls, as in calls = {{'call': ('{name}',)}}")
+                check(
+                    not twice, "workload", self.source, f"two calls give {name}; say which in calls, as in calls = {{'call': ('{name}',)}}"
+                )
         return FOUND[key]
 
     def model_class(self) -> type:

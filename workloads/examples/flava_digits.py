@@ -44,7 +44,9 @@ class FlavaDigits(HuggingFace):
 
     def configuration(self) -> dict:
         # weights are drawn wide, for those of a large model would make all images alike here
-        tower = dict(hidden_size=self.width, num_hidden_layers=1, num_attention_heads=4, intermediate_size=2 * self.width, initializer_range=0.2)
+        tower = dict(
+            hidden_size=self.width, num_hidden_layers=1, num_attention_heads=4, intermediate_size=2 * self.width, initializer_range=0.2
+        )
         return dict(
             image_config=tower | dict(image_size=SIDE, patch_size=PATCH, vocab_size=COLOURS),
             text_config=tower | dict(vocab_size=len(self.vocabulary()), max_position_embeddings=WORDS),
@@ -52,10 +54,21 @@ class FlavaDigits(HuggingFace):
             hidden_size=self.width, projection_dim=self.width, initializer_range=0.2, init_codebook=False,
         )  # fmt: skip
 
+    def module(self) -> nn.Module:
+        """Class token, mask token and positions, which FLAVA starts at 0, are drawn: a layer norm of 0 has gradients of 1e6 and more."""
+        module = super().module()
+        for name, weight in module.model.named_parameters():
+            if name.endswith(("cls_token", "mask_token", "position_embeddings")):
+                nn.init.normal_(weight, std=0.2)
+        return module
+
     def prepare(self, report: Callable[[str], None]) -> None:
         make_digits(self.folder, report)
         if not self.file().exists():
-            np.savez(self.file(), **{f"{split}_{name}": column for split in SPLITS for name, column in zip(("frames", "captions"), self.read(split))})
+            np.savez(
+                self.file(),
+                **{f"{split}_{name}": column for split in SPLITS for name, column in zip(("frames", "captions"), self.read(split))},
+            )
         super().prepare(report)
 
     def examples(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
