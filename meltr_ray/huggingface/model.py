@@ -101,7 +101,7 @@ def drops_layers(configuration: Any) -> str | None:
             if isinstance(value, dict):
                 if found := search(value, f"{prefix}{name}."):
                     return found
-            elif name.endswith("layerdrop") and isinstance(value, (int, float)) and value > 0:
+            elif str(name).endswith("layerdrop") and isinstance(value, (int, float)) and value > 0:
                 return f"{prefix}{name}={value:g}"
         return None
 

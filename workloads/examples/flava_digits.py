@@ -54,6 +54,14 @@ class FlavaDigits(HuggingFace):
             hidden_size=self.width, projection_dim=self.width, initializer_range=0.2, init_codebook=False,
         )  # fmt: skip
 
+    def module(self) -> nn.Module:
+        """Class token, mask token and positions, which FLAVA starts at 0, are drawn: a layer norm of 0 has gradients of 1e6 and more."""
+        module = super().module()
+        for name, weight in module.model.named_parameters():
+            if name.endswith(("cls_token", "mask_token", "position_embeddings")):
+                nn.init.normal_(weight, std=0.2)
+        return module
+
     def prepare(self, report: Callable[[str], None]) -> None:
         make_digits(self.folder, report)
         if not self.file().exists():

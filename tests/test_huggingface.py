@@ -1,0 +1,251 @@
+"""Models of transformers as workloads: which losses are found, meta steps on two ranks against float64, weights in and out."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from meltr_ray.combining.meltr import MELTR
+from meltr_ray.config import AidConfig, Config, EngineConfig, TrainConfig, TuningConfig
+from meltr_ray.errors import ConfigError
+from meltr_ray.huggingface.rehearsal import asks_for_no_ranks, leaves_weights_alone
+from meltr_ray.hypergrad import hypergradient
+from meltr_ray.hypergrad.module_problem import ModuleProblem
+from meltr_ray.hypergrad.named import SOLVERS
+from meltr_ray.training.evaluation import load_weights
+from meltr_ray.training.loss_vector import LossVector
+from meltr_ray.training.tuning import merge, prepare_for_tuning
+from tests.huggingface_models import MODELS
+from tests.ranks import on_ranks
+from tests.reference import flat, relative_error
+
+RANKS, STEPS, EXAMPLES = 2, 2, 4
+META = 9
+"""Seed of the meta batch, that of all ranks and steps."""
+LOSSES = {  # in the order of the model's output
+    "flava": ("itm", "global_contrastive", "mmm_image", "mmm_text", "mim", "mlm"),
+    "wav2vec2": ("contrastive_loss", "diversity_loss"),
+    "luke": ("mlm_loss", "mep_loss"),
+    "detr": ("loss_ce", "loss_bbox", "loss_giou"),
+    "pe_audio_video": ("audio_text_loss", "video_text_loss", "audio_video_loss", "audio_video_text_loss", "audio_plus_text_video_loss",
+                       "video_plus_text_audio_loss"),
+}  # fmt: skip
+RADIUS = {"detr": 1e-4}
+"""Of differences, where they are to be shorter than they are by default: corners of boxes and ReLUs have kinks."""
+
+
+def make_case(name: str, stage: int = 0) -> tuple[Config, LossVector]:
+    workload = MODELS[name]()
+    config = Config(workload=workload, aid=AidConfig(radius=RADIUS.get(name)), engine=EngineConfig(zero_stage=stage),
+                    train=TrainConfig(batch_size=EXAMPLES))  # fmt: skip
+    torch.manual_seed(3)
+    return config, LossVector(workload.module(), workload)
+
+
+def make_batch(config: Config, seed: int):
+    return config.workload.batch(list(range(EXAMPLES)), np.random.default_rng(seed))
+
+
+def make_combiner(num_losses: int) -> MELTR:
+    torch.manual_seed(0)
+    combiner = MELTR(num_losses, embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
+    nn.init.normal_(combiner.fc1.weight, std=0.5)
+    return combiner
+
+
+def on_a_rank(stage: int, names: tuple[str, ...]) -> dict[str, list[tuple[dict[str, Tensor], Tensor]]]:
+    """Of two meta steps with an optimiser step behind each: weights, and the implicit term averaged over ranks."""
+    import torch.distributed as dist
+
+    from meltr_ray.training.engine import Engine
+
+    found: dict[str, list] = {name: [] for name in names}
+    for name in names:
+        config, model = make_case(name, stage)
+        engine = Engine(model, config, torch.device("cpu"))
+        combiner = make_combiner(len(config.losses.set))
+        for step in range(STEPS):
+            torch.manual_seed(step)
+            batch = make_batch(config, RANKS * step + dist.get_rank())
+            problem = engine.problem([batch], [make_batch(config, META)], config.losses.primary, config.aid)
+            implicit = hypergradient(problem, combiner, SOLVERS["identity"].of(config.aid)).implicit
+            found[name].append((engine.weights(), flat(engine.average(implicit))))
+            engine.backward(problem.losses()[0].sum())
+            engine.step(step)
+    return found
+
+
+@cache
+def found_at(stage: int) -> list[dict]:
+    """On each rank, all models in one go."""
+    return on_ranks(on_a_rank, RANKS, stage, tuple(MODELS))
+
+
+def wide(x):
+    """Floating-point numbers of a batch in float64."""
+    if isinstance(x, dict):
+        return {key: wide(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [wide(value) for value in x]
+    return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+@contextmanager
+def in_float64():
+    """Models make numbers of their own in the default type; fused attention has no second derivative."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("stage", (0, 3))
+def test_two_meta_steps_on_two_ranks_are_double_backward_in_float64(name, stage):
+    config, model = make_case(name)
+    assert config.workload.losses == LOSSES[name]
+    model, combiner, primary = model.double(), make_combiner(len(config.losses.set)).double(), config.losses.primary
+    moved = []
+    for step in range(STEPS):
+        weights, got = found_at(stage)[0][name][step]
+        assert torch.equal(got, found_at(stage)[1][name][step][1])
+        load_weights(model.of, wide(weights), "the rank")
+        expected = []
+        for rank in range(RANKS):
+            batch, held_out = wide(make_batch(config, RANKS * step + rank)), wide(make_batch(config, META))
+            torch.manual_seed(step)
+            with in_float64():
+                problem = ModuleProblem(model, lambda: model(batch).double(), lambda: model(held_out, (primary,)).double().mean(),
+                                        product="double_backward")  # fmt: skip
+                expected.append(flat(hypergradient(problem, combiner).implicit))
+        error = relative_error(got.double(), torch.stack(expected).mean(0))
+        print(f"{name} ZeRO {stage} step {step}: {error:.1e}")
+        assert error < 1e-2
+        moved.append(flat([value for value in weights.values() if value.is_floating_point()]))
+    assert not torch.equal(*moved)
+
+
+class Odd(MODELS["luke"]):
+    """What a careless user writes, by `fault`."""
+
+    fault: str = ""
+
+    def configuration(self):
+        return super().configuration() | ({"layerdrop": 0.1} if self.fault == "layerdrop" else {})
+
+    def module(self):
+        module = super().module()
+        weight = module.model.luke.embeddings.LayerNorm.weight
+        if self.fault == "writes":
+            module.model.register_forward_pre_hook(lambda *_: weight.data.clamp_(0.0, 9.0) and None)
+        return module
+
+    def losses_of(self, outputs, arguments, call):
+        found = super().losses_of(outputs, arguments, call)
+        own = outputs.logits.square().mean()
+        return {"none": {}, "own": found | {"small": own, "total": own.detach()}}.get(self.fault, found)
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(architecture="LukeForMasks"), "transformers has no class LukeForMasks"),
+    (dict(architecture=""), "names no architecture"),
+    (dict(fault="none"), "LukeForMaskedLM gave no loss, but loss, mlm_loss"),
+    (dict(fault="writes"), "writes to luke.embeddings.LayerNorm.weight"),
+    (dict(pretrained="studio-ousia/luke-base"), "workload.pretrained=studio-ousia/luke-base: is no local folder"),
+    (dict(configuration=lambda self: None), "has neither configuration() nor workload.pretrained"),
+    (dict(calls=("a", "b"), arguments=lambda self, batch, call: batch), "two calls give mlm_loss"),
+    (dict(batch=lambda self, examples, generator: {"words": 1}), "forward failed: TypeError"),
+    (dict(fault="layerdrop", stage=3), "engine.zero_stage=3: the model's layerdrop=0.1 leaves out other layers"),
+], ids=lambda x: str(x)[:30] if isinstance(x, str) else next(iter(x)))  # fmt: skip
+def test_what_cannot_be_trained_is_refused_in_one_line(change, words):
+    settings = {name: change[name] for name in ("fault", "pretrained") if name in change}
+    members = {name: value for name, value in change.items() if name not in (*settings, "stage")}
+    workload = type("Wrong", (Odd,), {"__module__": __name__, **members})(**settings)
+    with pytest.raises(ConfigError, match=re.escape(words)) as refused:
+        Config(workload=workload, engine=EngineConfig(zero_stage=change.get("stage", 0)))
+    assert "\n" not in str(refused.value)
+
+
+def test_losses_of_ones_own_join_those_of_the_rule_and_what_has_no_graph_is_named():
+    workload = Odd(fault="own")
+    assert workload.losses == ("mlm_loss", "mep_loss", "small")
+    assert workload.caveats() == ["No loss, since no gradient reaches it: total."]
+    losses = workload.module()(workload.batch([0, 1], np.random.default_rng(0)), ("small", "mep_loss"))
+    assert losses.keys() == {"small", "mep_loss"}
+
+
+def test_only_the_calls_that_names_need_are_made():
+    workload = MODELS["flava"]()
+    module, calls = workload.module(), []
+    module.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    batch = workload.batch([0, 1, 2, 3], np.random.default_rng(0))
+    for names, count in ((("mim",), 1), (("mim", "mlm"), 2), (("itm", "mmm_text"), 1), (None, 3)):
+        calls.clear()
+        assert module(batch, names).keys() == set(names or LOSSES["flava"]) and len(calls) == count
+
+
+def test_flava_leaves_weights_and_other_ranks_alone_and_gives_the_published_losses():
+    """Beside the model as it comes, which clamps its temperature inside the forward and gathers where there are ranks."""
+    from transformers import FlavaForPreTraining
+    from transformers.models.flava.modeling_flava import FlavaGlobalContrastiveHead
+
+    workload = MODELS["flava"]()
+    module = workload.module().train()
+    batch = workload.batch([0, 1, 2, 3], np.random.default_rng(0))
+    with torch.no_grad():
+        module.model.flava.logit_scale.fill_(4.0)
+    published = FlavaForPreTraining(module.model.config)
+    published.load_state_dict(module.model.state_dict())
+    assert isinstance(published.global_contrastive_head, FlavaGlobalContrastiveHead)
+    expected = published.train()(**batch["both"], return_loss=True).loss_info
+    found = module(batch)
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-5) for name in ("itm", "global_contrastive", "mmm_image", "mmm_text"))
+    with torch.no_grad():
+        module.model.flava.logit_scale.fill_(5.0)
+    module(batch)
+    assert float(module.model.flava.logit_scale.detach()) == 5.0  # the engine brings it back after a step, workload.within
+    with pytest.raises(ConfigError, match="FlavaForPreTraining writes to flava.logit_scale"), leaves_weights_alone(published, "file"):
+        published(**batch["both"], return_loss=True)
+    with (
+        pytest.raises(ConfigError, match="FlavaGlobalContrastiveHead.forward asks for other workers"),
+        asks_for_no_ranks(published, "file"),
+    ):
+        published(**batch["both"], return_loss=True)
+
+
+def test_the_best_weights_of_a_run_with_lora_are_loaded_back_by_from_pretrained(tmp_path):
+    """Merged: the folder holds a plain model, which computes what the trained one does, and from which a workload starts."""
+    from transformers import LukeForMaskedLM
+
+    class Lora(MODELS["luke"]):
+        encoders = (("luke",),)
+
+    workload = Lora()
+    config = Config(workload=workload, tuning=TuningConfig(lora=["query", "value"], lora_rank=2))
+    torch.manual_seed(0)
+    module = workload.module()
+    prepare_for_tuning(module, config)
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert any("lora_A" in name for name in trained) and not any("luke.embeddings" in name for name in trained)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.1 * torch.randn_like(p)) if p.requires_grad else None
+    batch = workload.batch([0, 1, 2], np.random.default_rng(0))
+    expected = module.eval()(batch)
+    merge(module)
+    workload.keep(module, tmp_path)
+    loaded = LukeForMaskedLM.from_pretrained(tmp_path / "pretrained", local_files_only=True).eval()
+    again = Lora(pretrained=str(tmp_path / "pretrained"))
+    assert again.found().drawn == ()
+    for name in LOSSES["luke"]:
+        assert torch.allclose(loaded(**batch)[name], expected[name], rtol=1e-4)
+        assert torch.allclose(again.module().eval()(batch)[name], expected[name], rtol=1e-4)
