@@ -39,6 +39,11 @@ def connected(config: Config) -> Iterator[None]:
                      logging_level="ERROR", runtime_env={"env_vars": ray_environment()})  # fmt: skip
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"cluster={address}: {str(error).splitlines()[0]}; start one with ray start, or use cluster=local") from None
+    except Exception as error:  # as Ray says that its processes didn't start in time
+        if not ours or "startup" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"cluster={address}: Ray doesn't start ({reason}); try again when the machine is less busy") from None
     try:
         if config.train.num_workers and not ray._private.worker.global_worker.node.address_info.get("webui_url"):
             raise ConfigError(f"cluster={address}: runs no dashboard, so killed trials would hold their CPUs for ever; "
