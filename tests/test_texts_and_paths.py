@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from meltr_ray.config import ConfigError
-from meltr_ray.config.file import read
+from meltr_ray.config.file import load, make, read
 from meltr_ray.config.file import write as write_config
 from meltr_ray.config.paths import check_writable
 from meltr_ray.config.yaml_file import read_yaml
@@ -249,3 +249,25 @@ def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(address)
     with pytest.raises(ConfigError, match="^cluster=.*; ") as caught:
         cli.check_cluster(config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sweep: 3\n",
+        "train: [1]\n",
+        "workload: 3\n",
+        "train: {steps: {a: 1}}\n",
+        "backbone: {name: [univl]}\n",
+        "data: x\n",
+        "losses: null\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["settings.yaml", "config.yaml"])
+def test_a_folder_of_other_settings_is_refused(content, name, tmp_path):
+    """As resume= and checkpoint= read it."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for action in (lambda: cli.configure([f"resume={tmp_path}"]), lambda: make(load(tmp_path / name))):
+        with pytest.raises(ConfigError) as caught:
+            action()
+        assert "\n" not in str(caught.value) and ";" in str(caught.value), caught.value

@@ -31,7 +31,6 @@ from meltr_ray.config.references import check_length, check_references
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
-from meltr_ray.config.yaml_file import read_yaml
 from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
@@ -188,7 +187,7 @@ def workload_of(given: dict[str, str]) -> str:
     for key, name in (("resume", "settings.yaml"), ("resume", "config.yaml"), ("checkpoint", "config.yaml")):
         check(len(os.fsencode(given.get(key, ""))) < LONGEST_PATH, key, given.get(key), "is too long for a path; shorten it")
         if key in given and os.path.isfile(path := Path(given[key]) / name):
-            return OmegaConf.select(read_yaml(sealed.whole_of(path)), "workload.source") or DEFAULT_WORKLOAD
+            return config_file.load(sealed.whole_of(path)).workload.source
     return DEFAULT_WORKLOAD
 
 

@@ -53,13 +53,18 @@ def load(path: Path) -> DictConfig:
 
     Raises:
         Damaged: the file is not as it was written.
+        ConfigError: it was made by another version of the settings.
     """
     found = read_yaml(path)
-    cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
-    found = OmegaConf.masked_copy(found, [key for key in found if key not in OF_PREPARE])
-    chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
-    settings = OmegaConf.merge(schema(cls, chosen), found)
-    settings.workload.source = settings.workload.source or "video"
+    try:
+        cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
+        found = OmegaConf.masked_copy(found, [key for key in found if key not in OF_PREPARE])
+        chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
+        settings = OmegaConf.merge(schema(cls, chosen), found)
+        settings.workload.source = settings.workload.source or "video"
+    except (OmegaConfBaseException, TypeError, AttributeError) as error:  # a number where a group is due, and such
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: {shown(reason)}; give the folder of a run of this version") from None
     return settings
 
 
