@@ -25,7 +25,7 @@ from tests.forks import ENVIRONMENT, ROOT
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-STEPS, EVERY = 240, 40
+STEPS, EVERY = 400, 80
 PACED = """
 import os, time
 from workloads.examples.primes import Primes
@@ -87,6 +87,13 @@ class Ended:
         """Until the trials have done so many steps more, in all; the sweep must not end before."""
         goal, deadline = self.steps() + count, time.monotonic() + 600
         while self.steps() < goal:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said
+            time.sleep(0.02)
+
+    def until_saved(self) -> None:
+        """Until a trial has a checkpoint; with `checkpoint_every=0` that is of where it stopped, or of its end."""
+        deadline = time.monotonic() + 600
+        while not list(self.folder.glob("trials/*/checkpoints/step-*")):
             assert self.process.poll() is None and time.monotonic() < deadline, self.said
             time.sleep(0.02)
 
