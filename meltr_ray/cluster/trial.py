@@ -42,13 +42,14 @@ def trainable(tune_config: dict[str, Any]) -> None:
         if starts.number > trial["max_failures"] + 1:
             raise RuntimeError(f"its process died {starts.number - 1} times, and train.max_failures={trial['max_failures']}")
         end = run_trial(trial, ray.tune.report)
+        if end is End.LEAVING:
+            starts.take_back()
     except Exception as error:  # whatever it is, the other trials go on and the table says what happened
         record_failure(trial, error)
         ray.tune.report({"step": -1, "score": float("nan")})
     finally:
         gc.collect()  # DeepSpeed's engines hold themselves in cycles, and this process runs more trials
     if end is End.LEAVING:
-        starts.take_back()
         os._exit(1)  # Tune starts the trial again, elsewhere: Ray gives a machine that leaves nothing more to do
 
 
