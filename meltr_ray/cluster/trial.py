@@ -59,8 +59,8 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     Workers that were told that their machine leaves have saved their step and are started anew elsewhere.
 
     Args:
-        trial: folder (absolute, reachable by every worker), arm, phase, test, and the folder in which the driver asks it to stop;
-            its settings are read from `<folder>/config.yaml`.
+        trial: folder (absolute, reachable by every worker), arm, phase, test, the folder in which the driver asks it to stop, and under
+            Tune how often its process may die; its settings are read from `<folder>/config.yaml`.
         report: takes {"step", "score"} after each evaluation.
 
     Returns:
