@@ -76,6 +76,7 @@ def test_a_machine_that_will_be_taken_away_is_left_at_a_saved_step(whole, tmp_pa
             cluster.add_node(num_cpus=1)
             drain(cluster.address, leaving.node_id)
             sweep.until_saved()
+            time.sleep(10)  # a notice leaves more
             cluster.remove_node(leaving, allow_graceful=False)
             sweep.finish()
         finally:

@@ -131,9 +131,11 @@ def start() -> None:
         except Exception as error:
             why = first_line(error)
             ray.shutdown()
-            for left in set(psutil.Process().children(recursive=True)) - before:  # they would run until this process ends
+            left = set(psutil.Process().children(recursive=True)) - before  # they would run until this process ends
+            for process in left:
                 with suppress(psutil.NoSuchProcess):
-                    left.kill()
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
     raise ConfigError(f"cluster=local: Ray didn't start, tried twice ({why}); try again when this machine is less busy, or join a cluster")
 
 

@@ -44,13 +44,14 @@ def trainable(tune_config: dict[str, Any]) -> None:
         if starts.number > trial["max_failures"] + 1:
             raise RuntimeError(f"its process died {starts.number - 1} times, and train.max_failures={trial['max_failures']}")
         end = run_trial(trial, ray.tune.report)
+        if end is End.LEAVING:
+            starts.take_back()
     except Exception as error:  # whatever it is, the other trials go on and the table says what happened
         record_failure(trial, error)
         ray.tune.report({"step": -1, "score": float("nan")})
     finally:
         gc.collect()  # DeepSpeed's engines hold themselves in cycles, and this process runs more trials
     if end is End.LEAVING:
-        starts.take_back()
         os._exit(1)  # Tune starts the trial again, elsewhere: Ray gives a machine that leaves nothing more to do
 
 
@@ -60,8 +61,8 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     Workers that were told that their machine leaves have saved their step and are started anew elsewhere.
 
     Args:
-        trial: folder (absolute, reachable by every worker), arm, phase, test, and the folder in which the driver asks it to stop;
-            its settings are read from `<folder>/config.yaml`.
+        trial: folder (absolute, reachable by every worker), arm, phase, test, the folder in which the driver asks it to stop, and under
+            Tune how often its process may die; its settings are read from `<folder>/config.yaml`.
         report: takes {"step", "score"} after each evaluation.
 
     Returns:
