@@ -12,8 +12,9 @@ from typing import Any
 def sent_as_vectors() -> Iterator[None]:
     """For the start of an engine: it sends weights to other ranks as bytes, and torch views no tensor without dimensions as bytes."""
     from deepspeed.runtime.engine import DeepSpeedEngine  # not before training/zero.py, which tells it what machine this is
+    from deepspeed.runtime.zero.partition_parameters import Init
 
-    send = DeepSpeedEngine._broadcast_model
+    send, convert = DeepSpeedEngine._broadcast_model, Init._convert_to_deepspeed_param
 
     def broadcast(engine: DeepSpeedEngine) -> None:
         scalars = [p for p in engine.module.parameters() if p.dim() == 0]
@@ -23,11 +24,15 @@ def sent_as_vectors() -> Iterator[None]:
         for p in scalars:
             p.data = p.data.view(())
 
-    DeepSpeedEngine._broadcast_model = broadcast
+    def convert_and_view(init: Init, p: Any) -> None:
+        convert(init, p)  # notes the shape that p has when it is gathered
+        p.data = p.data.view(1) if p.dim() == 0 else p.data
+
+    DeepSpeedEngine._broadcast_model, Init._convert_to_deepspeed_param = broadcast, convert_and_view
     try:
         yield
     finally:
-        DeepSpeedEngine._broadcast_model = send
+        DeepSpeedEngine._broadcast_model, Init._convert_to_deepspeed_param = send, convert
 
 
 def clip_as_vectors(engine: Any) -> None:
