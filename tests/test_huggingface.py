@@ -26,8 +26,8 @@ from tests.huggingface_models import MODELS
 from tests.ranks import on_ranks
 from tests.reference import flat, relative_error
 
-ROUGH = {("detr", 3, 1)}
-"""Where a difference, all that ZeRO 3 has, meets a kink and errs by 0.35; forward mode (stage 0) doesn't. docs/huggingface.md says so."""
+ROUGH = {("detr", 3, 1): 0.5}
+"""Where a difference, all that ZeRO 3 has, errs by 0.35, and forward mode (stage 0) doesn't. docs/huggingface.md says so."""
 RANKS, STEPS, EXAMPLES = 2, 2, 4
 META = 9
 """Seed of the meta batch, that of all ranks and steps."""
@@ -130,7 +130,7 @@ def test_two_meta_steps_on_two_ranks_are_double_backward_in_float64(name, stage)
                 expected.append(flat(hypergradient(problem, combiner).implicit))
         error = relative_error(got.double(), torch.stack(expected).mean(0))
         print(f"{name} ZeRO {stage} step {step}: {error:.1e}")
-        assert error < 1e-2 or (name, stage, step) in ROUGH
+        assert error < ROUGH.get((name, stage, step), 1e-2)
         moved.append(flat([value for value in weights.values() if value.is_floating_point()]))
     assert not torch.equal(*moved)
 
