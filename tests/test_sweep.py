@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -105,6 +106,8 @@ def test_a_killed_sweep_resumes_without_repeating_a_finished_trial(interrupted):
     for name in ("report.html", "config.yaml", "sweep.json", "best/best.safetensors", "best/config.yaml"):
         assert (folder / name).stat().st_size > 0
     assert list((folder / "plots").glob("*.png"))
+    counts = [(int(done), int(planned)) for done, planned in re.findall(r"(\d+)/(\d+) trials done", output)]
+    assert counts and all(done <= planned for done, planned in counts) and "about -" not in output  # of searches that went on, too
     assert "MELTR against uniform weights" in output and "report: " in output and "trials done" in output
     assert "(pid=" not in output and "DeepSpeed" not in output and "INFO" not in output  # chatter goes to log.txt
 

@@ -80,7 +80,8 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
                 for number, (known, trials) in enumerate(rounds(phase, folder, choose)):
                     if budget.exhausted or interruption.asked:
                         break
-                    progress.expect(len(trials) if number and not phase.is_counted else 0)
+                    begun = [] if number else phase.trials(dataclasses.replace(known, tried={}, weighed={}))  # the plan has as many
+                    progress.expect(0 if phase.is_counted else len(trials) - len(begun))
                     describe(
                         folder,
                         config,
