@@ -175,6 +175,7 @@ EQUAL = [f"workload={ROOT}/workloads/examples/primes.py:Primes", "experiment=com
          "sweep.confirmation_seeds=2", "sweep.learning_rates=[1e-3,1e-1]"]  # fmt: skip
 
 
+@pytest.mark.slow  # its counts, schedules and choices are held by test_equal_budgets.py without training
 def test_arms_search_their_own_settings_are_compared_and_the_leader_runs_again(tmp_path):
     """With the candidates that were counted before."""
     folder = tmp_path / "outputs/sweeps/equal"

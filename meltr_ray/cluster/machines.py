@@ -31,7 +31,7 @@ def check_machines(config: Config, folder: Path) -> None:
         return
     wanted = {name: path for name, path in paths(config).items() if name not in ("output", *ABOUT_FOLDERS) and Path(path).exists()}
     marker = folder / f".seen-{secrets.token_hex(8)}"
-    marker.write_text(marker.name)
+    marker.write_text(marker.name, encoding="utf-8")
     try:
         here, answers = asker()(str(marker), wanted), ask_all(str(marker), wanted)
     finally:

@@ -17,12 +17,12 @@ EVERY = 0.25
 def withdraw(folder: Path) -> None:
     """Before anything starts: no request."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STOP).write_text("")
+    (folder / STOP).write_text("", encoding="utf-8")
 
 
 def ask(folder: Path) -> None:
     """Whoever trains under `folder` saves and stops after its step."""
-    (folder / STOP).write_text("stop\n")
+    (folder / STOP).write_text("stop\n", encoding="utf-8")
 
 
 class Asked:
@@ -36,7 +36,7 @@ class Asked:
         if not self.found and now - self.looked >= EVERY:
             self.looked = now
             try:
-                self.found = self.file.read_text() != ""
+                self.found = self.file.read_text(encoding="utf-8") != ""
             except OSError:  # of a folder that is gone, or of a server that doesn't answer just now
                 pass
         return self.found

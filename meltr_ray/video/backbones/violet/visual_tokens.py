@@ -80,7 +80,7 @@ class VisualTokens:
     def load(path: Path, made_from: str = "") -> VisualTokens | None:
         """Tokens that `save` wrote; None where there is no whole file, or one made from something else."""
         try:
-            if path.with_suffix(".sha256").read_text() != sha256(path):
+            if path.with_suffix(".sha256").read_text(encoding="utf-8") != sha256(path):
                 return None
             with np.load(path, allow_pickle=False) as stored:
                 found = VisualTokens(stored["centroids"], int(stored["patch_pixels"]))
