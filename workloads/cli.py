@@ -28,6 +28,7 @@ from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
 from meltr_ray.config.paths import LONGEST_PATH, check_name, check_writable
 from meltr_ray.config.references import check_length, check_references
+from meltr_ray.config.run import LOCAL
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
@@ -272,23 +273,23 @@ def check_machine(config: Config) -> None:
     if config.train.use_gpu:
         import torch
 
-        if config.cluster == "local" and not torch.cuda.is_available():
+        if config.cluster == LOCAL and not torch.cuda.is_available():
             raise ConfigError("train.use_gpu=True: this machine has no GPU that torch can use; set train.use_gpu=false")
     workers, available = config.train.num_workers * config.train.threads, os.cpu_count() or 1
-    if config.cluster == "local" and not config.train.num_workers:
+    if config.cluster == LOCAL and not config.train.num_workers:
         check(config.train.threads <= available, "train.threads", config.train.threads, f"this machine has {available} CPUs; lower it")
     loaders, most = config.train.loader_workers or 0, max(8, 2 * available)
-    if config.cluster == "local":
+    if config.cluster == LOCAL:
         check(loaders * max(1, config.train.num_workers) <= most, "train.loader_workers", loaders,
               f"{loaders * max(1, config.train.num_workers)} processes for {available} CPUs; lower it")  # fmt: skip
-    if config.cluster == "local" and workers > available:
+    if config.cluster == LOCAL and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
                           "lower it or train.threads")  # fmt: skip
 
 
 def check_cluster(config: Config) -> None:
     """Raises ConfigError: no Ray cluster answers at `cluster`."""
-    if config.cluster != "local":
+    if config.cluster != LOCAL:
         from meltr_ray.cluster.connection import check_answers
 
         check_answers(config.cluster)

@@ -11,8 +11,9 @@ from typing import Any, Iterator
 import psutil
 
 from meltr_ray.cluster.interruption import own_handlers
-from meltr_ray.cluster.local import LOCAL, kept_to_this_machine
+from meltr_ray.cluster.local import kept_to_this_machine
 from meltr_ray.config import Config
+from meltr_ray.config.run import LOCAL
 from meltr_ray.errors import ConfigError, check, shown
 
 ANSWER_SECONDS = 6

@@ -19,9 +19,6 @@ from ray._private import ray_constants
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
-LOCAL = "local"
-"""Setting `cluster` of a cluster of our own."""
-
 
 @contextmanager
 def kept_to_this_machine() -> Iterator[None]:

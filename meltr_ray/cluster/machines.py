@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meltr_ray.config import Config
-from meltr_ray.config.run import paths
+from meltr_ray.config.run import LOCAL, paths
 from meltr_ray.errors import check
 
 PACKAGES = ("torch", "ray", "deepspeed")
@@ -27,7 +27,7 @@ def check_machines(config: Config, folder: Path) -> None:
     Raises:
         ConfigError: one lacks a path or has another version; names the machine.
     """
-    if config.cluster == "local":
+    if config.cluster == LOCAL:
         return
     wanted = {name: path for name, path in paths(config).items() if name not in ("output", *ABOUT_FOLDERS) and Path(path).exists()}
     marker = folder / f".seen-{secrets.token_hex(8)}"

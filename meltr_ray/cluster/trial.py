@@ -19,10 +19,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from meltr_ray.cluster.local import LOCAL, OverLoopback
+from meltr_ray.cluster.local import OverLoopback
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
+from meltr_ray.config.run import LOCAL
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns

@@ -17,6 +17,9 @@ from meltr_ray.config.user_code import called
 from meltr_ray.errors import check, check_choice
 from meltr_ray.workload import Workload
 
+LOCAL = "local"
+"""Setting `cluster` of a cluster of our own."""
+
 
 @dataclass(kw_only=True)
 class Config:
@@ -32,7 +35,7 @@ class Config:
     """Folder of a finished run or trial that evaluate.py scores."""
     split: str = "validation"
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
-    cluster: str = "local"
+    cluster: str = LOCAL
     """Ray cluster: `local` starts one on this machine, `auto` joins the one found, else its address."""
     seed: int = bounded(0, 0, 2**31 - 1)
     """Seed of weights, data order, masks and dropout; the same seed pairs two configurations."""

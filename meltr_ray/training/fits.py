@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from meltr_ray.config import Config
+from meltr_ray.config.run import LOCAL
 from meltr_ray.errors import check
 
 BYTES_EACH = 16
@@ -21,7 +22,7 @@ def check_fits(config: Config, weights: int) -> None:
     Raises:
         ConfigError: how much it takes, and how much there is.
     """
-    if config.train.use_gpu or config.cluster != "local":
+    if config.train.use_gpu or config.cluster != LOCAL:
         return
     copies = max(1, config.train.num_workers)
     shared = copies if config.engine.zero_stage == 3 else 1
