@@ -148,6 +148,12 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         overrides.append(override(written, kinds.get(written, kinds.get(f"workload.{written}", "")), value))
     overrides += [f"{old}=null" for old, new in cls.aliases.items() if new in given]  # else a file's older name would win
     store_settings(cls)
+    check(
+        (CONF / f"{cls.conf}.yaml").is_file(),
+        "workload",
+        source,
+        f"conf names {cls.conf}, and there is no such file in {CONF}; leave it out",
+    )
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = compose(cls.conf, overrides=overrides)

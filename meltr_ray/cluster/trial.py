@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable
@@ -51,7 +52,8 @@ def trainable(tune_config: dict[str, Any]) -> None:
         if end is End.LEAVING:
             starts.take_back()
     except Exception as error:  # whatever it is, the other trials go on and the table says what happened
-        record_failure(trial, error)
+        with suppress(OSError):  # of a full disk: without its last row the trial runs again when the sweep goes on
+            record_failure(trial, error)
         ray.tune.report({"step": -1, "score": float("nan")})
     finally:
         gc.collect()  # DeepSpeed's engines hold themselves in cycles, and this process runs more trials

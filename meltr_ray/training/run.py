@@ -106,9 +106,8 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
                    config.train.checkpoints_kept)  # fmt: skip
 
     meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
-    workers = workload.loader_workers if config.train.loader_workers is None else config.train.loader_workers
-    loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, workers,
-                    config.train.prefetch, workload.preloaded)  # fmt: skip
+    loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, config.num_loaders,
+                    config.train.prefetch, workload.preloaded, {("train", 0): started_from["batch"]} if engine.rank == 0 else {})  # fmt: skip
     with refused_in_settings(config):
         end = train(config, engine, way, loader, progress, evaluate, save, stop)
     if test and end is End.FINISHED:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 
 from meltr_ray.config import Config
-from meltr_ray.config.user_code import called
-from meltr_ray.errors import check
+from meltr_ray.config.user_code import called, in_words
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.training.batches import Batches
 from meltr_ray.training.difference import difference
 from meltr_ray.training.rehearsal.seeds import seeded_by_the_run
@@ -46,12 +47,23 @@ def check_batches(config: Config) -> Any:
         workload.source,
         "examples('train') gives examples that differ from call to call, and so from process to process; draw them with a seed of their own",
     )
+    if config.num_loaders:
+        check_sent(workload, batch)
     started = time.perf_counter()
     for number in range(1, batches.per_epoch):
         if time.perf_counter() - started > SECONDS_OF_BATCHES:
             break
         batches[number]
     return batch
+
+
+def check_sent(workload: Workload, batch: Any) -> None:
+    """A batch reaches the training process from one that makes batches; what doesn't would be waited for without end."""
+    try:
+        ForkingPickler.dumps(copy.deepcopy(batch))  # a copy, for it moves tensors to shared memory
+    except Exception as error:
+        raise ConfigError(f"workload={workload.source}: a batch can't be sent to the training process ({in_words(error)}); make it of tensors "
+                          "and plain values, or use train.loader_workers=0") from error  # fmt: skip
 
 
 def check_control(workload: Workload, batches: Batches) -> None:

@@ -19,9 +19,10 @@ from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.rehearsal.batches import check_batches
 from meltr_ray.training.rehearsal.evaluation import check_evaluation
 from meltr_ray.training.rehearsal.losses import check_losses, check_meta_step, check_own_combiner, may_be_refused
-from meltr_ray.training.rehearsal.module import check_made_anew, check_module, check_structure
+from meltr_ray.training.rehearsal.module import check_made_anew, check_module, check_unchanged
 from meltr_ray.training.rehearsal.owners import used_by_their_owners
 from meltr_ray.training.rehearsal.seeds import SEED, seeded_by_the_run
+from meltr_ray.training.rehearsal.structure import check_structure
 from meltr_ray.training.said import check_said
 from meltr_ray.training.shapes import shapes_alone
 from meltr_ray.training.splits import SPLITS, examples
@@ -86,14 +87,9 @@ def rehearse(config: Config) -> None:
             check_own_combiner(config, model, batch)
         if may_be_refused(config):
             check_meta_step(config, model, batch)
-        before = [p.detach().clone() for p in module.parameters()]
+        before = {name: (p.requires_grad, p.detach().clone()) for name, p in module.named_parameters()}
         with used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
             called(workload, "module", lambda: model(batch))
-            check_evaluation(workload, module)
-        check(
-            all(torch.equal(p, was) for p, was in zip(module.parameters(), before)),
-            "workload",
-            workload.source,
-            "an evaluation or a forward changes the module's weights; leave them as they are",
-        )
-        check_structure(config, module)
+            metrics = check_evaluation(workload, module)
+        check_unchanged(workload, module, before)
+        check_structure(config, module, batch, metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ EVALUATED = 64
 """Validation examples that the evaluation is tried on."""
 
 
-def check_evaluation(workload: Workload, module: nn.Module) -> None:
-    """Every declared metric is there, finite and the same at every call; there is a row for each example."""
-    validation, cpu = examples(workload, "validation"), torch.device("cpu")
-    some = Part(validation, tuple(range(min(EVALUATED, len(validation)))))
+def check_evaluation(workload: Workload, module: nn.Module) -> dict[str, float]:
+    """Every declared metric is there, finite and the same at every call; there is a row for each example. Returns the metrics."""
+    some, cpu = some_of(examples(workload, "validation")), torch.device("cpu")
     found, again = (
         called(workload, "evaluate", lambda: checked(workload, quietly(module, lambda: workload.evaluate(module, some, cpu))))
         for _ in range(2)
@@ -43,6 +43,14 @@ def check_evaluation(workload: Workload, module: nn.Module) -> None:
         )
     if not workload.defines("evaluate"):
         check_rows(workload, called(workload, "predict", lambda: quietly(module, lambda: workload.predict(module, some, cpu))), len(some))
+    return found
+
+
+def some_of(split: Sequence[Any]) -> Sequence[Any]:
+    """Examples from the first to the last, or all where there are few."""
+    if len(split) <= EVALUATED:
+        return split
+    return Part(split, tuple(np.linspace(0, len(split) - 1, EVALUATED).round().astype(int).tolist()))
 
 
 def check_rows(workload: Workload, rows: list[dict[str, Any]], count: int) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from meltr_ray.config import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
-from meltr_ray.training.loss_vector import named_weights
 from meltr_ray.training.rehearsal.seeds import SEED
-from meltr_ray.training.tuning import prepare_for_tuning
 from meltr_ray.workload import Workload
 
 
@@ -33,12 +32,23 @@ def check_module(workload: Workload, module: nn.Module) -> None:
             workload.source,
             f"{name} is {str(p.dtype).removeprefix('torch.')}; make it float32, engine.precision sees to the rest",
         )
+    check_within(workload, module)
     signature = inspect.signature(module.forward)
     try:
         signature.bind(None, ())
     except TypeError:
         raise ConfigError(f"workload={workload.source}: {type(module).__name__}.forward takes {signature}; "
                           "write forward(self, batch, names=None)") from None  # fmt: skip
+
+
+def check_within(workload: Workload, module: nn.Module) -> None:
+    """`within` bounds weights that are there, by a least and a greatest value."""
+    within, weights = called(workload, "within", lambda: workload.within), dict(module.named_parameters())
+    check(isinstance(within, Mapping), "workload", workload.source, f"within is a {type(within).__name__}; give name -> (least, greatest)")
+    for name, pair in within.items():
+        check(name in weights, "workload", workload.source, f"within names {name}, which is no weight of the module; correct it")
+        good = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(end, (int, float)) for end in pair)
+        check(good and pair[0] <= pair[1], "workload", workload.source, f"within of {name} is {pair}; give (least, greatest)")
 
 
 def check_made_anew(config: Config, module: nn.Module) -> None:
@@ -61,19 +71,15 @@ def check_made_anew(config: Config, module: nn.Module) -> None:
         )
 
 
-def check_structure(config: Config, module: nn.Module) -> None:
-    """`structure()` has the names and shapes of `module()`, whose weights are loaded into it."""
-    workload = config.workload
-    if not workload.defines("structure"):
-        return
-    found = called(workload, "structure", workload.structure)
-    check(isinstance(found, nn.Module), "workload", workload.source, f"structure() gave a {type(found).__name__}; return a torch.nn.Module")
-    prepare_for_tuning(found, config)
-    shapes, wanted = ({name: tuple(p.shape) for name, p in named_weights(each)} for each in (found, module))
-    other = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+def check_unchanged(workload: Workload, module: nn.Module, before: dict[str, tuple[bool, Tensor]]) -> None:
+    """Its weights are those of `before`, by name (whether it trains, value)."""
+    weights = dict(module.named_parameters())
+    other = sorted(name for name in weights.keys() | before.keys()
+                   if name not in weights or name not in before or weights[name].requires_grad != before[name][0]
+                   or not torch.equal(weights[name], before[name][1]))  # fmt: skip
     check(
         not other,
         "workload",
         workload.source,
-        f"structure() and module() differ in {other[:1] and other[0]}; give both the same names and shapes",
+        f"an evaluation or a forward changes the module's weights ({other[:1] and other[0]}) or which of them train; leave them as they are",
     )
