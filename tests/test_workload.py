@@ -193,6 +193,7 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
      "engine.zero_stage=3: body.weight is used outside the forward of the module that owns it, Linear"),
     ("module.head(module.body(x))[:, 0]", "(module.body(x) @ module.head.weight.T)[:, 0]", "engine.zero_stage=3",
      "engine.zero_stage=3: head.weight is used outside the forward of the module that owns it, Linear"),
+    ("return Net(self.width)", "net = Net(self.width)\n        nn.init.constant_(net.head.bias, np.inf)\n        return net", "", "head.bias has a number that is not finite"),
     ("return Net(self.width)", "torch.set_default_dtype(torch.float64)\n        return Net(self.width).float()", "", "module changes torch's default type for the whole process"),
     ("return Net(self.width)", "torch.set_grad_enabled(False)\n        return Net(self.width)", "", "module changes torch's gradients for the whole process"),
     # examples

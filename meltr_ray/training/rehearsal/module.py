@@ -26,6 +26,7 @@ def check_module(workload: Workload, module: nn.Module) -> None:
     )
     for name, p in trained:
         check(not p.is_meta, "workload", workload.source, f"{name} is on the meta device; give it a value")
+        check(bool(p.isfinite().all()), "workload", workload.source, f"{name} has a number that is not finite; give it others")
         check(
             p.dtype == torch.float32,
             "workload",
