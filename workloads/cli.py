@@ -379,6 +379,9 @@ def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], know
             key, first = cause.full_key, str(cause).splitlines()[0]
             if " not in '" in first:  # known, or it would have been refused above: of another choice of its group
                 group = key.partition(".")[0]
+                if key not in given and "experiment" in given:
+                    return (f"experiment={given['experiment']}: has {key}, which is no setting of {cls.__name__}; give the workload that the "
+                            "experiment is for, or leave it out")  # fmt: skip
                 chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
                 return f"{key}={given.get(key, '')}: no setting of {group}={chosen}; see --help for those of each"
             kind = next((field.kind for field in known if field.name == key), "setting")

@@ -33,6 +33,10 @@ def train(request: cli.Request) -> int:
     check_products(request)
     if config.resume:
         folder = Path(config.resume).absolute()
+        for key in ("name", "output"):
+            check(
+                key not in request.given, key, request.given.get(key), "a resumed run stays in its folder; leave it out, or start a new run"
+            )
         if not (folder / "config.yaml").exists():
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
         config = config_file.read(
