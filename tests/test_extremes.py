@@ -212,6 +212,9 @@ def test_all_ends_of_bounds_train(source, backbone, name, end, tmp_path, digits_
     ("sweep", ["experiment=digits", "sweep.other_seeds=1000"], "makes"),
     ("sweep", ["experiment=digits", "sweep.space=[damping,gamma,rank,iterations,inner_steps,learning_rate]", "sweep.search=grid"], "and a sweep has 5000 at most"),
     ("prepare", ["split=test"], "prepare.py makes nothing of it"),
+    ("prepare", ["source=[a]"], "source=[a]: data=digits, which is made and not imported, makes nothing of it; leave it out, or name the data set"),
+    ("prepare", ["train.steps=5", "data=videos"], "train.steps=5: prepare.py makes nothing of it; leave it out"),
+    ("train", ["data.held_out=0.2"], "data.held_out=0.2: train.py makes nothing of it; leave it out"),
     ("prepare", ["frames_per_second=1e-9"], "frames_per_second=1e-09: must lie between 0.001 and 1000"),
     ("train", ["seed=1", "seed=2"], "is given twice"),
 ])  # fmt: skip

@@ -94,10 +94,7 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
             sys.exit(0)
         check_once(arguments)
         given = [f"experiment={experiment}"] if experiment and is_open(arguments) else []
-        code = command(configure([*given, *arguments], own))
-        if code > SIGNALLED:
-            end_now(code)
-        sys.exit(code)
+        sys.exit(command(configure([*given, *arguments], own)))
     except ConfigError as error:
         print(as_called(f"error: {' '.join(str(error).split(chr(10)))}"), file=sys.stderr)
         sys.exit(2)
@@ -109,17 +106,6 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
     except KeyboardInterrupt as interruption:
         print("stopped; what was finished is saved", file=sys.stderr)
         sys.exit(143 if isinstance(interruption, _Terminated) else 130)
-
-
-SIGNALLED = 128
-"""Exit codes above it: a signal ended the command."""
-
-
-def end_now(code: int) -> typing.NoReturn:
-    """An interpreter with torch and Ray takes seconds to end by itself, which a signal may not leave; what Ray started here ends with it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -163,6 +149,12 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         overrides.append(override(written, kinds.get(written, kinds.get(f"workload.{written}", "")), value))
     overrides += [f"{old}=null" for old, new in cls.aliases.items() if new in given]  # else a file's older name would win
     store_settings(cls)
+    check(
+        (CONF / f"{cls.conf}.yaml").is_file(),
+        "workload",
+        source,
+        f"conf names {cls.conf}, and there is no such file in {CONF}; leave it out",
+    )
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = compose(cls.conf, overrides=overrides)
@@ -312,8 +304,9 @@ def check_once(arguments: list[str]) -> None:
 
 def check_taken(request: Request, command: str, takes: tuple[str, ...]) -> None:
     """Refuse settings of other commands. `takes`: those of `ABOUT_THE_COMMAND` that this one looks at."""
+    refused = {*ABOUT_THE_COMMAND, *request.config.workload.preparation_settings} - {*takes}
     for key, value in request.given.items():
-        check(key not in ABOUT_THE_COMMAND or key in takes, key, value, f"{command} makes nothing of it; leave it out")
+        check(key not in refused, key, value, f"{command} makes nothing of it; leave it out")
 
 
 @contextmanager

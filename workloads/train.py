@@ -20,6 +20,7 @@ from meltr_ray.results import table as results
 from meltr_ray.storage import sealed
 from meltr_ray.storage.writers import only_writer
 from workloads import cli
+from workloads.ending import as_process
 
 WITHOUT_PRODUCTS = ("identity", "loss_space")
 """Solvers to which `aid.hessian_product` is nothing."""
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)

@@ -51,6 +51,7 @@ def _check_whole(source: str, cls: type[Workload]) -> None:
         )
         default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         check(default, "workload", source, f"{item.name} has no default; give it one")
+    check_groups(cls, source)
     try:
         OmegaConf.structured(cls)
     except (OmegaConfBaseException, NameError, TypeError) as error:
@@ -69,6 +70,18 @@ def _check_whole(source: str, cls: type[Workload]) -> None:
             source,
             f"{cls.__name__} names no {member}; give them as a class attribute",
         )
+
+
+def check_groups(cls: type[Workload], source: str) -> None:
+    """Groups are fields whose classes are dataclasses, and older names of settings lead into them."""
+    known = [item.name for item in dataclasses.fields(cls)]
+    for name, kind in cls.groups.items():
+        check(name in known and isinstance(kind, type) and dataclasses.is_dataclass(kind), "workload", source,
+              f"groups has {name}; give fields of the workload, each with its class of settings, a dataclass")  # fmt: skip
+    for name in cls.aliases:
+        group, _, inner = name.partition(".")
+        check(group in cls.groups and inner in [item.name for item in dataclasses.fields(cls.groups[group])], "workload", source,
+              f"aliases has {name}, which is no setting of a group; keep it there with the default None")  # fmt: skip
 
 
 def make(source: str, settings: dict | None = None) -> Workload:
