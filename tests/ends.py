@@ -59,6 +59,7 @@ class Ended:
     settings: tuple[str, ...] = ()
     checkpoint_every: int = 0
     process: subprocess.Popen | None = None
+    """The driver, where it was started by this process."""
     drivers: tuple[int, ...] = ()
 
     @property
@@ -69,17 +70,19 @@ class Ended:
     def said(self) -> str:
         return (self.root / "sweep.out").read_text()
 
+    def prepared(self) -> list[str]:
+        """The settings of a new sweep, whose workload is written."""
+        (self.root / "forwards").mkdir(parents=True)
+        (self.root / "paced.py").write_text(PACED)
+        return [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", *SETTINGS, *self.settings,
+                f"train.checkpoint_every={self.checkpoint_every}"]  # fmt: skip
+
     def start(self, *more: str) -> None:
         """Or go on with it."""
-        new = not self.folder.exists()
-        if new:
-            (self.root / "forwards").mkdir(parents=True)
-            (self.root / "paced.py").write_text(PACED)
-        about = [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", "name=paced", *SETTINGS, *self.settings,
-                 f"train.checkpoint_every={self.checkpoint_every}"]  # fmt: skip
+        about = [f"resume={self.folder}"] if self.folder.exists() else ["name=paced", *self.prepared()]
         with open(self.root / "sweep.out", "wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "workloads/sweep.py"), *(about if new else [f"resume={self.folder}"]), *more],
+                [sys.executable, str(ROOT / "workloads/sweep.py"), *about, *more],
                 cwd=self.root, stdout=out, stderr=out, env=os.environ | ENVIRONMENT, start_new_session=True)  # fmt: skip
         self.drivers += (self.process.pid,)
 
@@ -87,7 +90,7 @@ class Ended:
         """Until the trials have done so many steps more, in all; the sweep must not end before."""
         goal, deadline = self.steps() + count, time.monotonic() + 600
         while self.steps() < goal:
-            assert self.process.poll() is None and time.monotonic() < deadline, self.said
+            assert (self.process is None or self.process.poll() is None) and time.monotonic() < deadline, self.process and self.said
             time.sleep(0.02)
 
     def until_saved(self) -> None:
@@ -112,18 +115,23 @@ class Ended:
 
     def assert_whole(self, whole: Ended) -> None:
         """Nothing lost, nothing doubled, weights bit-identical to the sweep `whole`, which nothing interrupted."""
+        for name in self.assert_rows(whole):
+            ours, theirs = self.folder / "trials" / name, whole.folder / "trials" / name
+            a, b = (load_file(checkpoint.latest(trial / "checkpoints") / "shared.safetensors") for trial in (ours, theirs))
+            assert a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a), name
+
+    def assert_rows(self, whole: Ended) -> list[str]:
+        """Each row once, with the scores of `whole`; returns the names of the trials."""
         names = sorted(path.name for path in (whole.folder / "trials").iterdir())
         assert names == sorted(path.name for path in (self.folder / "trials").iterdir()) and len(names) == 2
         for name in names:
-            ours, theirs = self.folder / "trials" / name, whole.folder / "trials" / name
-            rows = results.read_trial(ours)
+            rows = results.read_trial(self.folder / "trials" / name)
             assert [(row["step"], row["status"]) for row in rows] == [
                 (step, "running" if step < STEPS else "finished") for step in range(EVERY, STEPS + 1, EVERY)
             ]
-            assert [row["score"] for row in rows] == [row["score"] for row in results.read_trial(theirs)]
-            a, b = (load_file(checkpoint.latest(trial / "checkpoints") / "shared.safetensors") for trial in (ours, theirs))
-            assert a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a), name
+            assert [row["score"] for row in rows] == [row["score"] for row in results.read_trial(whole.folder / "trials" / name)]
         assert len(results.load(self.folder / results.FILE)) == len(names) * STEPS // EVERY
+        return names
 
 
 INFRASTRUCTURE = ("ray::Dashboard", "ray::RuntimeEnv", "ray::IDLE", "gcs_server", "raylet", "python")
