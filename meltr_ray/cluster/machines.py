@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.cluster.travel import own_package
+from meltr_ray.cluster.travel import LARGEST, own_package, texts
 from meltr_ray.config import Config
 from meltr_ray.config.run import LOCAL, paths
-from meltr_ray.config.workload_file import parted
+from meltr_ray.config.workload_file import TRAVELLED
 from meltr_ray.errors import check
 
 PACKAGES = ("torch", "ray", "deepspeed")
@@ -35,7 +35,8 @@ def check_machines(config: Config, folder: Path) -> None:
     marker = folder / f".seen-{secrets.token_hex(8)}"
     marker.write_text(marker.name, encoding="utf-8")
     try:
-        asked = (str(marker), wanted, str(workload_file(config) or ""), ["meltr_ray", *filter(None, [own_package(config.workload)])])
+        modules = ["meltr_ray", *filter(None, [own_package(config.workload)])]
+        asked = (str(marker), wanted, [str(path) for path in texts(config.workload)], modules, TRAVELLED)
         here, answers = asker()(*asked), ask_all(*asked)
     finally:
         marker.unlink()
@@ -64,21 +65,17 @@ def compare(machine: str, found: dict[str, Any] | None, here: dict[str, Any], co
         check(there == version, "cluster", config.cluster,
               f"machine {machine} has {name} {there or 'not at all'} and this one {version}; install {version} there")  # fmt: skip
     for name, (place, digest) in found["code"].items():
+        check(place != "", "cluster", config.cluster,
+              f"machine {machine} has no {name}, and what lies beside it is more than the {LARGEST >> 20} MiB that are sent; copy it there")  # fmt: skip
         check(digest == here["code"][name][1], "cluster", config.cluster,
-              f"machine {machine} has another text of {name} at {place}, which goes before the one that is sent; take it away there, or copy this one")  # fmt: skip
-
-
-def workload_file(config: Config) -> Path | None:
-    """Where the class stands that a run is about, unless it belongs to a package."""
-    place, _ = parted(config.workload.source)
-    return Path(place) if place.endswith(".py") else None
+              f"machine {machine} has another text of {name}, or of what lies beside it, at {place}; take it away there, or copy this one")  # fmt: skip
 
 
 def asker() -> Callable[..., dict[str, Any]]:
     """A function that runs where this package may be missing: its text travels, and not its name."""
     packages = PACKAGES
 
-    def look(marker: str, wanted: dict[str, str], own_file: str, modules: list[str]) -> dict[str, Any]:
+    def look(marker: str, wanted: dict[str, str], own: list[str], modules: list[str], travelled: str) -> dict[str, Any]:
         import hashlib
         import os
         import platform
@@ -97,18 +94,23 @@ def asker() -> Callable[..., dict[str, Any]]:
                     found.update(os.path.relpath(path, top).encode() + b"\0" + file.read())
             return found.hexdigest()
 
-        def code(name: str) -> tuple[str, str]:
+        def folder_of(name: str) -> str:
             try:
-                top = list(util.find_spec(name).submodule_search_locations)[0]
+                return list(util.find_spec(name).submodule_search_locations)[0]
             except (AttributeError, ImportError, ValueError):
-                return "nowhere", ""
-            return top, digest(
-                [os.path.join(folder, each) for folder, _, files in os.walk(top) for each in files if each.endswith(".py")], top
-            )
+                return ""
 
-        texts = {name: code(name) for name in modules}
-        if os.path.isfile(own_file):  # where it is missing, the one that was sent is taken
-            texts["the workload"] = own_file, digest([own_file], os.path.dirname(own_file))
+        code = {}
+        for name in modules:
+            top = folder_of(name)
+            files = [os.path.join(folder, each) for folder, _, found in os.walk(top) for each in found if each.endswith(".py")]
+            code[name] = top, digest(files, top)
+        if own:
+            first, there = os.path.dirname(own[0]), os.path.dirname(own[0])
+            if not os.path.isfile(own[0]):  # then the one that was sent is taken
+                there = folder_of(travelled)
+            files = [os.path.join(there, os.path.relpath(path, first)) for path in own]
+            code[os.path.basename(own[0])] = there, digest([path for path in files if os.path.isfile(path)], there)
         try:
             with open(marker, encoding="utf-8") as file:
                 seen = file.read() == os.path.basename(marker)
@@ -118,7 +120,7 @@ def asker() -> Callable[..., dict[str, Any]]:
             "marker": seen,
             "missing": {name: path for name, path in wanted.items() if not os.path.exists(path)},
             "versions": {"Python": platform.python_version()} | {package: version(package) for package in packages},
-            "code": texts,
+            "code": code,
         }
 
     return look

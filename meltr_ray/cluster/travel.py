@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from meltr_ray.config.workload_file import SHIPPED, TRAVELLED, parted
-from meltr_ray.errors import check
+from meltr_ray.errors import ConfigError, shown
 from meltr_ray.workload import Workload
 
 PACKAGES = ("meltr_ray", "tune_spaces", "analysis", "workloads")
@@ -25,18 +25,25 @@ left_out = shutil.ignore_patterns("__pycache__", "*.pyc", "*.ipynb", ".*")
 def packed(workload: Workload) -> Iterator[list[str]]:
     """Folders for Ray's `py_modules`, which the driver may take away as soon as it has joined.
 
+    A user's code that is larger than `LARGEST` stays: machines need a copy, which `check_machines` looks for.
+
     Raises:
-        ConfigError: what lies beside the workload is too much to be sent.
+        ConfigError: what lies beside the workload can't be read.
     """
     with TemporaryDirectory(prefix="travels-") as scratch:
         folder = Path(scratch)
         for name in PACKAGES:
             shutil.copytree(package_folder(name), folder / name, ignore=left_out)
         place, _ = parted(SHIPPED.get(workload.source, workload.source))
-        if place.endswith(".py"):
-            send(workload, beside(Path(place)), folder / TRAVELLED)
-        elif (top := own_package(workload)) is not None:
-            send(workload, [package_folder(top)], folder)
+        try:
+            if place.endswith(".py"):
+                send(beside(Path(place)), folder / TRAVELLED)
+            elif (top := own_package(workload)) is not None:
+                send([package_folder(top)], folder)
+        except OSError as error:
+            raise ConfigError(
+                f"workload={workload.source}: what lies beside it can't be sent ({shown(str(error))}); move it to a folder of its own"
+            ) from None
         yield [str(each) for each in sorted(folder.iterdir())]
 
 
@@ -56,18 +63,26 @@ def own_package(workload: Workload) -> str | None:
 
 def beside(file: Path) -> list[Path]:
     """What a workload may import by its name: modules and packages of its folder, and itself."""
-    return [path for path in sorted(file.parent.iterdir()) if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    paths = [path for path in sorted(file.parent.iterdir()) if not path.name.startswith(".")]
+    return [path for path in paths if (path.suffix == ".py" and path.is_file()) or (path / "__init__.py").is_file()]
 
 
-def send(workload: Workload, paths: list[Path], to: Path) -> None:
+def texts(workload: Workload) -> list[Path]:
+    """Of a workload that is a file: that file, and the others that it may import by their names."""
+    place, _ = parted(SHIPPED.get(workload.source, workload.source))
+    if not place.endswith(".py"):
+        return []
+    return [Path(place), *(path for path in files(beside(Path(place))) if path.suffix == ".py" and path != Path(place))]
+
+
+def send(paths: list[Path], to: Path) -> None:
     """Copy them, unless that is more than code."""
-    size = sum(each.stat().st_size for each in files(paths))
-    check(size <= LARGEST, "workload", workload.source,
-          f"modules and packages beside it have {size >> 20} MiB, and {LARGEST >> 20} travel at most; move it to a folder of its own")  # fmt: skip
+    if sum(each.stat().st_size for each in files(paths)) > LARGEST:
+        return
     to.mkdir(exist_ok=True)
     for path in paths:
         if path.is_dir():
-            shutil.copytree(path, to / path.name, ignore=left_out)
+            shutil.copytree(path, to / path.name, ignore=left_out, ignore_dangling_symlinks=True)
         else:
             shutil.copy(path, to / path.name)
 
