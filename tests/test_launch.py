@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -138,7 +139,10 @@ def test_a_job_of_ray_is_stopped_as_the_manifest_stops_it_and_goes_on(whole, tmp
                 ["ray", "job", "submit", f"--address={address}", *more, "--", *shlex.split(begin)], capture_output=True, text=True
             )
 
-        assert submit("--no-wait", f"--submission-id={job['jobId']}").returncode == 0
+        deadline = time.monotonic() + 120
+        while submit("--no-wait", f"--submission-id={job['jobId']}").returncode != 0:  # the agent that takes jobs isn't up yet
+            assert time.monotonic() < deadline
+            time.sleep(1)
         sweep.until_steps(EVERY + 10)
         subprocess.run(stop, check=True, capture_output=True)
         logs = subprocess.run(["ray", "job", "logs", f"--address={address}", job["jobId"]], capture_output=True, text=True).stdout

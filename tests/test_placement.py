@@ -6,7 +6,7 @@ import pytest
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
 from safetensors.torch import load_file
 
-from meltr_ray.cluster.placement import check_fits, holds, may_grow_to, needs, of_trial, of_worker
+from meltr_ray.cluster.placement import check_fits, holds, may_grow_to, needs, of_trial, of_worker, trials_on
 from meltr_ray.config import Config, ConfigError
 from meltr_ray.config.training import PLACEMENTS
 from tests.commands import kill_all, run
@@ -64,6 +64,16 @@ def test_machines_that_a_cluster_may_start_count():
     found = may_grow_to(grows, 3)
     assert found == [{"CPU": 1}] + 3 * [{"CPU": 16}] and may_grow_to(None, 3) == []
     assert holds(config_of(num_workers=3, threads=16), found) and not holds(config_of(threads=17), found)
+
+
+def test_as_many_trials_run_at_once_as_fit():
+    assert [trials_on(config_of(**each), [SMALL, BIG]) for each in ({}, {"threads": 5}, {"num_workers": 3}, {"use_gpu": True})] == [
+        12,
+        2,
+        4,
+        2,
+    ]
+    assert trials_on(config_of(), []) == 0
 
 
 def test_what_ray_is_asked_for():

@@ -14,6 +14,8 @@ DRIVER_CPU = 0.01
 """Ray CPUs of a trial whose work is done by Ray Train workers."""
 ACCELERATOR = "accelerator_type:"
 """How Ray's name of a kind of GPU begins, as a resource of a machine."""
+MOST_AT_ONCE = 1024
+"""Trials; as many as `sweep.max_concurrent` may name."""
 Machine = dict[str, float]
 """Resource -> how much of it there is."""
 
@@ -38,12 +40,21 @@ def of_trial(config: Config) -> Machine:
 
 
 def at_once(config: Config) -> int:
-    """Trials that run at the same time on the cluster that this process is connected to."""
+    """Trials that run at the same time on the cluster that this process is connected to, with the machines that it may start."""
     if config.sweep.max_concurrent:
         return config.sweep.max_concurrent
-    workers, there = max(1, config.train.num_workers), ray.cluster_resources()
-    fit = min(there.get(name, 0) // (workers * need) for name, need in needs(config).items())
-    return min(max(1, int(fit)), 1024)
+    grown = may_grow_to(ray._private.state.state.get_cluster_config(), MOST_AT_ONCE)
+    return min(max(1, trials_on(config, alive()), trials_on(config, grown)), MOST_AT_ONCE)
+
+
+def trials_on(config: Config, machines: list[Machine]) -> int:
+    """By what these machines have in all."""
+    workers = max(1, config.train.num_workers)
+    return min(int(sum(machine.get(name, 0) for machine in machines) / (workers * need) + 1e-9) for name, need in needs(config).items())
+
+
+def alive() -> list[Machine]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def check_holds(config: Config) -> None:
@@ -52,10 +63,9 @@ def check_holds(config: Config) -> None:
     Raises:
         ConfigError: it can never hold a trial, which would wait for ever.
     """
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     grown = may_grow_to(ray._private.state.state.get_cluster_config(), max(1, config.train.num_workers))
     if not grown or not holds(config, grown):
-        check_fits(config, alive)
+        check_fits(config, alive())
 
 
 def may_grow_to(cluster: Any, most: int) -> list[Machine]:
