@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
@@ -172,12 +172,33 @@ def machines(*cpus: int) -> Iterator[Cluster]:
     """A Ray cluster of several raylets, here, the first its head; one may be taken away and others added."""
     from ray.cluster_utils import Cluster
 
-    with socket.create_server(("", 0)) as free:
-        port = free.getsockname()[1]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True, "dashboard_port": port})
+    def begin() -> Cluster:
+        with socket.create_server(("", 0)) as free:
+            port = free.getsockname()[1]
+        return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True, "dashboard_port": port})
+
+    cluster = started(begin)
     try:
         for count in cpus[1:]:
-            cluster.add_node(num_cpus=count)
+            started(lambda: cluster.add_node(num_cpus=count))
         yield cluster
     finally:
         cluster.shutdown()
+
+
+T = TypeVar("T")
+
+
+def started(begin: Callable[[], T]) -> T:
+    """What `begin` starts, tried again on a machine so busy that a raylet takes more than the 30 s that Ray gives it."""
+    for again in (True, True, False):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            return begin()
+        except Exception as error:
+            if not again or "timed out during startup" not in str(error):
+                raise
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+    raise AssertionError
