@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import functools
 import io
 import os
 import re
@@ -192,6 +193,7 @@ def workload_of(given: dict[str, str]) -> str:
     return DEFAULT_WORKLOAD
 
 
+@functools.lru_cache(1)
 def store_settings(cls: type[Workload]) -> None:
     """Tell Hydra the settings' types and defaults; a group with several classes is told them all, of which every run takes one."""
     settings = config_file.schema(cls, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -37,6 +38,12 @@ def find(source: str) -> type[Workload]:
     place, name = parted(SHIPPED.get(source, source))
     module = _import_file(source, Path(place)) if place.endswith(".py") else _import_module(source, place)
     cls = _class_of(source, module, name)
+    _check_whole(source, cls)
+    return cls
+
+
+@functools.cache
+def _check_whole(source: str, cls: type[Workload]) -> None:
     for item in dataclasses.fields(cls):
         check(
             item.name == "source" or not hasattr(Workload, item.name),
@@ -64,7 +71,6 @@ def find(source: str) -> type[Workload]:
             source,
             f"{cls.__name__} names no {member}; give them as a class attribute",
         )
-    return cls
 
 
 def make(source: str, settings: dict | None = None) -> Workload:
