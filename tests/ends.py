@@ -46,7 +46,7 @@ class Paced(Primes):
             with open(f"{self.forwards}/{os.getpid()}", "ab") as file:
                 file.write(b".")
 """
-SETTINGS = ["workload.width=4", "train.batch_size=8", f"train.steps={STEPS}", f"train.evaluate_every={EVERY}",
+SETTINGS = ["workload.width=4", "train.batch_size=8", f"train.evaluate_every={EVERY}",
             "experiment=screening", "sweep.learning_rates=[]", "losses.set=[prime,digit]", "sweep.seeds=1", "sweep.confirm=[]",
             "sweep.progress_every=1"]  # fmt: skip
 
@@ -58,6 +58,8 @@ class Ended:
     root: Path
     settings: tuple[str, ...] = ()
     checkpoint_every: int = 0
+    last: int = STEPS
+    """Step with which a trial ends."""
     process: subprocess.Popen | None = None
     """The driver, where it was started by this process."""
     drivers: tuple[int, ...] = ()
@@ -74,7 +76,7 @@ class Ended:
         """The settings of a new sweep, whose workload is written."""
         (self.root / "forwards").mkdir(parents=True)
         (self.root / "paced.py").write_text(PACED)
-        return [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", *SETTINGS, *self.settings,
+        return [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", f"train.steps={self.last}", *SETTINGS, *self.settings,
                 f"train.checkpoint_every={self.checkpoint_every}"]  # fmt: skip
 
     def start(self, *more: str) -> None:
@@ -127,10 +129,10 @@ class Ended:
         for name in names:
             rows = results.read_trial(self.folder / "trials" / name)
             assert [(row["step"], row["status"]) for row in rows] == [
-                (step, "running" if step < STEPS else "finished") for step in range(EVERY, STEPS + 1, EVERY)
+                (step, "running" if step < self.last else "finished") for step in range(EVERY, self.last + 1, EVERY)
             ]
             assert [row["score"] for row in rows] == [row["score"] for row in results.read_trial(whole.folder / "trials" / name)]
-        assert len(results.load(self.folder / results.FILE)) == len(names) * STEPS // EVERY
+        assert len(results.load(self.folder / results.FILE)) == len(names) * self.last // EVERY
         return names
 
 

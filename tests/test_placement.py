@@ -110,7 +110,7 @@ def test_a_trial_on_two_machines_is_bit_identical_to_the_same_on_one(tmp_path):
     for placement, cpus in (("STRICT_PACK", (0, 2)), ("STRICT_SPREAD", (0, 1, 1))):
         with machines(*cpus) as cluster:
             sweep = sweeps[placement] = Ended(tmp_path / placement, ("train.num_workers=2", "engine.zero_stage=3", f"train.placement={placement}",
-                                              "sweep.max_concurrent=1", f"cluster={cluster.address}"))  # fmt: skip
+                                              "sweep.max_concurrent=1", f"cluster={cluster.address}"), last=2 * EVERY)  # fmt: skip
             sweep.start()
             try:
                 sweep.until_steps(EVERY)

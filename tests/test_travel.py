@@ -16,7 +16,7 @@ from meltr_ray.cluster.machines import asker, compare
 from meltr_ray.config.workload_file import TRAVELLED, find, make
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
-from tests.ends import SETTINGS, STEPS, machines
+from tests.ends import EVERY, SETTINGS, machines
 from tests.engine_toy import toy_config
 from tests.forks import ENVIRONMENT, ROOT
 from tests.test_wheel import wheel  # noqa: F401 - a fixture
@@ -151,7 +151,7 @@ def test_a_machine_without_our_code_and_the_users_runs_the_trials(of, mine, tmp_
             while len(cluster.global_state._live_node_ids()) < 2:
                 assert time.monotonic() < deadline and second.poll() is None, (tmp_path / "second.out").read_text()
                 time.sleep(0.2)
-            done = subprocess.run([*command, f"workload={mine}/own.py:Own", *SETTINGS, "name=sent", f"cluster={cluster.address}"], env=environment,
+            done = subprocess.run([*command, f"workload={mine}/own.py:Own", *SETTINGS, f"train.steps={EVERY}", "name=sent", f"cluster={cluster.address}"], env=environment,
                                   cwd=tmp_path, capture_output=True, text=True, timeout=900)  # fmt: skip
         finally:
             second.kill()
@@ -159,4 +159,4 @@ def test_a_machine_without_our_code_and_the_users_runs_the_trials(of, mine, tmp_
     folder = tmp_path / "outputs/sweeps/sent"
     assert done.returncode == 0 and (folder / "report.html").exists(), done.stdout + done.stderr
     rows = [row for trial in (folder / "trials").iterdir() for row in results.read_trial(trial)]
-    assert [row["step"] for row in rows if row["status"] == "finished"] == [STEPS, STEPS]
+    assert [row["step"] for row in rows if row["status"] == "finished"] == [EVERY, EVERY]
