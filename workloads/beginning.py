@@ -12,7 +12,8 @@ from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import sealed
 from workloads import cli
 
-MAY_CHANGE = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget", "train.grace", "cluster")
+MAY_CHANGE = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget", "train.cpus_per_worker", "train.accelerator", "train.resources",
+              "train.placement", "train.grace", "cluster")  # fmt: skip
 """Settings that a resumed sweep may have otherwise."""
 
 
@@ -43,7 +44,7 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
             "a resumed sweep keeps its settings; leave it out or start a new sweep",
         )
         if key in MAY_CHANGE:
-            OmegaConf.update(old, key, OmegaConf.select(request.settings, key))
+            OmegaConf.update(old, key, OmegaConf.select(request.settings, key), merge=False)
     return old, config_file.make(old), folder
 
 

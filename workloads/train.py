@@ -25,6 +25,9 @@ from workloads.ending import as_process
 WITHOUT_PRODUCTS = ("identity", "loss_space")
 """Solvers to which `aid.hessian_product` is nothing."""
 
+OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
+"""Settings of workers alone, where there is no sweep."""
+
 
 def train(request: cli.Request) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
@@ -42,6 +45,13 @@ def train(request: cli.Request) -> int:
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     for key, value in request.given.items():
         check(not key.startswith("sweep."), key, value, "one run makes nothing of it; leave it out, or use sweep.py")
+    for key in OF_RAY if not config.train.num_workers else ():
+        check(
+            key not in request.given,
+            key,
+            request.given.get(key),
+            "one run without workers asks Ray for nothing; leave it out, or give train.num_workers",
+        )
     cli.check_machine(config)
     cli.check_cluster(config)
     cli.make_paths_absolute(config)
@@ -64,6 +74,7 @@ def run(folder: Path, config: Config) -> int:
         from meltr_ray.cluster.connection import connected
         from meltr_ray.cluster.interruption import Interruption
         from meltr_ray.cluster.machines import check_machines
+        from meltr_ray.cluster.placement import check_holds
         from meltr_ray.cluster.trial import record_failure, run_trial
         from meltr_ray.training.stopping import End
 
@@ -85,6 +96,7 @@ def run(folder: Path, config: Config) -> int:
                 with connected(config) if config.train.num_workers else nullcontext():
                     if config.train.num_workers:
                         check_machines(config, folder)
+                        check_holds(config)
                     end = attempt()
             except KeyboardInterrupt:  # a second signal, or the end of the grace
                 end = End.ASKED

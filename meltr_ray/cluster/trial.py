@@ -23,6 +23,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from meltr_ray.cluster.failures import UnlessCertain, cause_of
 from meltr_ray.cluster.local import OverLoopback
+from meltr_ray.cluster.placement import of_worker
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
@@ -36,9 +37,6 @@ from meltr_ray.storage.stop import Asked
 from meltr_ray.storage.writers import ShutOut, Starts
 from meltr_ray.training.statistics import Diverged
 from meltr_ray.training.stopping import End, Stop
-
-DRIVER_CPU = 0.01
-"""Ray CPUs of a trial whose work is done by Ray Train workers."""
 
 
 def trainable(tune_config: dict[str, Any]) -> None:
@@ -93,13 +91,16 @@ class _Trainer(TorchTrainer):
 
 
 def _trainer(trial: dict[str, Any], config: Config, in_tune: bool) -> TorchTrainer:
-    # A little less than whole CPUs: the trial's driver needs a share (`DRIVER_CPU`), else two workers never fit two cores.
-    resources = {"CPU": config.train.threads - 2 * DRIVER_CPU} | ({"GPU": 1} if config.train.use_gpu else {})
     return _Trainer(
         _worker,
         train_loop_config=trial,
         torch_config=(OverLoopback if config.cluster == LOCAL else TorchConfig)(backend="nccl" if config.train.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.train.num_workers, use_gpu=config.train.use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=config.train.num_workers,
+            use_gpu=config.train.use_gpu,
+            resources_per_worker=of_worker(config),
+            placement_strategy=config.train.placement,
+        ),
         run_config=RunConfig(
             name="ray",
             storage_path=trial["folder"],
