@@ -7,12 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config
+from meltr_ray.config import Config, to_flat
 from meltr_ray.config.file import make
 from tune_spaces import weights
 from tune_spaces.loss_sets import add_one_in, leave_one_out
 from tune_spaces.rates import extended
-from tune_spaces.search import draw
+from tune_spaces.search import Drawn, draw
+from tune_spaces.spaces import space_of
 
 TUNED = "tuned"
 """The arm whose fixed weights are searched for (`sweep.tuned_weights`)."""
@@ -126,6 +127,18 @@ def all_arms(settings: DictConfig, config: Config) -> dict[str, tuple[dict[str, 
     for prefix, function in derived.items():
         for loss, reduced in function(loss_set, config.losses.primary).items():
             arms[prefix + loss] = (ours | {"losses.set": reduced}, "ablation")
-    for number, found in enumerate(draw(sweep.space, sweep.search, sweep.samples, config.seed) if sweep.space else []):
+    for number, found in searched(settings, config).found.items():
         arms[f"{sweep.ours}_search_{number}"] = (ours | found, "search")
     return arms
+
+
+def searched(settings: DictConfig, config: Config) -> Drawn:
+    """The configurations of `sweep.space`, but for that of `ours` itself, as changes of `ours`."""
+    space, sweep = space_of(config), config.sweep
+    if not space:
+        return Drawn()
+    ours = sweep.arms[sweep.ours]
+    values = to_flat(make(settings, ours)) | ({"optimizer.learning_rate": None} if sweep.learning_rates else {})  # which is found first
+    drawn = draw(space, sweep.search, sweep.samples, config.seed, values, lambda changes: make(settings, ours | changes))
+    drawn.found = {number: found for number, found in drawn.found.items() if any(values[name] != value for name, value in found.items())}
+    return drawn

@@ -10,11 +10,12 @@ from typing import Callable
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config, SweepConfig
+from meltr_ray.config import Config, SweepConfig, to_flat
 from meltr_ray.config.duration import in_words as in_time
+from meltr_ray.config.file import make
 from meltr_ray.errors import check
 from meltr_ray.results.columns import SEARCHES
-from tune_spaces import arms, equal_budgets, leaders, screening
+from tune_spaces import arms, equal_budgets, leaders, screening, spaces
 from tune_spaces.arms import TUNED, Trial, Tried
 from tune_spaces.cost import Timed
 from tune_spaces.size import check_size
@@ -157,6 +158,29 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
         lines.insert(0, f"learning rates: {', '.join(f'{rate:g}' for rate in config.sweep.learning_rates)}: {count['learning_rate_search']} trials, "
                         "and more where the best lies on an edge")  # fmt: skip
     return lines
+
+
+def search_in_words(settings: DictConfig, config: Config) -> list[str]:
+    """What `sweep.space` comes to."""
+    space = spaces.space_of(config)
+    if not space:
+        return []
+    drawn, how = arms.searched(settings, config), config.sweep.search
+    line = f"search ({how}): {len(drawn.found)} configurations of {', '.join(space)}, of {drawn.looked_at} combinations: equal ones are one"
+    left = len(drawn.refused)
+    return [line + (f"; {left} can't be, such as {drawn.refused[0].partition('; ')[0]}" if left else "")]
+
+
+def check_space(settings: DictConfig, config: Config) -> None:
+    """Refuse, of a sweep that begins, a space with a setting that nothing uses or a value that can't be.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if space := spaces.space_of(config):
+        ours = config.sweep.arms[config.sweep.ours]
+        values = to_flat(make(settings, ours))
+        spaces.check_possible(space, values, lambda changes: make(settings, ours | changes), config.seed)
 
 
 def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from meltr_ray.config import Config
+from meltr_ray.config import Config, to_flat
 from meltr_ray.errors import ConfigError, check
 from tune_spaces import screening
-from tune_spaces.aid import SPACE
 from tune_spaces.arms import SEARCH_SEED_OFFSET, led
 from tune_spaces.screening import CONFIRMATION_SEED_OFFSET
+from tune_spaces.search import draw
+from tune_spaces.spaces import space_of
 
 MOST_TRIALS = 5000
 """Of a sweep: a minute to plan, and more than a report tells apart."""
+MOST_COMBINATIONS = 200_000
+"""Of a grid, which are looked through for those that differ: seconds."""
 
 
 def check_size(config: Config) -> None:
@@ -21,8 +25,6 @@ def check_size(config: Config) -> None:
     Raises:
         ConfigError: names the setting that weighs most, or the seeds.
     """
-    for name in config.sweep.space:
-        check(name in SPACE, "sweep.space", name, f"not in the space; use names out of {', '.join(SPACE)}")
     total = most_trials(config)
     if total > MOST_TRIALS:
         name = max(_numbers(config), key=_numbers(config).__getitem__)
@@ -46,11 +48,17 @@ def most_trials(config: Config) -> int:
 
 
 def searched_configurations(config: Config) -> int:
-    """Of `sweep.space`."""
-    sweep = config.sweep
-    if not sweep.space:
-        return 0
-    return sweep.samples if sweep.search == "random" else math.prod(len(SPACE[name].grid) for name in sweep.space)
+    """Of `sweep.space`; of a random search, at most."""
+    sweep, space = config.sweep, space_of(config)
+    if not space or sweep.search != "grid":
+        return sweep.samples if space else 0
+    combinations = math.prod(len(domain.grid) for domain in space.values())
+    return combinations if combinations > MOST_COMBINATIONS else len(draw(space, "grid", 0, 0, values_of_ours(config)).found)
+
+
+def values_of_ours(config: Config) -> dict[str, Any]:
+    """Settings of the arm that a search varies."""
+    return to_flat(config) | config.sweep.arms.get(config.sweep.ours, {})
 
 
 def check_seeds(config: Config) -> None:

@@ -54,12 +54,12 @@ class SweepConfig:
     """Device time, such as `20m`, in which `ours` and each baseline search settings of their own by successive halving, in place of a grid of learning rates and of `tuned_weights`: learning rate (between the least and the greatest of `learning_rates`), weight decay, and what belongs to the way to combine; of an arm `tuned`, the fixed weights. Default: no such search."""
     leaders: int = bounded(0, 0, 1000)
     """Compared arms, the best by their mean on validation, that run again on `confirmation_seeds` fresh seeds beside the first baseline; the test split is scored in these runs alone. 0: none, it is scored in the comparison."""
-    space: list[str] = field(default_factory=list)
-    """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
+    space: Any = None
+    """Settings to search over as variations of `ours`, any of them: setting -> a list of values, or a range such as {low: 0.001, high: 1, log: true}; or names alone of those of `aid` that have a range of their own, such as [aid.damping,aid.inner_steps] (docs/search.md). Default: none."""
     search: str = "random"
-    """How `space` is searched: `grid` (every combination) or `random`."""
+    """How `space` is searched: `grid` (every combination) or `random`. A setting that a configuration makes nothing of isn't varied, and no two configurations are equal."""
     samples: int = bounded(8, 1, 10_000)
-    """Configurations that a random search draws."""
+    """Different configurations that a random search draws."""
     budget: Optional[str] = None
     """Device time that all trials may take, such as `2h`, `90m` or `1h30m`: each trial's time times its workers. A trial that doesn't fit isn't started; resume= with more goes on."""
     max_concurrent: Optional[int] = bounded(None, 1, 1024)
@@ -89,7 +89,10 @@ class SweepConfig:
         check_settings("sweep", self)
         for arm in self.arms:
             check_name("sweep.arms", str(arm))
-        for name in ("learning_rates", "baselines", "confirm", "space"):
+        self.space = self.space or None  # older files have an empty list
+        good = self.space is None or (isinstance(self.space, (list, dict)) and all(isinstance(name, str) for name in self.space))
+        check(good, "sweep.space", self.space, "is no space; give names of settings in a list, or such as {aid.damping: [0.1,1]}")
+        for name in ("learning_rates", "baselines", "confirm", *(["space"] if isinstance(self.space, list) else [])):
             check_distinct(f"sweep.{name}", getattr(self, name))
         check(
             self.tuned_weights == 0 or self.tuned_weights >= 4,
