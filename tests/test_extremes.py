@@ -31,8 +31,8 @@ SOURCES = {
     "primes": f"{ROOT}/workloads/examples/primes.py:Primes",
     "noisy": f"{ROOT}/workloads/examples/noisy_labels.py:NoisyLabels",
 }
-WITHOUT_NUMBERS = ("losses.set", "task.loss_set", "checkpoint")
-"""Settings of any type that take names alone."""
+WITHOUT_NUMBERS = ("losses.set", "task.loss_set", "checkpoint", "sweep.space")
+"""Settings of any type that take names alone, or numbers of other settings, whose bounds they have."""
 EXTREMES = [
     -1,
     0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.bounds import bounded, check_distinct, check_settings
+from meltr_ray.bounds import bounded, check_distinct, check_finite, check_settings
 from meltr_ray.config.duration import seconds
 from meltr_ray.config.paths import check_name
 from meltr_ray.errors import check, check_choice
@@ -92,6 +92,7 @@ class SweepConfig:
         self.space = self.space or None  # older files have an empty list
         good = self.space is None or (isinstance(self.space, (list, dict)) and all(isinstance(name, str) for name in self.space))
         check(good, "sweep.space", self.space, "is no space; give names of settings in a list, or such as {aid.damping: [0.1,1]}")
+        check_finite("sweep.space", self.space)
         for name in ("learning_rates", "baselines", "confirm", *(["space"] if isinstance(self.space, list) else [])):
             check_distinct(f"sweep.{name}", getattr(self, name))
         check(
