@@ -210,7 +210,7 @@ def test_all_ends_of_bounds_train(source, backbone, name, end, tmp_path, digits_
     ("sweep", ["experiment=digits", "sweep.seeds=400", "seed=601"], "the last would be 1000"),
     ("sweep", ["sweep.baselines=[uniform,uniform]", "experiment=digits"], "has uniform twice"),
     ("sweep", ["experiment=digits", "sweep.other_seeds=1000"], "makes"),
-    ("sweep", ["experiment=digits", "sweep.space=[damping,gamma,rank,iterations,inner_steps,learning_rate]", "sweep.search=grid"], "and a sweep has 5000 at most"),
+    ("sweep", ["experiment=digits", "sweep.space=[solver,damping,gamma,rank,iterations,inner_steps,learning_rate]", "sweep.search=grid"], "and a sweep has 5000 at most"),
     ("prepare", ["split=test"], "prepare.py makes nothing of it"),
     ("prepare", ["frames_per_second=1e-9"], "frames_per_second=1e-09: must lie between 0.001 and 1000"),
     ("train", ["seed=1", "seed=2"], "is given twice"),
