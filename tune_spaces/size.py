@@ -42,9 +42,11 @@ def most_trials(config: Config) -> int:
         arms, searched, confirmed = len(screening.rows(config)) + len(sweep.arms), 2 + len(sweep.confirm), 1 + len(sweep.confirm)
         return arms * sweep.seeds + searched * tried + confirmed * sweep.confirmation_seeds
     compared, auxiliary = len(led(config)), len(config.losses.set) - 1
-    others = len(sweep.arms) + auxiliary * (sweep.leave_one_out + sweep.add_one_in) + searched_configurations(config)
+    searched = searched_configurations(config)
+    apart = searched if sweep.search == "tpe" else 0  # on one seed, and one arm of what it finds
+    others = len(sweep.arms) + auxiliary * (sweep.leave_one_out + sweep.add_one_in) + (1 if apart else searched)
     fresh = (sweep.leaders + 1) * sweep.confirmation_seeds if sweep.leaders else 0
-    return compared * (sweep.seeds + tried) + others * sweep.other_seeds + sweep.tuned_weights + fresh
+    return compared * (sweep.seeds + tried) + others * sweep.other_seeds + sweep.tuned_weights + apart + fresh
 
 
 def searched_configurations(config: Config) -> int:
@@ -65,7 +67,10 @@ def check_seeds(config: Config) -> None:
     """Raises ConfigError: seeds of the comparison, of searches and of the confirmation overlap, so that one would judge what it chose."""
     sweep, screens = config.sweep, config.sweep.design != "none"
     last = config.seed + (sweep.seeds if screens else max(sweep.seeds, sweep.other_seeds))
-    searches, confirms = bool(sweep.learning_rates or sweep.weighs), bool(sweep.confirm if screens else sweep.leaders)
+    searches, confirms = (
+        bool(sweep.learning_rates or sweep.weighs or sweep.search == "tpe"),
+        bool(sweep.confirm if screens else sweep.leaders),
+    )
     check(not (searches or confirms) or last <= SEARCH_SEED_OFFSET, "seed", config.seed,
           f"seeds from {SEARCH_SEED_OFFSET} on are those of searches and of a confirmation, and the last would be {last - 1}; lower it or sweep.seeds")  # fmt: skip
     room = CONFIRMATION_SEED_OFFSET - SEARCH_SEED_OFFSET
@@ -83,4 +88,4 @@ def _numbers(config: Config) -> dict[str, int]:
     found = {name: getattr(sweep, name) for name in ("seeds", "other_seeds", "tuned_weights")}
     found |= {"learning_rate_seeds": sweep.learning_rate_seeds} if sweep.learning_rates else {}
     found |= {"confirmation_seeds": sweep.confirmation_seeds} if sweep.leaders or sweep.design != "none" else {}
-    return found | ({"samples": sweep.samples} if sweep.space and sweep.search == "random" else {})
+    return found | ({"samples": sweep.samples} if sweep.space and sweep.search != "grid" else {})

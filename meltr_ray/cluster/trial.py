@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from meltr_ray.cluster.local import OverLoopback
+from meltr_ray.cluster.rungs import Rungs
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
@@ -125,14 +126,18 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
          leaving: Callable[[], bool] | None) -> End:  # fmt: skip
     from meltr_ray.training.run import run  # imports DeepSpeed, which reads the ranks that Ray has set by now
 
-    folder, columns = Path(trial["folder"]), columns_of(config)
+    folder, columns, rungs, asked = Path(trial["folder"]), columns_of(config), Rungs.of(trial), Asked(trial["stop"])
+    ended: list[str] = []
 
     def record(row: dict[str, Any]) -> None:
         if rank == 0:
+            if rungs and (why := rungs.why_stop(row)):
+                ended.append(why)
+                row = row | {"status": "stopped", "error": why}
             results.append(folder, row, columns)
         report({"step": row["step"], "score": row["score"]})
 
-    return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(Asked(trial["stop"]), leaving))
+    return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(lambda: bool(ended) or asked(), leaving))
 
 
 def columns_of(config: Config) -> Columns:

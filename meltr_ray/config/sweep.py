@@ -57,9 +57,11 @@ class SweepConfig:
     space: Any = None
     """Settings to search over as variations of `ours`, any of them: setting -> a list of values, or a range such as {low: 0.001, high: 1, log: true}; or names alone of those of `aid` that have a range of their own, such as [aid.damping,aid.inner_steps] (docs/search.md). Default: none."""
     search: str = "random"
-    """How `space` is searched: `grid` (every combination) or `random`. A setting that a configuration makes nothing of isn't varied, and no two configurations are equal."""
+    """How `space` is searched: `grid` (every combination), `random`, or `tpe` (Optuna's, which learns from the trials before; on a seed apart, and the best becomes an arm). A setting that a configuration makes nothing of isn't varied, and no two configurations are equal (docs/search.md)."""
     samples: int = bounded(8, 1, 10_000)
-    """Different configurations that a random search draws."""
+    """Different configurations that a `random` search or `tpe` tries."""
+    asha: Optional[int] = bounded(None, 2, 100)
+    """Stop trials of `space` early: at the last step over this, over its square and so on, one in this many goes on (ASHA, docs/search.md). Default: none is stopped."""
     budget: Optional[str] = None
     """Device time that all trials may take, such as `2h`, `90m` or `1h30m`: each trial's time times its workers. A trial that doesn't fit isn't started; resume= with more goes on."""
     max_concurrent: Optional[int] = bounded(None, 1, 1024)
@@ -112,7 +114,7 @@ class SweepConfig:
         check(looks == sorted(set(looks)), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
         check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
         _ = self.budget_seconds, self.budget_each_seconds, self.charged_seconds  # refused where they are no lengths of time
-        check_choice("sweep.search", self.search, ("grid", "random"))
+        check_choice("sweep.search", self.search, ("grid", "random", "tpe"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
             check(
                 arm in self.arms or (arm == "tuned" and arm != self.ours and self.weighs),
