@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
 from tests.commands import QUICK, ROOT, kill_all, run, start
+from tests.notebooks import printed_by
 from tune_spaces import asha
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -89,6 +91,12 @@ def test_the_report_says_what_mattered(searched):
     report = (folder / "report.html").read_text()
     assert "Which settings mattered" in report and (folder / "plots/parallel_coordinates.png").exists()
     assert json.loads((folder / "sweep.json").read_text())["samples"] == 10
+
+
+def test_the_notebook_runs_on_a_search(searched, monkeypatch):
+    monkeypatch.setenv("MELTR_SWEEP", os.fspath(searched[0]))
+    printed = printed_by("aid_settings.ipynb")
+    assert "10 configurations: " in printed and "meltr_searched" in printed and "damping 0.1, meltr-seed" in printed
 
 
 def test_a_search_that_has_ended_grows(searched):

@@ -34,6 +34,8 @@ from meltr_ray.storage.writers import Starts
 from meltr_ray.training.statistics import Diverged
 from meltr_ray.training.stopping import End, Stop
 
+ENDING = 300
+"""Seconds that this process waits for the last of a trial before it takes the next; at Tune's own 2 a busy machine loses the next trial."""
 DRIVER_CPU = 0.01
 """Ray CPUs of a trial whose work is done by Ray Train workers."""
 
@@ -41,6 +43,7 @@ DRIVER_CPU = 0.01
 def trainable(tune_config: dict[str, Any]) -> None:
     """Tune's function trainable: run `tune_config["trial"]`, and record how it failed rather than stop the sweep."""
     trial, end = tune_config["trial"], End.FINISHED
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING))
     try:
         starts = Starts(Path(trial["folder"]))
         if starts.number > trial["max_failures"] + 1:
