@@ -23,6 +23,8 @@ LEAST = 10
 """Configurations below which nothing is said of importance."""
 TOP = 0.1
 """Share of the best configurations, that importance is about."""
+ABOUT = ("trials", "status", "score", "stopped_at")
+"""Columns of `configurations` beside the settings."""
 MOST_SHOWN = 10
 """Configurations that the table has."""
 CAPTION = (
@@ -40,7 +42,7 @@ def configurations(sweep: Sweep) -> pd.DataFrame:
     names = [name if SETTING + name in sweep.rows else f"aid.{name}" for name in names]
     searched = sweep.trials[sweep.trials.phase.isin(PHASES)]
     if not names or searched.empty:
-        return pd.DataFrame(columns=["trials", "status", "score", "stopped_at", *names])
+        return pd.DataFrame(columns=[*ABOUT, *names])
     same = sweep.trials[
         (sweep.trials.arm == sweep.plan.ours) & (sweep.trials.phase == "comparison") & sweep.trials.seed.isin(searched.seed)
     ]
@@ -83,7 +85,7 @@ def importance(sweep: Sweep) -> pd.Series:
     """
     found = configurations(sweep)
     found = found[found.score.notna()]
-    names = [name for name in found if name not in ("trials", "status", "score", "stopped_at")]
+    names = [name for name in found if name not in ABOUT]
     if len(found) < LEAST or not find_spec("optuna"):
         return pd.Series(dtype=float)
     import optuna
@@ -140,7 +142,7 @@ def importance_table(sweep: Sweep) -> Table | None:
 
 def best_table(sweep: Sweep) -> Table | None:
     found = configurations(sweep).head(MOST_SHOWN)
-    names = [name for name in found if name not in ("trials", "status", "score", "stopped_at")]
+    names = [name for name in found if name not in ABOUT]
     rows = [
         [*(_written(row[name]) for name in names), score(sweep, row.score), f"{row.trials:.0f}", row.status] for _, row in found.iterrows()
     ]
@@ -157,7 +159,7 @@ def _written(value: Any) -> str:
 def parallel_coordinates(sweep: Sweep) -> Figure | None:
     """An axis a setting, a line a configuration."""
     found = configurations(sweep)
-    names = [name for name in found if name not in ("trials", "status", "score", "stopped_at") and found[name].dropna().nunique() > 1]
+    names = [name for name in found if name not in ABOUT and found[name].dropna().nunique() > 1]
     if len(found) < 2 or not names or not found.score.notna().any():
         return None
     figure, (axis,) = _figure(max(5.0, 1.7 * len(names) + 1), 4.2)

@@ -46,6 +46,7 @@ WRONG = [
     ("backbone=allinone data.max_words=41", "longer than backbone.max_position_embeddings=40"),
     ("backbone=violet losses.primary=joint", "use one of matching"),
     ("just-a-word", "write key=value"),
+    ("experiment=aid", "sets workload.width, which this workload lacks; name the one that it is for"),
     ("sweep.arms.meltr.seed=1", "workloads/conf/experiment/"),
 ]
 

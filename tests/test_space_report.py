@@ -80,7 +80,7 @@ def test_the_report_has_the_figure_and_both_tables():
 @pytest.fixture(scope="module")
 def solved() -> pd.DataFrame:
     torch.manual_seed(0)
-    workload = Primes(width=8)
+    workload = Primes(width=4)
     module, names = workload.module().double().eval(), ("prime", "digit", "norm")
     combiner = MELTR(3, 16, 8, 16).double()
     torch.nn.init.normal_(combiner.fc1.weight, std=0.5)
