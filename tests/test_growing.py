@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from analysis.report import _grown
@@ -13,10 +15,12 @@ from analysis.tables import load
 from meltr_ray.cluster import sweep as phases
 from meltr_ray.cluster.trial import columns_of
 from meltr_ray.config import to_flat
+from meltr_ray.config.file import make
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from tune_spaces import plan
 from workloads import beginning, cli
+from workloads.growing import GROWS, HOW_IT_RUNS, grow
 
 PRIMES = ["workload=workloads/examples/primes.py:Primes", "losses.set=[prime,digit]", "sweep.learning_rates=[]"]
 COMPARED = [*PRIMES, "experiment=compare", "sweep.leave_one_out=false", "sweep.seeds=2", "sweep.other_seeds=1"]
@@ -39,21 +43,31 @@ sweep:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory) -> dict[str, Path]:
-    """Kind -> folder of a sweep that has a result."""
-    folders = {}
-    for kind, settings in KINDS.items():
-        request, folder = cli.configure(settings), tmp_path_factory.mktemp(kind)
-        phases.start(folder, request.settings, request.config, "")
-        row = {"trial": "one", "arm": "meltr", "phase": "comparison", "split": "validation", "status": "finished", "step": 1, "score": 1.0}
-        results.append(folder / "trials/one", row, columns_of(request.config))
-        results.gather(folder)
-        folders[kind] = folder
-    return folders
+def asked() -> dict[str, cli.Request]:
+    """Kind -> what it was started with."""
+    return {kind: cli.configure(settings) for kind, settings in KINDS.items()}
 
 
-def grown(folder: Path, *settings: str):
-    return beginning.resumed(cli.configure([f"resume={folder}", *settings]))
+def grown(request: cli.Request, given: str):
+    """Its settings after `resume=... <given>`; those of the command line are read elsewhere."""
+    name, _, text = given.partition("=")
+    settings, config, value = request.settings.copy(), copy.deepcopy(request.config), yaml.safe_load(text)
+    if name != "losses.set":
+        OmegaConf.update(settings, name, value, merge=False)
+    if name.startswith("sweep."):
+        setattr(config.sweep, name.removeprefix("sweep."), value)
+    old = request.settings.copy()
+    grow(old, cli.Request(settings, config, {"resume": "folder", name: text}))
+    return old
+
+
+def started(request: cli.Request, folder: Path) -> Path:
+    """A sweep that has a result."""
+    phases.start(folder, request.settings, request.config, "")
+    row = {"trial": "one", "arm": "meltr", "phase": "comparison", "split": "validation", "status": "finished", "step": 1, "score": 1.0}
+    results.append(folder / "trials/one", row, columns_of(request.config))
+    results.gather(folder)
+    return folder
 
 
 def names(settings, config) -> set[str]:
@@ -66,9 +80,9 @@ def names(settings, config) -> set[str]:
     ("searched", "sweep.samples=3", {"meltr_search_2-seed0"}),
     ("screened", "sweep.seeds=3", {"primary_only-seed2", "uniform-seed2"}),
 ])  # fmt: skip
-def test_what_may_grow_does_and_nothing_else_changes(kind, given, more, started):
-    before = cli.configure(KINDS[kind])
-    settings, config, _ = grown(started[kind], given)
+def test_what_may_grow_does_and_nothing_else_changes(kind, given, more, asked):
+    before, settings = asked[kind], grown(asked[kind], given)
+    config = make(settings)
     assert names(settings, config) == names(before.settings, before.config) | more
     assert changed(before.config, config) == {given.partition("=")[0]}
 
@@ -80,8 +94,8 @@ def changed(before, after) -> set[str]:
 
 @pytest.mark.parametrize("given", ["sweep.budget=9h", "sweep.max_concurrent=3", "sweep.progress_every=7", "train.grace=40", "cluster=auto"])
 @pytest.mark.parametrize("kind", ["compared", "screened"])
-def test_how_it_runs_may_be_anything(kind, given, started):
-    assert changed(cli.configure(KINDS[kind]).config, grown(started[kind], given)[1]) == {given.partition("=")[0]}
+def test_how_it_runs_may_be_anything(kind, given, asked):
+    assert changed(asked[kind].config, make(grown(asked[kind], given))) == {given.partition("=")[0]}
 
 
 @pytest.mark.parametrize("kind, given, words", [
@@ -96,9 +110,9 @@ def test_how_it_runs_may_be_anything(kind, given, started):
         ("sweep.learning_rates", "[1e-3]"), ("sweep.tuned_weights", "8"), ("sweep.budget_each", "5m"), ("sweep.space", "[aid.gamma]"), ("sweep.asha", "3"),
         ("sweep.confirmation_seeds", "9"), ("losses.set", "primary"), ("train.steps", "400"), ("workload.width", "8"))),
 ])  # fmt: skip
-def test_what_would_make_it_another_sweep_is_refused(kind, given, words, started):
+def test_what_would_make_it_another_sweep_is_refused(kind, given, words, asked):
     with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
-        grown(started[kind], given)
+        grown(asked[kind], given)
 
 
 def experiment(monkeypatch, tmp_path, baselines="uniform, primary_only", solver="identity", more=""):
@@ -114,31 +128,32 @@ def experiment(monkeypatch, tmp_path, baselines="uniform, primary_only", solver=
     monkeypatch.setattr(cli, "CONF", conf)
 
 
-def test_an_experiment_brings_arms_that_the_sweep_lacks(monkeypatch, tmp_path, started):
+def test_an_experiment_brings_arms_that_the_sweep_lacks(monkeypatch, tmp_path, asked):
+    before, folder = asked["compared"], started(asked["compared"], tmp_path / "sweep")
     experiment(
-        monkeypatch, tmp_path, "cosine, uniform, primary_only", more="    cosine: {combiner.name: dwa}\n    slow: {aid.inner_steps: 9}"
+        monkeypatch, tmp_path, "decay, uniform, primary_only", more="    decay: {combiner.name: dwa}\n    slow: {aid.inner_steps: 9}"
     )
-    settings, config, _ = grown(started["compared"], "experiment=more")
-    assert config.sweep.baselines == ["uniform", "primary_only", "cosine"]  # tested after those that were there
-    before = cli.configure(KINDS["compared"])
-    more = names(settings, config) - names(before.settings, before.config)
-    assert more == {"cosine-seed0", "cosine-seed1", "slow-seed0"}
+    settings, config, _ = beginning.resumed(cli.configure([f"resume={folder}", "experiment=more"]))
+    assert config.sweep.baselines == ["uniform", "primary_only", "decay"]  # tested after those that were there
+    assert names(settings, config) - names(before.settings, before.config) == {"decay-seed0", "decay-seed1", "slow-seed0"}
 
 
-@pytest.mark.parametrize("kind, changed, words", [
+@pytest.mark.parametrize("kind, arms, words", [
     ("compared", {}, "experiment=more: has no arm that this sweep lacks"),
-    ("compared", {"solver": "cg"}, "experiment=more: has the arm meltr otherwise than this sweep"),
-    ("leaders", {"baselines": "uniform, dwa", "more": "    dwa: {combiner.name: dwa}"}, "experiment=more: would choose the leaders anew"),
+    ("compared", {"meltr": {"aid.solver": "cg"}}, "experiment=more: has the arm meltr otherwise than this sweep"),
+    ("leaders", {"decay": {"combiner.name": "dwa"}}, "experiment=more: would choose the leaders anew"),
 ])  # fmt: skip
-def test_an_experiment_that_changes_arms_is_refused(kind, changed, words, monkeypatch, tmp_path, started):
-    experiment(monkeypatch, tmp_path, **changed)
+def test_an_experiment_that_changes_arms_is_refused(kind, arms, words, asked):
+    request = asked[kind]
+    config = copy.deepcopy(request.config)
+    config.sweep.arms |= arms
     with pytest.raises(ConfigError, match=f"^{re.escape(words)}"):
-        grown(started[kind], "experiment=more")
+        grow(request.settings.copy(), cli.Request(request.settings, config, {"resume": "folder", "experiment": "more"}))
 
 
-def test_the_report_says_what_was_added_after_results_were_there(started):
-    folder = started["compared"]
-    settings, config, _ = grown(folder, "sweep.seeds=4")
+def test_the_report_says_what_was_added_after_results_were_there(tmp_path, asked):
+    folder = started(asked["compared"], tmp_path)
+    settings, config, _ = beginning.resumed(cli.configure([f"resume={folder}", "sweep.seeds=4"]))
     phases.start(folder, settings, config, "")
     phases.start(folder, settings, config, "")  # again, with nothing new
     (said,) = _grown(load(folder))
@@ -149,7 +164,5 @@ def test_the_report_says_what_was_added_after_results_were_there(started):
 
 
 def test_the_page_has_a_row_for_each_setting_that_grows():
-    from workloads.growing import GROWS, HOW_IT_RUNS
-
     page = (Path(__file__).parents[1] / "docs/growing.md").read_text()
     assert all(f"`{name}" in page for name in (*GROWS, *HOW_IT_RUNS))
