@@ -30,7 +30,7 @@ Changes = dict[str, Any]
 OF_THE_SWEEP = ("seed", "workload.source", "train.num_workers", "train.threads", "train.use_gpu", *ABOUT_THE_COMMAND)
 """Settings that all trials of a sweep share, or that tell its trials apart."""
 KEYS = ("low", "high", "log", "grid")
-TRIES = 40
+TRIES = 20
 """Configurations that are made, at most, to find one in which a value can stand."""
 
 
