@@ -8,7 +8,7 @@ COPY . /source
 # torch first, by its pin, as the Makefile does
 RUN cd /source \
  && pip install --no-cache-dir "$(grep '^torch==' constraints.txt)" \
- && pip install --no-cache-dir -c constraints.txt '.[sweep,methods]' \
+ && pip install --no-cache-dir -c constraints.txt '.[sweep,methods,search]' \
  && rm -rf /source
 WORKDIR /work
 CMD ["meltr-sweep", "--help"]

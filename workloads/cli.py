@@ -381,6 +381,8 @@ def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], know
             key, first = cause.full_key, str(cause).splitlines()[0]
             if " not in '" in first:  # known, or it would have been refused above: of another choice of its group
                 group = key.partition(".")[0]
+                if group == "workload" and key not in given:
+                    return f"experiment={given.get('experiment', '')}: sets {key}, which this workload lacks; name the one that it is for, workload=<file.py:Class>"
                 chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
                 return f"{key}={given.get(key, '')}: no setting of {group}={chosen}; see --help for those of each"
             kind = next((field.kind for field in known if field.name == key), "setting")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.config.used import check_given
 from meltr_ray.config.workload_file import keep_text
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.results import table as results
@@ -21,9 +22,6 @@ from meltr_ray.storage import sealed
 from meltr_ray.storage.writers import only_writer
 from workloads import cli
 from workloads.ending import as_process
-
-WITHOUT_PRODUCTS = ("identity", "loss_space")
-"""Solvers to which `aid.hessian_product` is nothing."""
 
 OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
 """Settings of workers alone, where there is no sweep."""
@@ -33,7 +31,6 @@ def train(request: cli.Request) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
     cli.check_taken(request, "train.py", ("name", "output", "resume", "cluster"))
     config = request.config
-    check_products(request)
     if config.resume:
         folder = Path(config.resume).absolute()
         if not (folder / "config.yaml").exists():
@@ -52,6 +49,7 @@ def train(request: cli.Request) -> int:
             request.given.get(key),
             "one run without workers asks Ray for nothing; leave it out, or give train.num_workers",
         )
+    check_given(request.given, config, [config])
     cli.check_machine(config)
     cli.check_cluster(config)
     cli.make_paths_absolute(config)
@@ -105,14 +103,6 @@ def run(folder: Path, config: Config) -> int:
         print(f"stopped; go on with: python workloads/train.py resume={folder}")
         return interruption.code
     return finish(folder, config)
-
-
-def check_products(request: cli.Request) -> None:
-    """Raises ConfigError: a way to take products with H was asked for, and the solver takes none."""
-    aid = request.config.aid
-    asked = "aid.hessian_product" in request.given and aid.hessian_product != "auto"
-    check(not asked or aid.solver not in WITHOUT_PRODUCTS, "aid.hessian_product", aid.hessian_product,
-          f"aid.solver={aid.solver} takes no products with H; leave it out, or use such as aid.solver=cg")  # fmt: skip
 
 
 def finish(folder: Path, config: Config) -> int:
