@@ -12,6 +12,7 @@ PHASES = (
     "learning_rate_search",
     "weight_search",
     "settings_search",
+    "space_search",
     "screening",
     "comparison",
     "confirmation",

@@ -13,12 +13,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import agreement, cells, effect_plots, pages, plots, screening, statistics, tables
+from analysis import agreement, cells, effect_plots, pages, plots, screening, space, statistics, tables
 from analysis.chosen import chosen_table
 from analysis.leaders import leaders_table, sentences
 from analysis.methods import methods
@@ -201,6 +202,7 @@ def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
                 tables=[cells.configurations_table(sweep), cells.settings_table(sweep)],
                 caption="Time a step, means over finished trials, and the largest peak memory among them."),
         _searched(sweep, pictures),
+        *_space(sweep, pictures),
         Section("Trials that did not finish", [] if len(tables.not_finished(sweep)) else ["None."],
                 tables=[cells.not_finished_table(sweep)]),
         Section("How the numbers were made", items=methods(sweep)),
@@ -220,6 +222,34 @@ def _searched(sweep: Sweep, pictures: dict[str, str]) -> Section:
         "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "",
         [cells.learning_rate_table(sweep)],
     )
+
+
+def _space(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+    if not space.has_search(sweep):
+        return []
+    told = space.importance_table(sweep)
+    few = f"Fewer than {space.LEAST} configurations have finished, or optuna isn't installed, so nothing is said of how much each setting mattered."
+    return [Section("Which settings mattered", [] if told else [few], pictures.get("parallel_coordinates"), space.CAPTION,
+                    [told, space.best_table(sweep)])]  # fmt: skip
+
+
+def _grown(sweep: Sweep) -> list[str]:
+    """What was added to a sweep that had results, and what that does to its findings."""
+    steps = sweep.about.get("grown") or []
+    found = [
+        f"{name} from {_listed(before)} to {_listed(now)} on {one['when'][:10]}"
+        for one in steps
+        for name, (before, now) in one["what"].items()
+    ]
+    if not found:
+        return []
+    unsound = any("sweep.seeds" in one["what"] for one in steps)
+    return ["The sweep has grown after results were there: " + "; ".join(found) + "."
+            + (" Seeds that were added after a look make p-values and intervals too sure of themselves." if unsound else "")]  # fmt: skip
+
+
+def _listed(value: Any) -> str:
+    return f"{len(value)} arms" if isinstance(value, list) else str(value)
 
 
 def _environment(sweep: Sweep) -> list[str]:
@@ -247,6 +277,7 @@ def _figures(sweep: Sweep, one: screening.Screened | None) -> Iterator[tuple[str
         yield name, draw(one) if one else None
     for name, draw in plots.FIGURES.items():
         yield name, draw(sweep)
+    yield "parallel_coordinates", space.parallel_coordinates(sweep)
 
 
 def write_report(folder: str | Path) -> Path:
@@ -267,7 +298,7 @@ def write_report(folder: str | Path) -> Path:
     page = pages.render(
         "report.html.j2", title=f"Sweep {folder.resolve().name}", css=pages.text("report.css"), facts=_facts(sweep), answer=answer(sweep),
         lead=Section("", figure=pictures["effects"], caption=EFFECTS, tables=[screening.table(one)]) if one else None,
-        care=[*below, *sweep.about.get("caveats", []), *tables.missing(sweep)], sections=sections(sweep, one, pictures),
+        care=[*below, *sweep.about.get("caveats", []), *_grown(sweep), *tables.missing(sweep)], sections=sections(sweep, one, pictures),
     )  # fmt: skip
     put(folder / "report.html", page)
     return folder / "report.html"

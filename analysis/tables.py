@@ -289,6 +289,6 @@ def missing(sweep: Sweep) -> list[str]:
 
 
 def not_finished(sweep: Sweep) -> pd.DataFrame:
-    """Trials that failed, diverged or still run, with the reason that they gave."""
-    found = sweep.trials
+    """Trials that failed, diverged or still run, with the reason that they gave; those that a rung has ended are meant to."""
+    found = sweep.trials[~((sweep.trials.status == "stopped") & sweep.trials.error.notna())]
     return found.loc[found.status != "finished", ["arm", "seed", "phase", "status", "step", "error"]]

@@ -31,8 +31,8 @@ SOURCES = {
     "primes": f"{ROOT}/workloads/examples/primes.py:Primes",
     "noisy": f"{ROOT}/workloads/examples/noisy_labels.py:NoisyLabels",
 }
-WITHOUT_NUMBERS = ("losses.set", "task.loss_set", "checkpoint")
-"""Settings of any type that take names alone."""
+WITHOUT_NUMBERS = ("losses.set", "task.loss_set", "checkpoint", "sweep.space")
+"""Settings of any type that take names alone, or numbers of other settings, whose bounds they have."""
 EXTREMES = [
     -1,
     0,
@@ -210,10 +210,10 @@ def test_all_ends_of_bounds_train(source, backbone, name, end, tmp_path, digits_
     ("sweep", ["experiment=digits", "sweep.seeds=400", "seed=601"], "the last would be 1000"),
     ("sweep", ["sweep.baselines=[uniform,uniform]", "experiment=digits"], "has uniform twice"),
     ("sweep", ["experiment=digits", "sweep.other_seeds=1000"], "makes"),
-    ("sweep", ["experiment=digits", "sweep.space=[damping,gamma,rank,iterations,inner_steps,learning_rate]", "sweep.search=grid"], "and a sweep has 5000 at most"),
+    ("sweep", ["experiment=digits", "sweep.space=[solver,damping,gamma,rank,iterations,inner_steps,learning_rate]", "sweep.search=grid"], "and a sweep has 5000 at most"),
     ("prepare", ["split=test"], "prepare.py makes nothing of it"),
     ("train", ["resume=outputs/runs/x", "name=y"], "name=y: a resumed run stays in its folder; leave it out"),
-    ("train", [f"workload={SOURCES['primes']}", "experiment=digits"], "experiment=digits: has data, which is no setting of Primes; give the workload"),
+    ("train", [f"workload={SOURCES['primes']}", "experiment=digits"], "experiment=digits: sets data, which this workload lacks; name the one that it is for"),
     ("prepare", ["source=[a]"], "source=[a]: data=digits, which is made and not imported, makes nothing of it; leave it out, or name the data set"),
     ("prepare", ["train.steps=5", "data=videos"], "train.steps=5: prepare.py makes nothing of it; leave it out"),
     ("train", ["data.held_out=0.2"], "data.held_out=0.2: train.py makes nothing of it; leave it out"),

@@ -21,7 +21,7 @@ from meltr_ray.workload import Metric
 from tests.notebooks import printed_by
 from tune_spaces import designs, plan
 from tune_spaces import screening as trials_of
-from workloads import beginning, cli
+from workloads import cli, growing
 
 PRIMES = "workload=workloads/examples/primes.py:Primes"
 
@@ -75,14 +75,14 @@ def test_a_screening_that_cannot_be_is_refused(settings, rule):
 def test_further_seeds_are_read_at_planned_looks_alone():
     settings, config = planned(PRIMES, "experiment=screening", "sweep.looks=[6,9]")
     before = {trial.name for trial in plan.phases(settings, config)[1].trials(plan.Known({}))}
-    beginning.look(settings, 9)
+    growing.look(settings, 9)
     after = {trial.name for trial in plan.phases(settings, make(settings))[1].trials(plan.Known({}))}
     assert before < after and len(after) == 1.5 * len(before)
     for seeds, rule in ((10, "use one of 9"), (6, "use one of 9")):
         with pytest.raises(ConfigError, match=rule):
-            beginning.look(settings, seeds)
+            growing.look(settings, seeds)
     with pytest.raises(ConfigError, match="planned no further look"):
-        beginning.look(planned(PRIMES, "experiment=screening")[0], 9)
+        growing.look(planned(PRIMES, "experiment=screening")[0], 9)
     with pytest.raises(ConfigError, match="sweep.seeds=6: is no planned look"):
         planned(PRIMES, "experiment=screening", "sweep.looks=[3,9]")
 

@@ -47,7 +47,7 @@ def wait_for_a_trial(folder: Path, process: subprocess.Popen) -> None:
 
 @dataclass
 class Interrupted:
-    """A sweep stopped by SIGTERM, and gone on with to its end. One that is killed is in test_tenants.py."""
+    """A sweep stopped by SIGTERM, and gone on with to its end, a trial at a time. Those that are killed are in test_kills.py."""
 
     folder: Path
     stopped: list[dict]
@@ -56,6 +56,8 @@ class Interrupted:
     """What was printed then."""
     report: bool
     """Whether there was one by then."""
+    at_once: int
+    """Trials that ran at once until then."""
     finished: dict[Path, int]
     """Tables of the trials that had finished."""
     last: str
@@ -74,14 +76,14 @@ def interrupted(digits_folder, tmp_path_factory) -> Interrupted:
     finally:
         kill_all(process)
     stopped, output, report = rows_of(folder), (cwd / "sweep.out").read_text(), (folder / "report.html").exists()
-    finished = finished_in(folder)
-    code, last = run("sweep", f"resume={folder}", cwd=cwd)
+    at_once, finished = json.loads((folder / "sweep.json").read_text())["max_concurrent"], finished_in(folder)
+    code, last = run("sweep", f"resume={folder}", "sweep.max_concurrent=1", cwd=cwd)
     assert code == 0, last
-    return Interrupted(folder, stopped, output, report, finished, last)
+    return Interrupted(folder, stopped, output, report, at_once, finished, last)
 
 
 def test_sigterm_saves_what_was_finished(interrupted):
-    assert interrupted.report and json.loads((interrupted.folder / "sweep.json").read_text())["max_concurrent"] == os.cpu_count()
+    assert interrupted.report and interrupted.at_once == os.cpu_count()
     assert "Traceback" not in interrupted.output and f"resume={interrupted.folder}" in interrupted.output
     ends = {trial: results.status_of(row["status"] for row in interrupted.stopped if row["trial"] == trial)
             for trial in {row["trial"] for row in interrupted.stopped}}  # fmt: skip

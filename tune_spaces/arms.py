@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config
+from meltr_ray.config import Config, to_flat
 from meltr_ray.config.file import make
 from tune_spaces import weights
 from tune_spaces.loss_sets import add_one_in, leave_one_out
 from tune_spaces.rates import extended
-from tune_spaces.search import draw
+from tune_spaces.search import Drawn, draw
+from tune_spaces.spaces import space_of
 
 TUNED = "tuned"
 """The arm whose fixed weights are searched for (`sweep.tuned_weights`)."""
+SEARCHED = "searched"
+"""Ending of the name of the arm that takes what the search `tpe` found."""
+DRAWN = ("grid", "random")
+"""Searches whose configurations are known beforehand: each is an arm on the seeds of the comparison."""
 SEARCH_SEED_OFFSET = 1000
 """Seeds of the learning-rate search start here, so that none is used twice."""
 Tried = dict[str, dict[float, float]]
@@ -89,29 +96,43 @@ def search_trials(settings: DictConfig, config: Config, arms: dict[str, dict[str
 
 
 def comparison(
-    settings: DictConfig, config: Config, learning_rates: dict[str, float], scores: dict[str, float] | None = None
+    settings: DictConfig,
+    config: Config,
+    learning_rates: dict[str, float],
+    scores: dict[str, float] | None = None,
+    found: tuple[int, dict[str, Any]] | None = None,
 ) -> list[Trial]:
     """`ours`, the baselines, the other arms and those derived from `ours`, seed by seed.
 
     Args:
         learning_rates: arm -> learning rate found for it; an arm that is not in it takes that of `ours`.
         scores: trial of the search for weights -> its best score.
+        found: number and changes of `ours` that the search `tpe` ended with; None: nothing yet, or there is none.
     """
-    sweep, found, arms = config.sweep, {}, all_arms(settings, config)
+    sweep, rated, arms = config.sweep, {}, all_arms(settings, config)
+    labels = {}
+    if found is not None:  # a search that grows may find another, whose trials are others
+        number, changes = found
+        arms[f"{sweep.ours}_{SEARCHED}"] = (sweep.arms[sweep.ours] | changes, "ablation")
+        labels = {f"{sweep.ours}_{SEARCHED}": f"{sweep.ours}_{SEARCHED}_{number}"}
     if sweep.tuned_weights:
         arms[TUNED] = (tuned(config, scores or {}), "comparison" if TUNED in led(config) else "ablation")
     for arm, (changes, phase) in arms.items():
         rate = learning_rates.get(arm, learning_rates.get(sweep.ours))
-        found[arm] = (changes | ({"optimizer.learning_rate": rate} if rate and "optimizer.learning_rate" not in changes else {}), phase)
-    return seeded(settings, config, found)
+        rated[arm] = (changes | ({"optimizer.learning_rate": rate} if rate and "optimizer.learning_rate" not in changes else {}), phase)
+    return seeded(settings, config, rated, labels)
 
 
-def seeded(settings: DictConfig, config: Config, arms: dict[str, tuple[dict[str, Any], str]]) -> list[Trial]:
-    """The trials of `arms`, name -> (settings that differ, phase), on the seeds of the comparison."""
+def seeded(
+    settings: DictConfig, config: Config, arms: dict[str, tuple[dict[str, Any], str]], labels: Mapping[str, str] = MappingProxyType({})
+) -> list[Trial]:
+    """The trials of `arms`, name -> (settings that differ, phase), on the seeds of the comparison. `labels`: arm -> its name in names of trials."""
     sweep, compared, trials = config.sweep, led(config), []
     for arm, (changes, phase) in arms.items():
         for seed in range(config.seed, config.seed + (sweep.seeds if arm in compared else sweep.other_seeds)):
-            trials.append(Trial(f"{arm}-seed{seed}", arm, phase, make(settings, changes | {"seed": seed}), test=arm in compared))
+            trials.append(
+                Trial(f"{labels.get(arm, arm)}-seed{seed}", arm, phase, make(settings, changes | {"seed": seed}), test=arm in compared)
+            )
     return sorted(trials, key=lambda trial: (trial.arm not in compared, trial.config.seed))  # what the report leads with first
 
 
@@ -126,6 +147,18 @@ def all_arms(settings: DictConfig, config: Config) -> dict[str, tuple[dict[str, 
     for prefix, function in derived.items():
         for loss, reduced in function(loss_set, config.losses.primary).items():
             arms[prefix + loss] = (ours | {"losses.set": reduced}, "ablation")
-    for number, found in enumerate(draw(sweep.space, sweep.search, sweep.samples, config.seed) if sweep.space else []):
+    for number, found in searched(settings, config).found.items():
         arms[f"{sweep.ours}_search_{number}"] = (ours | found, "search")
     return arms
+
+
+def searched(settings: DictConfig, config: Config) -> Drawn:
+    """The configurations of `sweep.space`, but for that of `ours` itself, as changes of `ours`."""
+    space, sweep = space_of(config), config.sweep
+    if not space or sweep.search not in DRAWN:
+        return Drawn()
+    ours = sweep.arms[sweep.ours]
+    values = to_flat(make(settings, ours)) | ({"optimizer.learning_rate": None} if sweep.learning_rates else {})  # which is found first
+    drawn = draw(space, sweep.search, sweep.samples, config.seed, values, lambda changes: make(settings, ours | changes))
+    drawn.found = {number: found for number, found in drawn.found.items() if any(values[name] != value for name, value in found.items())}
+    return drawn

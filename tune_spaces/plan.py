@@ -6,18 +6,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Callable
+from typing import Any, Callable
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config, SweepConfig
+from meltr_ray.config import Config, SweepConfig, to_flat
 from meltr_ray.config.duration import in_words as in_time
+from meltr_ray.config.file import make
 from meltr_ray.errors import check
 from meltr_ray.results.columns import SEARCHES
-from tune_spaces import arms, equal_budgets, leaders, screening
+from tune_spaces import arms, asha, equal_budgets, leaders, screening, space_search, spaces, tpe
 from tune_spaces.arms import TUNED, Trial, Tried
 from tune_spaces.cost import Timed
 from tune_spaces.size import check_size
+from tune_spaces.space_search import SpaceSearch
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Known:
     """The same of the searches in equal budgets."""
     compared: dict[str, float] = field(default_factory=dict)
     """The same of the comparison."""
+    searched: dict[int, tpe.Tried] = field(default_factory=dict)
+    """Number -> trial of the search `tpe`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Phase:
     """Whether they hang on what the screening chose."""
     is_counted: bool = False
     """Whether `all_trials` has those that it asks for later."""
+    asks: Callable[[Known], SpaceSearch] | None = None
+    """What gives its trials one after the other; `trials` are then those that there can be."""
 
 
 def phases(settings: DictConfig, config: Config, counted: Mapping[str, int] | None = None) -> list[Phase]:
@@ -61,6 +67,8 @@ def phases(settings: DictConfig, config: Config, counted: Mapping[str, int] | No
         check_used(sweep)
         check(bool(sweep.arms), "sweep.arms", "{}", "nothing to compare; choose an experiment with arms, or sweep.design=full")
         leaders.check_leaders(config)
+        space_search.check_search(config)
+        asha.check_asha(config)
         if sweep.budget_each:
             equal_budgets.check_equal(config)
             equal = equal_budgets.EqualBudgets(settings, config, counted or {})
@@ -68,7 +76,12 @@ def phases(settings: DictConfig, config: Config, counted: Mapping[str, int] | No
             return [*searches, *_compared(config, lambda known: equal.comparison(known.halved))]
         searches = [Phase(lambda known: arms.learning_rate_search(settings, config, known.tried)),
                     Phase(lambda known: arms.weight_search(settings, config, known.weighed))]  # fmt: skip
-        return [*searches, *_compared(config, lambda known: arms.comparison(settings, config, known.rates, known.weighed))]
+
+        def search(known: Known) -> SpaceSearch:
+            return SpaceSearch(settings, config, known.rates)
+
+        searches += [Phase(lambda known: search(known).supposed(), asks=search)] if space_search.asks(config) else []
+        return [*searches, *_compared(config, lambda known: arms.comparison(settings, config, known.rates, known.weighed, found(known)))]
     screening.check_plan(config)
     check_used(sweep)
     early = list(dict.fromkeys([screening.NONE, screening.ALL, *sweep.confirm]))
@@ -78,6 +91,11 @@ def phases(settings: DictConfig, config: Config, counted: Mapping[str, int] | No
         Phase(lambda known: screening.search_of_best(settings, config, known.best, known.tried), needs_best=True),
         Phase(lambda known: screening.confirmation(settings, config, known.rates, known.best), needs_best=True),
     ]
+
+
+def found(known: Known) -> tuple[int, dict[str, Any]] | None:
+    """What the search `tpe` ends with."""
+    return space_search.best(known.searched)
 
 
 def _compared(config: Config, comparison: Callable[[Known], list[Trial]]) -> list[Phase]:
@@ -98,6 +116,7 @@ OF_A_COMPARISON = (
     "space",
     "search",
     "samples",
+    "asha",
     "tuned_weights",
     "budget_each",
     "leaders",
@@ -159,6 +178,33 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
     return lines
 
 
+def search_in_words(settings: DictConfig, config: Config) -> list[str]:
+    """What `sweep.space` comes to."""
+    space = spaces.space_of(config)
+    if not space:
+        return []
+    halved = asha.in_words(config)
+    if space_search.asks(config):
+        line = f"search (tpe): {config.sweep.samples} configurations of {', '.join(space)}, each asked for when those before it are known"
+        return [line + halved, f"{space_search.arm_of(config)} takes the best of them"]
+    drawn, how = arms.searched(settings, config), config.sweep.search
+    line = f"search ({how}): {len(drawn.found)} configurations of {', '.join(space)}, of {drawn.looked_at} combinations: equal ones are one"
+    left = len(drawn.refused)
+    return [line + halved + (f"; {left} can't be, such as {drawn.refused[0].partition('; ')[0]}" if left else "")]
+
+
+def check_space(settings: DictConfig, config: Config) -> None:
+    """Refuse, of a sweep that begins, a space with a setting that nothing uses or a value that can't be.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if space := spaces.space_of(config):
+        ours = config.sweep.arms[config.sweep.ours]
+        values = to_flat(make(settings, ours))
+        spaces.check_possible(space, values, lambda changes: make(settings, ours | changes), config.seed)
+
+
 def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str]:
     """What a plan costs, a line a phase, and how far a budget goes.
 
@@ -204,6 +250,8 @@ def all_trials(settings: DictConfig, config: Config, counted: Mapping[str, int] 
         supposed = replace(
             supposed, compared={trial.name: float("-inf") if trial.arm in first else -float(place) for place, trial in enumerate(trials)}
         )
+        if phase.asks:
+            supposed = replace(supposed, searched={0: tpe.Tried({}, "finished", 0.0)})
         found += trials
     names = Counter(trial.name for trial in found)
     twice = next((trial.arm for trial in found if names[trial.name] > 1), None)

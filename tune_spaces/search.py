@@ -1,32 +1,72 @@
-"""From names of settings to the configurations that a search tries."""
+"""From a space to the configurations that a grid or a random search tries: no two of them alike, none that can't be."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from meltr_ray.errors import ConfigError
-from tune_spaces.aid import SPACE
+from tune_spaces.spaces import Changes, Space, used
+
+TRIES = 100
+"""Draws for each configuration that is asked for, before a random search takes the space to be used up."""
 
 
-def draw(names: list[str], how: str, samples: int, seed: int) -> list[dict[str, Any]]:
-    """Configurations as dotted settings, e.g. `{"aid.damping": 0.1}`; the same `seed` draws the same ones.
+@dataclass
+class Drawn:
+    """What a search tries."""
+
+    found: dict[int, Changes] = field(default_factory=dict)
+    """Number -> dotted settings, without those that the configuration makes nothing of."""
+    looked_at: int = 0
+    """Combinations of all settings, of which `found` are those that differ and can be."""
+    refused: list[str] = field(default_factory=list)
+    """Why others can't be."""
+
+
+def draw(space: Space, how: str, samples: int, seed: int, values: Mapping[str, Any], make: Callable[[Changes], Any] | None = None) -> Drawn:
+    """The same `seed` draws the same configurations, and more `samples` begin with those of fewer.
 
     Args:
-        names: settings of `aid` to search over.
         how: `grid` (every combination) or `random`.
-        samples: configurations that `random` draws.
+        samples: configurations that `random` draws, as far as the space has so many.
+        values: settings of the arm that is varied: what they make nothing of isn't varied.
+        make: makes the configuration with changes; where it raises ConfigError that one is left out.
 
     Raises:
-        ConfigError: a name that the space does not have.
+        ConfigError: no combination can be.
     """
-    for name in names:
-        if name not in SPACE:
-            raise ConfigError(f"sweep.space={name}: not in the space; use names out of {', '.join(SPACE)}")
-    if how == "grid":
-        combinations = itertools.product(*(SPACE[name].grid for name in names))
-        return [{f"aid.{name}": value for name, value in zip(names, values)} for values in combinations]
+    drawn, seen = Drawn(), set()
+    for number, combination in enumerate(combinations(space, seed) if how == "random" else grid(space)):
+        if how == "random" and (len(drawn.found) == samples or number == TRIES * samples):
+            break
+        drawn.looked_at += 1
+        changes = used(values, combination)
+        key = repr(sorted(changes.items()))
+        if key in seen:
+            continue
+        seen.add(key)
+        try:
+            if make:
+                make(changes)
+            drawn.found[number] = changes
+        except ConfigError as error:
+            drawn.refused.append(str(error))
+    if drawn.refused and not drawn.found:
+        raise ConfigError(drawn.refused[0])
+    return drawn
+
+
+def combinations(space: Space, seed: int) -> Iterator[Changes]:
+    """Without end."""
     generator = np.random.RandomState(seed)
-    return [{f"aid.{name}": SPACE[name].draw(generator) for name in names} for _ in range(samples)]
+    while True:
+        yield {name: domain.draw(generator) for name, domain in space.items()}
+
+
+def grid(space: Space) -> Iterator[Changes]:
+    return (dict(zip(space, combined)) for combined in itertools.product(*(domain.grid for domain in space.values())))

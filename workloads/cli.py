@@ -269,16 +269,18 @@ def check_machine(config: Config) -> None:
 
         if config.cluster == LOCAL and not torch.cuda.is_available():
             raise ConfigError("train.use_gpu=True: this machine has no GPU that torch can use; set train.use_gpu=false")
-    workers, available = config.train.num_workers * config.train.threads, os.cpu_count() or 1
+    each = {"train.threads": config.train.threads, "train.cpus_per_worker": config.train.cpus}
+    dearest = max(each, key=lambda name: each[name])
+    workers, available = config.train.num_workers * each[dearest], os.cpu_count() or 1
     if config.cluster == LOCAL and not config.train.num_workers:
-        check(config.train.threads <= available, "train.threads", config.train.threads, f"this machine has {available} CPUs; lower it")
+        check(each[dearest] <= available, dearest, each[dearest], f"this machine has {available} CPUs; lower it")
     loaders, most = config.train.loader_workers or 0, max(8, 2 * available)
     if config.cluster == LOCAL:
         check(loaders * max(1, config.train.num_workers) <= most, "train.loader_workers", loaders,
               f"{loaders * max(1, config.train.num_workers)} processes for {available} CPUs; lower it")  # fmt: skip
     if config.cluster == LOCAL and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
-                          "lower it or train.threads")  # fmt: skip
+                          f"lower it or {dearest}")  # fmt: skip
 
 
 def check_cluster(config: Config) -> None:
@@ -380,8 +382,7 @@ def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], know
             if " not in '" in first:  # known, or it would have been refused above: of another choice of its group
                 group = key.partition(".")[0]
                 if key not in given and "experiment" in given:
-                    return (f"experiment={given['experiment']}: has {key}, which is no setting of {cls.__name__}; give the workload that the "
-                            "experiment is for, or leave it out")  # fmt: skip
+                    return f"experiment={given['experiment']}: sets {key}, which this workload lacks; name the one that it is for, workload=<file.py:Class>"
                 chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
                 return f"{key}={given.get(key, '')}: no setting of {group}={chosen}; see --help for those of each"
             kind = next((field.kind for field in known if field.name == key), "setting")

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from meltr_ray.config import Config
+from meltr_ray.config.used import check_given
 from meltr_ray.storage.writers import only_writer
 from tune_spaces import plan
 from tune_spaces.arms import Trial
@@ -39,6 +40,9 @@ def sweep(request: cli.Request) -> int:
     cli.check_taken(request, "sweep.py", ("name", "output", "resume", "cluster"))
     settings, config, folder = resumed(request) if request.config.resume else planned(request)
     trials = plan.all_trials(settings, config)
+    if not request.config.resume:
+        plan.check_space(settings, config)
+        check_given(request.given, config, (trial.config for trial in trials))
     for trial in trials:  # every configuration, before any worker starts and anything is written
         cli.check_machine(trial.config)
     cli.check_cluster(config)
@@ -58,6 +62,7 @@ def sweep(request: cli.Request) -> int:
             timed = time_some(config, trials)
             counted = EqualBudgets(settings, config, {}).count(timed.cost)
         trials, words = plan.all_trials(settings, config, counted), EqualBudgets(settings, config, counted).in_words()
+    words += plan.search_in_words(settings, config)
     print("\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
     if timed is None and (plan_only or config.sweep.budget):
         timed = time_some(config, trials)

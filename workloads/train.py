@@ -14,6 +14,7 @@ from pathlib import Path
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.config.used import check_given
 from meltr_ray.config.workload_file import keep_text
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.results import table as results
@@ -22,15 +23,14 @@ from meltr_ray.storage.writers import only_writer
 from workloads import cli
 from workloads.ending import as_process
 
-WITHOUT_PRODUCTS = ("identity", "loss_space")
-"""Solvers to which `aid.hessian_product` is nothing."""
+OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
+"""Settings of workers alone, where there is no sweep."""
 
 
 def train(request: cli.Request) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
     cli.check_taken(request, "train.py", ("name", "output", "resume", "cluster"))
     config = request.config
-    check_products(request)
     if config.resume:
         folder = Path(config.resume).absolute()
         for key in ("name", "output"):
@@ -46,6 +46,14 @@ def train(request: cli.Request) -> int:
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     for key, value in request.given.items():
         check(not key.startswith("sweep."), key, value, "one run makes nothing of it; leave it out, or use sweep.py")
+    for key in OF_RAY if not config.train.num_workers else ():
+        check(
+            key not in request.given,
+            key,
+            request.given.get(key),
+            "one run without workers asks Ray for nothing; leave it out, or give train.num_workers",
+        )
+    check_given(request.given, config, [config])
     cli.check_machine(config)
     cli.check_cluster(config)
     cli.make_paths_absolute(config)
@@ -68,6 +76,7 @@ def run(folder: Path, config: Config) -> int:
         from meltr_ray.cluster.connection import connected
         from meltr_ray.cluster.interruption import Interruption
         from meltr_ray.cluster.machines import check_machines
+        from meltr_ray.cluster.placement import check_holds
         from meltr_ray.cluster.trial import record_failure, run_trial
         from meltr_ray.training.stopping import End
 
@@ -89,6 +98,7 @@ def run(folder: Path, config: Config) -> int:
                 with connected(config) if config.train.num_workers else nullcontext():
                     if config.train.num_workers:
                         check_machines(config, folder)
+                        check_holds(config)
                     end = attempt()
             except KeyboardInterrupt:  # a second signal, or the end of the grace
                 end = End.ASKED
@@ -97,14 +107,6 @@ def run(folder: Path, config: Config) -> int:
         print(f"stopped; go on with: python workloads/train.py resume={folder}")
         return interruption.code
     return finish(folder, config)
-
-
-def check_products(request: cli.Request) -> None:
-    """Raises ConfigError: a way to take products with H was asked for, and the solver takes none."""
-    aid = request.config.aid
-    asked = "aid.hessian_product" in request.given and aid.hessian_product != "auto"
-    check(not asked or aid.solver not in WITHOUT_PRODUCTS, "aid.hessian_product", aid.hessian_product,
-          f"aid.solver={aid.solver} takes no products with H; leave it out, or use such as aid.solver=cg")  # fmt: skip
 
 
 def finish(folder: Path, config: Config) -> int:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from meltr_ray.results import table as results
+from tune_spaces import tpe
 from tune_spaces.arms import Tried
 from tune_spaces.rates import chosen
+from tune_spaces.spaces import Changes
 
 
 def learning_rates_tried(folder: Path) -> Tried:
@@ -25,6 +27,15 @@ def best_scores(folder: Path, phase: str) -> dict[str, float]:
     """Ended trial of a phase -> its best validation score; minus infinity where it diverged."""
     found = {trial: _best(rows) for trial, rows in _by_trial(folder, phase).items()}
     return {trial: score for trial, score in found.items() if score == score}
+
+
+def tried_in(trial: Path, changes: Changes) -> tpe.Tried:
+    """A trial of a search, by its folder. One that was interrupted is running; `stopped` is one that a rung has ended."""
+    rows = results.read_trial(trial)
+    status, final = results.status_of(row["status"] for row in rows), results.is_final(trial)
+    steps = {row["step"]: row["score"] for row in rows if row["split"] == "validation" and row["score"] is not None}
+    best = max(steps.values(), default=None) if status == "finished" else None
+    return tpe.Tried(changes, status if final or status == "failed" else "running", best, steps)
 
 
 def _by_trial(folder: Path, phase: str) -> dict[str, list[dict[str, Any]]]:

@@ -13,20 +13,22 @@ from typing import Any, Callable, Iterator, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
+from meltr_ray.cluster.asking import Asking, begun
 from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.connection import connected
 from meltr_ray.cluster.interruption import Interruption
 from meltr_ray.cluster.machines import check_machines
+from meltr_ray.cluster.placement import at_once, check_holds
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.searches import best_scores, chosen_rates, learning_rates_tried
-from meltr_ray.cluster.tune import at_once, run_trials
-from meltr_ray.config import Config
+from meltr_ray.cluster.tune import run_source, run_trials
+from meltr_ray.config import Config, SweepConfig
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
 from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
 from meltr_ray.training import splits
-from tune_spaces import equal_budgets, plan, screening
+from tune_spaces import equal_budgets, plan, screening, space_search
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
 from tune_spaces.plan import Known, Phase
@@ -41,9 +43,37 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
     keep_text(config.workload, folder / "workload")
     for trial in folder.glob("trials/*"):
         results.set_aside(trial)
+    before = folder / "settings.yaml"
+    grown = (
+        growth(config_file.make(config_file.load(sealed.whole_of(before))).sweep, config.sweep)
+        if before.exists() and any(folder.glob(f"trials/*/{results.FILE}"))
+        else {}
+    )
     sealed.put_twice(folder / "settings.yaml", OmegaConf.to_yaml(settings))
     config_file.write(folder / "config.yaml", config)
-    describe(folder, config, chosen_rates(learning_rates_tried(folder)), command, ended=None, candidates=counted or {})
+    describe(
+        folder,
+        config,
+        chosen_rates(learning_rates_tried(folder)),
+        command,
+        ended=None,
+        candidates=counted or {},
+        grown=[*grown_before(folder), {"when": now(), "what": grown}] if grown else [],
+    )
+
+
+def growth(before: SweepConfig, now: SweepConfig) -> dict[str, list[Any]]:
+    """Setting -> [what it was, what it is], of those by which a comparison has grown after results were there."""
+    names = ("seeds", "other_seeds", "samples") if now.design == "none" else ()
+    found = {name: [getattr(before, name), getattr(now, name)] for name in names}
+    found["arms"] = [list(before.arms), list(now.arms)]
+    return {f"sweep.{name}": pair for name, pair in found.items() if pair[0] != pair[1]}
+
+
+def grown_before(folder: Path) -> list[dict[str, Any]]:
+    """What `growth` has found each time."""
+    path = folder / "sweep.json"
+    return sealed.read_json(path).get("grown", []) if path.exists() else []
 
 
 def candidates_of(folder: Path) -> dict[str, int]:
@@ -75,9 +105,15 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
     try:
         with connected(config):
             check_machines(config, folder)
+            check_holds(config)
             config.sweep.max_concurrent = at_once(config)
             for phase in plan.phases(settings, config, counted):
-                for number, (known, trials) in enumerate(rounds(phase, folder, choose)):
+                if phase.asks and not (budget.exhausted or interruption.asked):
+                    source = Asking(phase.asks(known_of(folder)), folder)
+                    progress.skip(len(source.tried) - len(source.waiting))
+                    run_source(source, folder, config, progress, budget, timed.cost if timed else lambda trial: 0.0)
+                    continue
+                for number, (known, trials) in enumerate(rounds(phase, settings, config, folder, choose)):
                     if budget.exhausted or interruption.asked:
                         break
                     begun = [] if number else phase.trials(dataclasses.replace(known, tried={}, weighed={}))  # the plan has as many
@@ -105,13 +141,22 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
     return Ending.BUDGET if budget.exhausted else ending
 
 
-def rounds(phase: Phase, folder: Path, choose: Callable[[Path], tuple[str, ...]]) -> Iterator[tuple[Known, list[Trial]]]:
+def known_of(folder: Path, best: tuple[str, ...] | None = None) -> Known:
+    """What the trials of a sweep have found so far."""
+    tried = learning_rates_tried(folder)
+    return Known(chosen_rates(tried), best, tried, best_scores(folder, "weight_search"), best_scores(folder, equal_budgets.PHASE),
+                 best_scores(folder, "comparison"))  # fmt: skip
+
+
+def rounds(
+    phase: Phase, settings: DictConfig, config: Config, folder: Path, choose: Callable[[Path], tuple[str, ...]]
+) -> Iterator[tuple[Known, list[Trial]]]:
     """Trials of a phase, and those that it asks for when they have ended, until there are no new ones."""
     seen: set[str] = set()
     while True:
-        tried = learning_rates_tried(folder)
-        known = Known(chosen_rates(tried), choose(folder) if phase.needs_best else None, tried, best_scores(folder, "weight_search"),
-                      best_scores(folder, equal_budgets.PHASE), best_scores(folder, "comparison"))  # fmt: skip
+        known = known_of(folder, choose(folder) if phase.needs_best else None)
+        if space_search.asks(config):
+            known = dataclasses.replace(known, searched=begun(space_search.SpaceSearch(settings, config, known.rates), folder))
         trials = [trial for trial in phase.trials(known) if trial.name not in seen]
         if not trials:
             return
@@ -125,7 +170,7 @@ def describe(
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table; `more` of it stays until it is given anew."""
     path, workload = folder / "sweep.json", config.workload
     before = sealed.read_json(path) if path.exists() else {}
-    kept = {name: before[name] for name in ("candidates", "settings_chosen") if before.get(name)} | {
+    kept = {name: before[name] for name in ("candidates", "settings_chosen", "grown") if before.get(name)} | {
         name: value for name, value in more.items() if value
     }
     known: dict[str, Any] = (

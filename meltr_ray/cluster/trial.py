@@ -23,6 +23,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from meltr_ray.cluster.failures import UnlessCertain, cause_of
 from meltr_ray.cluster.local import OverLoopback
+from meltr_ray.cluster.placement import of_worker
+from meltr_ray.cluster.rungs import Rungs
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
@@ -37,13 +39,14 @@ from meltr_ray.storage.writers import ShutOut, Starts
 from meltr_ray.training.statistics import Diverged
 from meltr_ray.training.stopping import End, Stop
 
-DRIVER_CPU = 0.01
-"""Ray CPUs of a trial whose work is done by Ray Train workers."""
+ENDING = 300
+"""Seconds that this process waits for the last of a trial before it takes the next; at Tune's own 2 a busy machine loses the next trial."""
 
 
 def trainable(tune_config: dict[str, Any]) -> None:
     """Tune's function trainable: run `tune_config["trial"]`, and record how it failed rather than stop the sweep."""
     trial, end = tune_config["trial"], End.FINISHED
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING))
     try:
         starts = Starts(Path(trial["folder"]))
         if starts.number > trial["max_failures"] + 1:
@@ -93,13 +96,16 @@ class _Trainer(TorchTrainer):
 
 
 def _trainer(trial: dict[str, Any], config: Config, in_tune: bool) -> TorchTrainer:
-    # A little less than whole CPUs: the trial's driver needs a share (`DRIVER_CPU`), else two workers never fit two cores.
-    resources = {"CPU": config.train.threads - 2 * DRIVER_CPU} | ({"GPU": 1} if config.train.use_gpu else {})
     return _Trainer(
         _worker,
         train_loop_config=trial,
         torch_config=(OverLoopback if config.cluster == LOCAL else TorchConfig)(backend="nccl" if config.train.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.train.num_workers, use_gpu=config.train.use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=config.train.num_workers,
+            use_gpu=config.train.use_gpu,
+            resources_per_worker=of_worker(config),
+            placement_strategy=config.train.placement,
+        ),
         run_config=RunConfig(
             name="ray",
             storage_path=trial["folder"],
@@ -128,15 +134,19 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
          leaving: Callable[[], bool] | None) -> End:  # fmt: skip
     from meltr_ray.training.run import run  # imports DeepSpeed, which reads the ranks that Ray has set by now
 
-    folder, columns = Path(trial["folder"]), columns_of(config)
+    folder, columns, rungs, asked = Path(trial["folder"]), columns_of(config), Rungs.of(trial), Asked(trial["stop"])
+    ended: list[str] = []
 
     def record(row: dict[str, Any]) -> None:
         if rank == 0:
+            if rungs and (why := rungs.why_stop(row)):
+                ended.append(why)
+                row = row | {"status": "stopped", "error": why}
             results.append(folder, row, columns)
         report({"step": row["step"], "score": row["score"]})
 
     try:
-        return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(Asked(trial["stop"]), leaving))
+        return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(lambda: bool(ended) or asked(), leaving))
     except SystemExit as error:  # a thread of Ray's would take it for the end of the trial
         raise ConfigError(f"workload={config.workload.source}: its code asks for the end of the process in training "
                           f"({in_words(error)}); raise an error in place of it") from error  # fmt: skip

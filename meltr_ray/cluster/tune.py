@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from meltr_ray.cluster import rungs
 from meltr_ray.cluster.budget import Budget
+from meltr_ray.cluster.placement import at_once, of_trial
 from meltr_ray.cluster.progress import Progress
-from meltr_ray.cluster.trial import DRIVER_CPU, trainable
+from meltr_ray.cluster.trial import trainable
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
@@ -23,24 +24,56 @@ MACHINES_LEFT = 100
 """How often a trial may start again because its machine leaves; Tune would count that as failures, so `trainable` counts those itself."""
 
 
-class InOrder(Searcher):
-    """Tune's source of trials: those that are waiting, in their order, until one doesn't fit the budget or the sweep is stopped."""
+class Source(Protocol):
+    """Where the trials of a phase come from."""
 
-    def __init__(self, waiting: list[tuple[dict[str, Any], float]], budget: Budget, stopped: Callable[[], bool]):
+    left: int
+    """Trials that it may still give."""
+
+    def next(self) -> Trial | None:
+        """None: no more."""
+
+    def ended(self, name: str) -> None:
+        """The trial of that name has ended, in whatever way."""
+
+
+class InOrder:
+    """Trials that are all known, in their order."""
+
+    def __init__(self, trials: list[Trial]):
+        self.trials = trials
+
+    @property
+    def left(self) -> int:
+        return len(self.trials)
+
+    def next(self) -> Trial | None:
+        return self.trials.pop(0) if self.trials else None
+
+    def ended(self, name: str) -> None:
+        """Nothing hangs on it."""
+
+
+class Given(Searcher):
+    """Tune's face of a source: its trials, until one doesn't fit the budget or the sweep is stopped."""
+
+    def __init__(self, source: Source, folder: Path, cost: Callable[[Trial], float], budget: Budget, stopped: Callable[[], bool]):
         super().__init__()
-        self.waiting, self.budget, self.stopped = waiting, budget, stopped
+        self.source, self.folder, self.cost, self.budget, self.stopped = source, folder, cost, budget, stopped
         self.running: dict[str, Path] = {}
         """Tune's name of a trial -> its folder."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        if not self.waiting or self.stopped() or not self.budget.start(Path(self.waiting[0][0]["folder"]), self.waiting[0][1]):
+        trial = None if self.stopped() else self.source.next()
+        if trial is None or not self.budget.start(self.folder / "trials" / trial.name, self.cost(trial)):
             return Searcher.FINISHED
-        specification, _ = self.waiting.pop(0)
-        self.running[trial_id] = Path(specification["folder"])
-        return {"trial": specification}
+        self.running[trial_id] = self.folder / "trials" / trial.name
+        return {"trial": specification(trial, self.folder)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.budget.end(self.running.pop(trial_id))
+        folder = self.running.pop(trial_id)
+        self.budget.end(folder)
+        self.source.ended(folder.name)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a resumed sweep asks the results table."""
@@ -59,20 +92,32 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
     waiting = [trial for trial in trials if not results.is_final(folder / "trials" / trial.name)]
     if progress:
         progress.skip(len(trials) - len(waiting))
-    if not waiting:
+    run_source(InOrder(waiting), folder, config, progress, budget, cost)
+
+
+def specification(trial: Trial, folder: Path) -> dict[str, Any]:
+    """What a worker is told of a trial; its settings are written where it will read them."""
+    place = folder / "trials" / trial.name
+    config_file.write(place / "config.yaml", trial.config)
+    Starts.forget(place)
+    train = trial.config.train
+    return {"name": trial.name, "folder": str(place), "arm": trial.arm, "phase": trial.phase, "test": trial.test, "stop": str(folder),
+            "max_failures": train.max_failures, "steps": train.steps, "rungs": rungs.specified(trial)}  # fmt: skip
+
+
+def run_source(source: Source, folder: Path, config: Config, progress: Progress | None = None, budget: Budget | None = None,
+               cost: Callable[[Trial], float] = lambda trial: 0.0) -> None:  # fmt: skip
+    """Run what a source gives, as `run_trials` does."""
+    if not source.left:
         return
-    for trial in waiting:
-        config_file.write(folder / "trials" / trial.name / "config.yaml", trial.config)
-        Starts.forget(folder / "trials" / trial.name)
-    specifications = [{"name": t.name, "folder": str(folder / "trials" / t.name), "arm": t.arm, "phase": t.phase, "test": t.test,
-                       "stop": str(folder), "max_failures": t.config.train.max_failures, "steps": t.config.train.steps}
-                      for t in waiting]  # fmt: skip
-    source = InOrder(list(zip(specifications, map(cost, waiting))), budget or Budget(), Asked(folder))
     tuner = tune.Tuner(
-        tune.with_resources(trainable, _resources(config)),
+        tune.with_resources(trainable, of_trial(config)),
         # A function trainable keeps its process for the next trial: that saves its imports.
         tune_config=tune.TuneConfig(
-            search_alg=source, num_samples=len(waiting), max_concurrent_trials=at_once(config), reuse_actors=True
+            search_alg=Given(source, folder, cost, budget or Budget(), Asked(folder)),
+            num_samples=source.left,
+            max_concurrent_trials=at_once(config),
+            reuse_actors=True,
         ),  # fmt: skip
         run_config=tune.RunConfig(
             name="tune",
@@ -83,21 +128,3 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
         ),
     )
     tuner.fit()
-
-
-def at_once(config: Config) -> int:
-    """Trials that run at the same time on the cluster that this process is connected to."""
-    if config.sweep.max_concurrent:
-        return config.sweep.max_concurrent
-    workers, there = max(1, config.train.num_workers), ray.cluster_resources()
-    fit = there.get("CPU", 1) // (workers * config.train.threads)
-    if config.train.use_gpu:
-        fit = min(fit, there.get("GPU", 0) // workers)
-    return min(max(1, int(fit)), 1024)
-
-
-def _resources(config: Config) -> dict[str, float]:
-    """Of the trial's own process: all it needs, or next to nothing where Ray Train workers do the work."""
-    if config.train.num_workers:
-        return {"cpu": DRIVER_CPU}
-    return {"cpu": config.train.threads} | ({"gpu": 1} if config.train.use_gpu else {})

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Optional, Sequence
 import torch
 from torch import Tensor
 
-from meltr_ray.combining.learned import Meltr
+from meltr_ray.combining.learned import OF_TRANSFORMER, Meltr
 from meltr_ray.combining.look_ahead import LookAhead
+from meltr_ray.combining.meta import OF_PHI
 from meltr_ray.combining.probing import DECAY, Probing, difference
 from meltr_ray.combining.slopes import Gated, slopes
 from meltr_ray.combining.way import EFFECTS, Key, SlopesOf, Sources
@@ -37,6 +38,7 @@ class MeltrAhead(Probing):
 
     searched: ClassVar[Sequence[str]] = Meltr.searched
     spread: ClassVar[float] = Meltr.spread
+    uses: ClassVar[Sequence[str]] = (*OF_PHI, *OF_TRANSFORMER)
     forwards: ClassVar[int] = 1
 
     @classmethod
@@ -126,6 +128,7 @@ class MeltrGated(LookAhead):
     rests: ClassVar[bool] = True
     searched: ClassVar[Sequence[str]] = Meltr.searched
     spread: ClassVar[float] = Meltr.spread
+    uses: ClassVar[Sequence[str]] = Meltr.uses
 
     @classmethod
     def of(cls, config: Any, workload: Workload) -> MeltrGated:

@@ -29,6 +29,7 @@ class Fixed(Way):
 
     learns: ClassVar[bool] = False
     per_example = True
+    uses: ClassVar[Sequence[str]] = ("combiner.weights",)
 
     @classmethod
     def of(cls, config: Any, workload: Workload) -> Fixed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, Sequence
 
 from torch import nn
 
@@ -11,9 +11,16 @@ from meltr_ray.combining.meta import Meta
 from meltr_ray.errors import check
 from meltr_ray.workload import Workload
 
+OF_TRANSFORMER = tuple(
+    f"combiner.{name}" for name in ("mode", "inputs", "embedding_size", "loss_encoder_size", "feed_forward_size", "dropout")
+)
+"""Settings of MELTR's g_phi."""
+
 
 class Meltr(Meta):
     """MELTR (arXiv 2303.13009)."""
+
+    uses: ClassVar[Sequence[str]] = (*Meta.uses, *OF_TRANSFORMER)
 
     @staticmethod
     def made(config: Any, workload: Workload) -> nn.Module:

@@ -22,6 +22,17 @@ from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
+OF_PHI = (
+    "aid.inner_steps",
+    "aid.learning_rate",
+    "aid.betas",
+    "aid.weight_decay",
+    "aid.gamma",
+    "aid.clip",
+    "combiner.slopes",
+    "combiner.floor",
+)
+"""Settings of every g_phi that is learned, however its gradient comes about."""
 DECAY = 0.9
 """Of the exponential mean of the alignments' length, from one meta step to the next."""
 
@@ -39,6 +50,7 @@ class Meta(Way):
     learns: ClassVar[bool] = True
     searched: ClassVar[Sequence[str]] = ("learning_rate", "gamma")
     spread: ClassVar[float] = 10.0
+    uses: ClassVar[Sequence[str]] = (*OF_PHI, "aid.solver", "aid.normalise", "aid.regulariser", "aid.check_every")
 
     @staticmethod
     def made(config: Any, workload: Workload) -> nn.Module:

@@ -14,6 +14,10 @@ from meltr_ray.workload import Workload
 
 EFFECTS = "effects"
 """In what `before` returns: (T,), how much each loss lowers the primary loss of held-out batches, by what the way knows; NaN: not looked at."""
+OWN = ("temperature", "strength", "every", "window", "horizon", "start")
+"""Settings of `combiner` that a way has where its class gives them a default."""
+PRODUCTS = ("aid.product", "aid.accuracy", "aid.radius")
+"""How J v is taken."""
 Key = tuple[str, int]
 """Names a batch: `train` or `held_out`, and its number there."""
 SlopesOf = Callable[[Tensor, Any], Tensor]
@@ -107,6 +111,8 @@ class Way:
     """Draws that a random Gramian must amount to for it; None: it sees no Gramian."""
     needs: ClassVar[Sequence[str]] = ()
     """Packages of the extra `methods` that it imports."""
+    uses: ClassVar[Sequence[str]] = ()
+    """More settings of `combiner` and `aid` that it looks at, such as `aid.gamma`; see `used`."""
     num_steps: int = 0
     """Meta steps done."""
 
@@ -124,6 +130,17 @@ class Way:
         return {
             name: (value / cls.spread, min(value * cls.spread, most.get(name, float("inf")))) for name, value in numbers.items() if value
         }
+
+    @classmethod
+    def used(cls) -> set[str]:
+        """Settings of `combiner` and `aid` that a run which combines so looks at: all others are nothing to it.
+
+        Those of the solver come on top where `aid.solver` is among them.
+        """
+        own = {f"combiner.{name}" for name in OWN if getattr(cls, name) is not None}
+        gramian = {"combiner.gramian", "combiner.passes", *PRODUCTS} if cls.least_draws is not None else set()
+        learning = {"aid.meta_batch", "aid.num_meta_batches", *PRODUCTS} if cls.learns else set()  # products: of the shares, too
+        return {"combiner.name", "combiner.average_losses", *cls.uses} | own | gramian | learning
 
     @classmethod
     def check(cls, config: Any) -> None:

@@ -66,10 +66,11 @@ class CombinerConfig:
         from meltr_ray.combining.named import WAYS
         from meltr_ray.combining.random_gramian import check_gramian
         from meltr_ray.combining.slopes import FLOOR, SLOPES
+        from meltr_ray.combining.way import OWN
 
         check_choice("combiner.name", self.name, tuple(WAYS))
         way = WAYS[self.name]
-        for name in ("temperature", "strength", "every", "window", "horizon", "start"):
+        for name in OWN:
             given, default = getattr(self, name), getattr(way, name)
             check(
                 given is None or default is not None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.bounds import bounded, check_distinct, check_settings
+from meltr_ray.bounds import bounded, check_distinct, check_finite, check_settings
 from meltr_ray.config.duration import seconds
 from meltr_ray.config.paths import check_name
 from meltr_ray.errors import check, check_choice
@@ -54,16 +54,18 @@ class SweepConfig:
     """Device time, such as `20m`, in which `ours` and each baseline search settings of their own by successive halving, in place of a grid of learning rates and of `tuned_weights`: learning rate (between the least and the greatest of `learning_rates`), weight decay, and what belongs to the way to combine; of an arm `tuned`, the fixed weights. Default: no such search."""
     leaders: int = bounded(0, 0, 1000)
     """Compared arms, the best by their mean on validation, that run again on `confirmation_seeds` fresh seeds beside the first baseline; the test split is scored in these runs alone. 0: none, it is scored in the comparison."""
-    space: list[str] = field(default_factory=list)
-    """Names of AID settings to search over (tune_spaces/aid.py), each as a variation of `ours`; empty: none."""
+    space: Any = None
+    """Settings to search over as variations of `ours`, any of them: setting -> a list of values, or a range such as {low: 0.001, high: 1, log: true}; or names alone of those of `aid` that have a range of their own, such as [aid.damping,aid.inner_steps] (docs/search.md). Default: none."""
     search: str = "random"
-    """How `space` is searched: `grid` (every combination) or `random`."""
+    """How `space` is searched: `grid` (every combination), `random`, or `tpe` (Optuna's, which learns from the trials before; on a seed apart, and the best becomes an arm). A setting that a configuration makes nothing of isn't varied, and no two configurations are equal (docs/search.md)."""
     samples: int = bounded(8, 1, 10_000)
-    """Configurations that a random search draws."""
+    """Different configurations that a `random` search or `tpe` tries."""
+    asha: Optional[int] = bounded(None, 2, 100)
+    """Stop trials of `space` early: at the last step over this, over its square and so on, one in this many goes on (ASHA, docs/search.md). Default: none is stopped."""
     budget: Optional[str] = None
     """Device time that all trials may take, such as `2h`, `90m` or `1h30m`: each trial's time times its workers. A trial that doesn't fit isn't started; resume= with more goes on."""
     max_concurrent: Optional[int] = bounded(None, 1, 1024)
-    """Trials that run at the same time; default: as many as the cluster has CPUs and GPUs for when the sweep begins."""
+    """Trials that run at the same time; default: as many as the cluster has place for when the sweep begins, with the machines that it may start."""
     progress_every: float = bounded(10.0, 0.1, 86_400)
     """Seconds between two progress lines where the output is not a terminal."""
 
@@ -89,7 +91,11 @@ class SweepConfig:
         check_settings("sweep", self)
         for arm in self.arms:
             check_name("sweep.arms", str(arm))
-        for name in ("learning_rates", "baselines", "confirm", "space"):
+        self.space = self.space or None  # older files have an empty list
+        good = self.space is None or (isinstance(self.space, (list, dict)) and all(isinstance(name, str) for name in self.space))
+        check(good, "sweep.space", self.space, "is no space; give names of settings in a list, or such as {aid.damping: [0.1,1]}")
+        check_finite("sweep.space", self.space)
+        for name in ("learning_rates", "baselines", "confirm", *(["space"] if isinstance(self.space, list) else [])):
             check_distinct(f"sweep.{name}", getattr(self, name))
         check(
             self.tuned_weights == 0 or self.tuned_weights >= 4,
@@ -108,7 +114,7 @@ class SweepConfig:
         check(looks == sorted(set(looks)), "sweep.looks", looks, "must grow from look to look; use such as [6,9,12]")
         check(not looks or self.seeds in looks, "sweep.seeds", self.seeds, f"is no planned look; use one of {', '.join(map(str, looks))}")
         _ = self.budget_seconds, self.budget_each_seconds, self.charged_seconds  # refused where they are no lengths of time
-        check_choice("sweep.search", self.search, ("grid", "random"))
+        check_choice("sweep.search", self.search, ("grid", "random", "tpe"))
         for arm in [self.ours, *self.baselines] if self.arms and self.design == "none" else []:
             check(
                 arm in self.arms or (arm == "tuned" and arm != self.ours and self.weighs),

@@ -21,7 +21,7 @@ def override(key: str, kind: str, text: str) -> str:
     `null` leaves an optional text out, but for settings of the command, which no file gives; quoted, `'null'`, it is a text like others. A dictionary
     is put over what a file gives, entry by entry.
     """
-    if kind.startswith("dict["):
+    if kind.startswith("dict[") or (kind == "Any" and text.startswith("{")):
         return f"++{key}={text}"
     if kind not in TEXTS or _is_quoted(text):
         return f"{key}={text}"

@@ -32,6 +32,7 @@ class Nystrom:
     starts_warm: ClassVar[bool] = False
     needs_damping: ClassVar[bool] = True
     adam_uses: ClassVar[tuple[str, ...]] = ("ignore",)
+    uses: ClassVar[tuple[str, ...]] = ("rank", "damping")
 
     rank: int
     damping: float
@@ -81,6 +82,7 @@ class LossSpace:
     starts_warm: ClassVar[bool] = False
     needs_damping: ClassVar[bool] = True
     adam_uses: ClassVar[tuple[str, ...]] = ("ignore",)
+    uses: ClassVar[tuple[str, ...]] = ("damping",)
 
     damping: float
 

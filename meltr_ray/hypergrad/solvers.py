@@ -31,6 +31,8 @@ class Solver(Protocol):
     """Whether damping must be positive."""
     adam_uses: ClassVar[tuple[str, ...]]
     """Those of `ADAM_USES` that it offers."""
+    uses: ClassVar[tuple[str, ...]]
+    """Other settings of `aid` that it is made from; all else is nothing to it (`used`)."""
 
     def __call__(self, level: Bilevel, b: Vector, start: Optional[Vector] = None) -> Solution:
         """`start`: v to start from, or None."""
@@ -38,6 +40,13 @@ class Solver(Protocol):
     @classmethod
     def of(cls, aid: Any) -> Solver:
         """Made from the settings `aid.*`."""
+
+
+def used(solver: type[Solver]) -> set[str]:
+    """Settings of `aid` that a run with this solver looks at for its solves; all others that any solver has are nothing to it."""
+    of_hessian = {"decay_in_hessian", "hessian_product"} if solver.counts_decay else set()
+    start = {"warm_start"} if solver.starts_warm else set()
+    return {*solver.uses} | of_hessian | start | ({"adam"} if len(solver.adam_uses) > 1 else set())
 
 
 class System:
@@ -72,6 +81,7 @@ class Identity:
     starts_warm: ClassVar[bool] = False
     needs_damping: ClassVar[bool] = False
     adam_uses: ClassVar[tuple[str, ...]] = ("ignore", "fixed_point")
+    uses: ClassVar[tuple[str, ...]] = ()
 
     adam: str = "ignore"
 
@@ -100,6 +110,7 @@ class Neumann:
     starts_warm: ClassVar[bool] = False
     needs_damping: ClassVar[bool] = False
     adam_uses: ClassVar[tuple[str, ...]] = ADAM_USES
+    uses: ClassVar[tuple[str, ...]] = ("iterations", "neumann_step", "damping")
 
     iterations: int
     step: float
@@ -147,6 +158,7 @@ class ConjugateGradient:
     starts_warm: ClassVar[bool] = True
     needs_damping: ClassVar[bool] = False
     adam_uses: ClassVar[tuple[str, ...]] = ADAM_USES
+    uses: ClassVar[tuple[str, ...]] = ("iterations", "damping", "cg_tolerance")
 
     iterations: int
     damping: float = 0.0
@@ -209,6 +221,7 @@ class Dense:
     starts_warm: ClassVar[bool] = False
     needs_damping: ClassVar[bool] = False
     adam_uses: ClassVar[tuple[str, ...]] = ("ignore",)
+    uses: ClassVar[tuple[str, ...]] = ("damping",)
 
     @classmethod
     def of(cls, aid: Any) -> Dense:

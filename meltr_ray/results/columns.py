@@ -33,15 +33,15 @@ METRIC, LOSS, SLOPE, SHARE, EFFECT, EFFECT_SQUARE, SETTING = FAMILIES = (
     "effect_square.",
     "setting.",
 )
-SEARCHES = ("learning_rate_search", "weight_search", "settings_search")
+SEARCHES = ("learning_rate_search", "weight_search", "settings_search", "space_search")
 """Phases that find settings for arms; none of their trials is compared."""
 FIXED: dict[str, tuple[pa.DataType, str, str]] = {
     "trial": (pa.string(), "name of the trial: arm, learning rate where it is searched, and seed", ""),
     "arm": (pa.string(), "name of the configuration that the trial repeats", ""),
-    "phase": (pa.string(), "learning_rate_search, weight_search, settings_search, screening, confirmation, comparison, ablation, search or single", ""),
+    "phase": (pa.string(), "learning_rate_search, weight_search, settings_search, space_search, screening, confirmation, comparison, ablation, search or single", ""),
     "split": (pa.string(), "split that was evaluated: validation, or test (once, after training)", ""),
-    "status": (pa.string(), "running, stopped (by Ctrl-C; goes on when resumed), finished, diverged (a loss was not finite) or failed (see error)", ""),
-    "error": (pa.string(), "one line on why a trial diverged or failed", ""),
+    "status": (pa.string(), "running, stopped (by Ctrl-C; goes on when resumed; or at a rung of sweep.asha, see error), finished, diverged (a loss was not finite) or failed (see error)", ""),
+    "error": (pa.string(), "one line on why a trial diverged, failed or was stopped at a rung", ""),
     "step": (pa.int64(), "optimiser steps done", "count"),
     "best_step": (pa.int64(), "step of the best validation score so far; the test split is scored with its weights", "count"),
     "time": (pa.timestamp("us", tz="UTC"), "when the row was written", "UTC"),

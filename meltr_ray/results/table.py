@@ -27,8 +27,8 @@ FILE, SEAL = "results.parquet", b"sha256"
 STATUSES = ("failed", "diverged", "finished", "stopped", "running")
 """The status of a trial is the gravest of its rows, which is the first here."""
 FINAL = ("finished", "diverged")
-"""Statuses that a resumed sweep leaves as they are. A stopped trial goes on, and so does a failed one, whatever stopped it may be
-mended; a diverged one would only diverge again."""
+"""Statuses that a resumed sweep leaves as they are. A stopped trial goes on, unless its `error` says that a rung ended it, and so does a failed
+one, whatever stopped it may be mended; a diverged one would only diverge again."""
 
 
 @dataclass
@@ -159,7 +159,7 @@ def status_of(statuses: Iterable[str]) -> str:
 
 def is_final(folder: Path) -> bool:
     """Whether a resumed sweep leaves the trial in `folder` as it is."""
-    return any(row["status"] in FINAL for row in read_trial(folder))
+    return any(row["status"] in FINAL or (row["status"] == "stopped" and row["error"]) for row in read_trial(folder))
 
 
 def device_seconds(rows: Iterable[dict[str, Any]]) -> float:

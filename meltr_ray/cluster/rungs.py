@@ -1,0 +1,60 @@
+"""Which trials of a search stop early, by the scores that the others have in their tables (tune_spaces/asha.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meltr_ray.results import table as results
+from meltr_ray.storage.sealed import Damaged
+from tune_spaces import asha
+from tune_spaces.arms import Trial
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """Of one trial. Asked by the worker that writes its table."""
+
+    folder: Path
+    steps: tuple[int, ...]
+    reduction: int
+    rivals: str
+    """Pattern of the names of those that it competes with, itself among them: of the same search and seed."""
+
+    @classmethod
+    def of(cls, specification: dict[str, Any]) -> Rungs | None:
+        """From what `specified` put there; None: it is never stopped."""
+        known = specification.get("rungs")
+        return None if known is None else cls(Path(specification["folder"]), tuple(known["steps"]), known["reduction"], known["rivals"])
+
+    def why_stop(self, row: dict[str, Any]) -> str | None:
+        """One line where the row of an evaluation, not yet in the table, ends the trial; None: it goes on."""
+        if row["split"] != "validation" or row["step"] not in self.steps:
+            return None
+        others = self.scores(row["step"])
+        if asha.goes_on(row["score"], others, self.reduction):
+            return None
+        return f"stopped at the rung of step {row['step']}: place {asha.place(row['score'], others)} of {1 + len(others)}, and one in {self.reduction} goes on"
+
+    def scores(self, step: int) -> list[float]:
+        """Of the others, as many as have come to that rung."""
+        found = []
+        for folder in sorted(self.folder.parent.glob(self.rivals)):
+            if folder == self.folder:
+                continue
+            try:
+                rows = results.read_trial(folder)
+            except Damaged:
+                continue
+            found += [row["score"] for row in rows if row["split"] == "validation" and row["step"] == step and row["score"] is not None]
+        return found
+
+
+def specified(trial: Trial) -> dict[str, Any] | None:
+    """What a worker has to know of the rungs of a trial; plain data."""
+    sweep, train = trial.config.sweep, trial.config.train
+    if sweep.asha is None or trial.phase not in asha.PHASES:
+        return None
+    rivals = f"{sweep.ours}_search_*-seed{trial.config.seed}"
+    return {"steps": asha.rungs(train.steps, train.evaluate_every, sweep.asha), "reduction": sweep.asha, "rivals": rivals}
