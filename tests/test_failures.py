@@ -10,13 +10,16 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, c
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from meltr_ray.cluster.failures import UnlessCertain, cause_of
+from meltr_ray.cluster.sweep import keep_best
 from meltr_ray.cluster.trial import record_failure
 from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
+from meltr_ray.results.columns import Columns
 from meltr_ray.storage.writers import ShutOut
 from meltr_ray.training.statistics import Diverged
 from tests.commands import run
+from tests.test_analysis import LOSS_SET, METRICS, measured
 from tests.test_workload import RETURN, attempt, written
 
 PARTNER = RuntimeError("connection closed by peer")
@@ -43,6 +46,19 @@ def test_an_attempt_that_was_shut_out_writes_nothing_of_it(tmp_path):
     )  # damaged: set aside, or the failure of the failure would be tried again
     record_failure(trial, ValueError("no"))
     assert [row["error"] for row in results.read_trial(tmp_path / "one")] == ["ValueError: no"]
+
+
+def test_best_weights_that_are_gone_are_not_replaced_in_silence(tmp_path, capsys):
+    for name, score in (("one", 30.0), ("two", 40.0)):
+        row = {"trial": name, "arm": "a", "phase": "single", "split": "validation", "status": "finished", "step": 1}
+        results.append(tmp_path / "trials" / name, row | measured(score), Columns.of(METRICS, LOSS_SET, {"seed": 0}))
+        for file in ("best.safetensors", "config.yaml"):
+            (tmp_path / "trials" / name / file).write_text(name)
+    keep_best(tmp_path)
+    assert (tmp_path / "best/best.safetensors").read_text() == "two" and capsys.readouterr().err == ""
+    (tmp_path / "trials/two/best.safetensors").unlink()
+    keep_best(tmp_path)
+    assert (tmp_path / "best/best.safetensors").read_text() == "one" and "two: its best weights are gone" in capsys.readouterr().err
 
 
 LATE = "        self.calls = getattr(self, 'calls', 0) + 1\n        if self.calls > 6 and torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:\n            {}\n"

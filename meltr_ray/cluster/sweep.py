@@ -201,11 +201,19 @@ def describe(
 
 def keep_best(folder: Path) -> None:
     """Copy weights and settings of the trial with the highest validation score to `<folder>/best/`."""
-    rows = [row for row in results.gather(folder).to_pylist() if row["split"] == "validation" and row["score"] is not None]
-    rows = [row for row in rows if (folder / "trials" / row["trial"] / "best.safetensors").exists()]
-    if not rows:
+    rows = [
+        row
+        for row in results.gather(folder).to_pylist()
+        if row["split"] == "validation" and row["score"] is not None and row["score"] == row["score"]
+    ]
+    by_score = sorted(rows, key=lambda row: row["score"], reverse=True)
+    trials = [folder / "trials" / name for name in dict.fromkeys(row["trial"] for row in by_score)]
+    there = next((number for number, trial in enumerate(trials) if (trial / "best.safetensors").exists()), None)
+    if there is None:
         return
-    trial = folder / "trials" / max(rows, key=lambda row: row["score"])["trial"]
+    trial = trials[there]
+    if there > 0:
+        sealed.say(f"{trials[0]}: its best weights are gone; {folder / 'best'} has those of {trial.name}")
     for name in ("best.safetensors", "config.yaml"):
         put(folder / "best" / name, (trial / name).read_bytes())
 
