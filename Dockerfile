@@ -2,8 +2,8 @@
 #   docker build -t meltr-ray . && docker run --rm --shm-size=2g -v "$PWD:/work" meltr-ray meltr-sweep plan_only=true
 FROM python:3.11-slim
 
-# A C++ compiler: DeepSpeed compiles small extensions at first use
-RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+# A C++ compiler: DeepSpeed compiles small extensions at first use; wget: KubeRay probes pods with it
+RUN apt-get update && apt-get install -y --no-install-recommends g++ wget && rm -rf /var/lib/apt/lists/*
 COPY . /source
 # torch first, by its pin, as the Makefile does
 RUN cd /source \

@@ -53,7 +53,7 @@ class Bounds:
 def bounded(default: Any, low: float, high: float, mend: str = "", most: int = MOST) -> Any:
     """A dataclass field whose value, or each number in whose value, lies between `low` and `high`; None and texts are let through."""
     assert low < high and math.isfinite(low) and math.isfinite(high)
-    made = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
+    made = {"default_factory": lambda: type(default)(default)} if isinstance(default, (list, dict)) else {"default": default}
     return dataclasses.field(**made, metadata={KEY: Bounds(low, high, mend, most)})
 
 

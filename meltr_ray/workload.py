@@ -193,6 +193,8 @@ class Workload:
     """Modules that those processes share once imported, where that takes long."""
     prediction_settings: ClassVar[Sequence[str]] = ()
     """Settings that evaluate.py may change: how predictions are made, and where data are; the others are the run's own."""
+    preparation_settings: ClassVar[Sequence[str]] = ()
+    """Settings that prepare.py alone makes something of."""
     prediction_columns: ClassVar[Mapping[str, Any]] = {}
     """Types (pyarrow) of columns of `predict`'s rows that can't be seen from the rows, such as that of a column of nulls."""
     prediction_view: ClassVar[Mapping[str, Any]] = {}

@@ -38,9 +38,9 @@ def digits_folder(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def forgotten(tmp_path_factory):
     """Modules that a test has written are of that test alone, and so is where it looked for them."""
-    path, written = list(sys.path), str(tmp_path_factory.getbasetemp().parent)
+    path, modules, written = list(sys.path), set(sys.modules), str(tmp_path_factory.getbasetemp().parent)
     yield
     sys.path[:] = path
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(written):
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]

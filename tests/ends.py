@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
@@ -46,7 +46,7 @@ class Paced(Primes):
             with open(f"{self.forwards}/{os.getpid()}", "ab") as file:
                 file.write(b".")
 """
-SETTINGS = ["workload.width=4", "train.batch_size=8", f"train.steps={STEPS}", f"train.evaluate_every={EVERY}",
+SETTINGS = ["workload.width=4", "train.batch_size=8", f"train.evaluate_every={EVERY}",
             "experiment=screening", "sweep.learning_rates=[]", "losses.set=[prime,digit]", "sweep.seeds=1", "sweep.confirm=[]",
             "sweep.progress_every=1"]  # fmt: skip
 
@@ -58,7 +58,10 @@ class Ended:
     root: Path
     settings: tuple[str, ...] = ()
     checkpoint_every: int = 0
+    last: int = STEPS
+    """Step with which a trial ends."""
     process: subprocess.Popen | None = None
+    """The driver, where it was started by this process."""
     drivers: tuple[int, ...] = ()
 
     @property
@@ -69,17 +72,19 @@ class Ended:
     def said(self) -> str:
         return (self.root / "sweep.out").read_text()
 
+    def prepared(self) -> list[str]:
+        """The settings of a new sweep, whose workload is written."""
+        (self.root / "forwards").mkdir(parents=True)
+        (self.root / "paced.py").write_text(PACED)
+        return [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", f"train.steps={self.last}", *SETTINGS, *self.settings,
+                f"train.checkpoint_every={self.checkpoint_every}"]  # fmt: skip
+
     def start(self, *more: str) -> None:
         """Or go on with it."""
-        new = not self.folder.exists()
-        if new:
-            (self.root / "forwards").mkdir(parents=True)
-            (self.root / "paced.py").write_text(PACED)
-        about = [f"workload={self.root}/paced.py:Paced", f"workload.forwards={self.root}/forwards", "name=paced", *SETTINGS, *self.settings,
-                 f"train.checkpoint_every={self.checkpoint_every}"]  # fmt: skip
+        about = [f"resume={self.folder}"] if self.folder.exists() else ["name=paced", *self.prepared()]
         with open(self.root / "sweep.out", "wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "workloads/sweep.py"), *(about if new else [f"resume={self.folder}"]), *more],
+                [sys.executable, str(ROOT / "workloads/sweep.py"), *about, *more],
                 cwd=self.root, stdout=out, stderr=out, env=os.environ | ENVIRONMENT, start_new_session=True)  # fmt: skip
         self.drivers += (self.process.pid,)
 
@@ -87,7 +92,7 @@ class Ended:
         """Until the trials have done so many steps more, in all; the sweep must not end before."""
         goal, deadline = self.steps() + count, time.monotonic() + 600
         while self.steps() < goal:
-            assert self.process.poll() is None and time.monotonic() < deadline, self.said
+            assert (self.process is None or self.process.poll() is None) and time.monotonic() < deadline, self.process and self.said
             time.sleep(0.02)
 
     def until_saved(self) -> None:
@@ -112,18 +117,23 @@ class Ended:
 
     def assert_whole(self, whole: Ended) -> None:
         """Nothing lost, nothing doubled, weights bit-identical to the sweep `whole`, which nothing interrupted."""
+        for name in self.assert_rows(whole):
+            ours, theirs = self.folder / "trials" / name, whole.folder / "trials" / name
+            a, b = (load_file(checkpoint.latest(trial / "checkpoints") / "shared.safetensors") for trial in (ours, theirs))
+            assert a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a), name
+
+    def assert_rows(self, whole: Ended) -> list[str]:
+        """Each row once, with the scores of `whole`; returns the names of the trials."""
         names = sorted(path.name for path in (whole.folder / "trials").iterdir())
         assert names == sorted(path.name for path in (self.folder / "trials").iterdir()) and len(names) == 2
         for name in names:
-            ours, theirs = self.folder / "trials" / name, whole.folder / "trials" / name
-            rows = results.read_trial(ours)
+            rows = results.read_trial(self.folder / "trials" / name)
             assert [(row["step"], row["status"]) for row in rows] == [
-                (step, "running" if step < STEPS else "finished") for step in range(EVERY, STEPS + 1, EVERY)
+                (step, "running" if step < self.last else "finished") for step in range(EVERY, self.last + 1, EVERY)
             ]
-            assert [row["score"] for row in rows] == [row["score"] for row in results.read_trial(theirs)]
-            a, b = (load_file(checkpoint.latest(trial / "checkpoints") / "shared.safetensors") for trial in (ours, theirs))
-            assert a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a), name
-        assert len(results.load(self.folder / results.FILE)) == len(names) * STEPS // EVERY
+            assert [row["score"] for row in rows] == [row["score"] for row in results.read_trial(whole.folder / "trials" / name)]
+        assert len(results.load(self.folder / results.FILE)) == len(names) * self.last // EVERY
+        return names
 
 
 INFRASTRUCTURE = ("ray::Dashboard", "ray::RuntimeEnv", "ray::IDLE", "gcs_server", "raylet", "python")
@@ -164,12 +174,33 @@ def machines(*cpus: int) -> Iterator[Cluster]:
     """A Ray cluster of several raylets, here, the first its head; one may be taken away and others added."""
     from ray.cluster_utils import Cluster
 
-    with socket.create_server(("", 0)) as free:
-        port = free.getsockname()[1]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True, "dashboard_port": port})
+    def begin() -> Cluster:
+        with socket.create_server(("", 0)) as free:
+            port = free.getsockname()[1]
+        return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True, "dashboard_port": port})
+
+    cluster = started(begin)
     try:
         for count in cpus[1:]:
-            cluster.add_node(num_cpus=count)
+            started(lambda: cluster.add_node(num_cpus=count))
         yield cluster
     finally:
         cluster.shutdown()
+
+
+T = TypeVar("T")
+
+
+def started(begin: Callable[[], T]) -> T:
+    """What `begin` starts, tried again on a machine so busy that a raylet takes more than the 30 s that Ray gives it."""
+    for again in (True, True, False):
+        before = set(psutil.Process().children(recursive=True))
+        try:
+            return begin()
+        except Exception as error:
+            if not again or "timed out during startup" not in str(error):
+                raise
+            for process in set(psutil.Process().children(recursive=True)) - before:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+    raise AssertionError

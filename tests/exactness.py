@@ -219,24 +219,24 @@ HEADER = """# Exactness
 
 Made by `python -m tests.exactness --write`; `tests/test_exactness.py` holds the same rules.
 
-**How to read it.** Every number is a relative error |got - dense| / |dense|, so a wrong length counts as much as a wrong
-direction. `dense` is made in float64 at the same weights: Hessian, Jacobian and mixed derivative row by row, v by the solver's
-own formula on these matrices (Identity v = b, Neumann the sum of matrix powers, CG after 4 iterations a textbook CG in numpy,
-the others a dense solve). **Bold**: above the rule.
+**How to read it.** Every number is a relative error |got - dense| / |dense|: a wrong length counts as much as a wrong
+direction. `dense` is computed in float64 at the same weights. The Hessian, the Jacobian and the mixed derivative are formed row by
+row, and v follows from these matrices by the solver's own formula: v = b for Identity, a sum of matrix powers for Neumann, four
+iterations of a textbook CG in numpy for CG, and a dense solve for the others. **Bold**: an error above its rule.
 
-**Rules.** Derivatives by double backward or forward mode err by rounding, grown by the condition of A = H + damping I. A
-central difference moves w by about cbrt(u), u the rounding unit, and errs by about its square; a one-sided one moves it by
-sqrt(u) and errs by as much; both times |losses| / |derivative along v|. A solve may exceed its row's rule on the badly scaled
-problem, of condition 5e5, 500 times; Nystrom by the condition
-on every problem, since its pseudo-inverse is cut where rounding drowns the sketch.
-In brackets: errors of which that leaves nothing to ask. Empty: not asked (a LossSpace without losses, a full rank above 20,
-564 columns by differences).
+**Rules.** Double backward and forward mode err by rounding, multiplied by the condition number of A = H + damping I. A central
+difference moves w by about cbrt(u), where u is the rounding unit, and errs by about its square. A one-sided difference moves w by
+sqrt(u) and errs by about as much. Both errors grow with |losses| / |derivative along v|. On the badly scaled problem (condition
+number 5e5) a solve may exceed its rule 500 times. Nystrom may exceed it by the condition number on every problem, because its
+pseudo-inverse is cut where rounding hides the sketch.
+In brackets: these factors lift the rule so high that it demands nothing. Empty: not measured (LossSpace needs losses; a full rank
+above 20; 564 columns by differences).
 
-**Problems** (`tests/problems.py`): `quadratic`, three losses; `curved`, the same under a combiner that is quadratic in the
-losses; `badly scaled`, losses of scale 1e-3, 1 and 1e3; `low rank`, rank 4 of 12; `indefinite`, eigenvalues of both signs;
-`ridge` as four losses and by log strengths; `logistic` regression with weights of examples and a log strength; `perceptron`,
-three losses under MELTR; `micro-batches`, two of them with dropout; `transformer`, one layer with dropout, five losses under
-MELTR, one negative, one constant.
+**Problems** (`tests/problems.py`): `quadratic` has three losses; `curved` has the same under a combiner that is quadratic in the
+losses; `badly scaled` has losses of scale 1e-3, 1 and 1e3; `low rank` has rank 4 of 12; `indefinite` has eigenvalues of both signs;
+`ridge` is written as four losses and by log strengths; `logistic` regression has weights of examples and a log strength;
+`perceptron` has three losses under MELTR; `micro-batches` has two of them, with dropout; `transformer` has one layer with dropout
+and five losses under MELTR, one negative and one constant.
 """
 
 ORDER = ["true optimum", "products", "solvers, float64", "solvers, float32"]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Callable
 
 ROOT = Path(__file__).parents[1]
-IMPORTED = ("torch", "ray.train", "ray.tune", "meltr_ray.training.run", "meltr_ray.cluster.tune", "meltr_ray.video.datasets.prepare",
-            "analysis.report")  # fmt: skip
+IMPORTED = ("torch", "torch._dynamo", "deepspeed", "ray.train", "ray.tune", "meltr_ray.training.run", "meltr_ray.training.engine",
+            "meltr_ray.cluster.tune", "meltr_ray.video.workload", "meltr_ray.video.datasets.prepare", "analysis.report")  # fmt: skip
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 

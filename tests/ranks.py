@@ -124,6 +124,7 @@ def _call(message: bytes) -> bytes:
 
 def _as_in_a_new_process(environment: dict[str, str], working_folder: str) -> None:
     gc.collect()  # DeepSpeed's engines are cycles
+    gc.freeze()  # what is left is for good, most of it imported modules: a later collection needn't look through them
     for name in os.environ.keys() | environment.keys():
         if name not in environment:
             del os.environ[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 
@@ -116,6 +117,31 @@ def test_help_documents_every_setting(capsys):
     shown = capsys.readouterr().out
     assert stopped.value.code == 0 and all(f"  {name}  (" in shown for name in to_flat(Config(workload=Video())))
     assert all(field.text.endswith(".") for field in fields(Video) if field.name not in Video.groups)
+
+
+ENDING = """
+import atexit, ctypes, sys, threading, time
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.abort, None)  # what a thread of a library may do where the interpreter ends by itself
+atexit.register(print, "put away")
+def main():
+    threading.Thread(target=lambda: (time.sleep(0.1), print("waited for"))).start()
+    print("done")
+    sys.exit(int(sys.argv[1]))
+if len(sys.argv) > 2:
+    main()
+from workloads.ending import as_process
+as_process(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, code, said", [(["0"], 0, 3), (["2"], 2, 3), (["143"], 143, 1), (["0", "by itself"], -signal.SIGABRT, None)]
+)
+def test_nothing_changes_the_exit_code_of_a_command_whose_work_is_done(arguments, code, said):
+    ended = subprocess.run([sys.executable, "-u", "-c", ENDING, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert ended.returncode == code
+    assert said is None or ended.stdout.splitlines() == ["done", "waited for", "put away"][:said]
 
 
 def test_the_default_sweep_compares_what_it_promises():

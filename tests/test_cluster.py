@@ -73,6 +73,48 @@ def test_a_start_that_takes_too_long_is_tried_again_and_then_one_line(halted, sa
     assert not [pid for pid in seen if psutil.pid_exists(pid)]
 
 
+JOINED = """
+import ray
+from meltr_ray.cluster.connection import check_answers, connected
+from tests.engine_toy import toy_config
+
+@ray.remote
+class Actor:
+    def say(self):
+        return "alive"
+
+if __name__ == "__main__":
+    config = toy_config(0)
+    config.cluster = "auto"
+    check_answers("auto")
+    with connected(config):
+        print(ray.get(Actor.remote().say.remote()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_cluster_that_was_found_is_shown_the_token_only_if_it_asks(mode, tmp_path, monkeypatch):
+    """By a driver whose user has a token."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("a" * 64)
+    (tmp_path / "joined.py").write_text(JOINED)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")} | ENVIRONMENT
+    with socket.create_server(("", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={address.split(':')[1]}"]
+    head = subprocess.Popen(start, env=own | {"RAY_AUTH_MODE": mode}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert any("Ray runtime started" in line for line in head.stdout)
+        done = subprocess.run([sys.executable, "joined.py"], cwd=tmp_path, env=own | {"RAY_ADDRESS": address}, capture_output=True, text=True,
+                              timeout=200)  # fmt: skip
+        assert done.stdout == "alive\n", done.stderr
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
 HIDDEN = "mount -t tmpfs none {hidden} && exec {command}"
 """In a mount namespace of its own: where the driver has files, this machine has an empty folder."""
 

@@ -163,7 +163,7 @@ def test_a_weighting_of_the_gramian_is_torchjds_step_on_the_jacobian(name, stage
 DRAWS = 4096
 
 
-def random_gramian_on_a_rank(stage, num_micro):
+def random_gramian_on_a_rank(stage, num_micro, draws):
     """(G, entries of a draw that aren't 0)."""
     from meltr_ray.training.engine import Engine
     from meltr_ray.training.step import EngineStep
@@ -171,7 +171,7 @@ def random_gramian_on_a_rank(stage, num_micro):
     config = toy_config(stage, accumulation=num_micro, product="one_sided")
     engine = Engine(toy()[0], config, torch.device("cpu"))
     step = EngineStep(engine, 3, [toy_batch(num_micro * engine.rank + micro) for micro in range(num_micro)], [], "head", config.aid)
-    return RandomGramian(DRAWS, 64, seed=0)(step), sum(int(piece.count_nonzero()) for piece in step.problem().random(0).pieces)
+    return RandomGramian(draws, 64, seed=0)(step), sum(int(piece.count_nonzero()) for piece in step.problem().random(0).pieces)
 
 
 def cosines(G):
@@ -179,16 +179,19 @@ def cosines(G):
     return G / torch.outer(length, length)
 
 
-@pytest.mark.parametrize("stage, num_micro", [(0, 2), (3, 1)])
-def test_a_random_gramian_is_near_the_exact_one_alike_on_all_ranks(stage, num_micro):
-    (first, entries), (second, others) = on_ranks(random_gramian_on_a_rank, 2, stage, num_micro)
+@pytest.mark.parametrize(
+    "stage, num_micro, draws", [(0, 2, DRAWS), (3, 1, DRAWS // 8), pytest.param(3, 1, DRAWS, marks=pytest.mark.slow)]
+)  # at ZeRO 3 a draw costs ten times as much
+def test_a_random_gramian_is_near_the_exact_one_alike_on_all_ranks(stage, num_micro, draws):
+    (first, entries), (second, others) = on_ranks(random_gramian_on_a_rank, 2, stage, num_micro, draws)
     J = jacobian(2 * num_micro)
     assert torch.equal(first, second)
-    assert (cosines(first) - cosines(J @ J.T)).abs().max() < 0.05
-    assert (first.diagonal() / (J @ J.T).diagonal() - 1).abs().max() < 4 * (2 / DRAWS) ** 0.5  # of a mean of squares of normal numbers
+    bound = 0.05 * (DRAWS / draws) ** 0.5
+    assert (cosines(first) - cosines(J @ J.T)).abs().max() < bound
+    assert (first.diagonal() / (J @ J.T).diagonal() - 1).abs().max() < 4 * (2 / draws) ** 0.5  # of a mean of squares of normal numbers
     assert (entries if stage == 0 else entries + others) == J.shape[1]  # padding of shards is no weight
     of_random, of_exact = (J.T @ way_of("fairgrad").weights(G) for G in (first, J @ J.T))
-    assert relative_error(of_random, of_exact) < 0.05
+    assert relative_error(of_random, of_exact) < bound
 
 
 def projections_on_a_rank(stage):

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -143,7 +144,9 @@ class Odd(MODELS["luke"]):
     fault: str = ""
 
     def configuration(self):
-        return super().configuration() | ({"layerdrop": 0.1} if self.fault == "layerdrop" else {})
+        from transformers import LukeConfig
+
+        return LukeConfig(**super().configuration(), layerdrop=0.1) if self.fault == "layerdrop" else super().configuration()
 
     def module(self):
         module = super().module()
@@ -163,6 +166,14 @@ class Odd(MODELS["luke"]):
     (dict(architecture=""), "names no architecture"),
     (dict(fault="none"), "LukeForMaskedLM gave no loss, but loss, mlm_loss"),
     (dict(fault="writes"), "writes to luke.embeddings.LayerNorm.weight"),
+    (dict(architecture="LukeConfig"), "LukeConfig is no model of transformers"),
+    (dict(configuration=lambda self: Odd.configuration(self) | {"hidden_sise": 16}), "configuration() has hidden_sise, which LukeConfig doesn't know; did you mean hidden_size"),
+    (dict(configuration=lambda self: "base"), "configuration() gave a str; return a LukeConfig, or a dictionary"),
+    (dict(calls="text"), "calls is 'text'; give a tuple of names"),
+    (dict(calls={"text": "mlm_loss"}), "calls is {'text': 'mlm_loss'}; give a tuple of names"),
+    (dict(examples=lambda self, split: []), "has no train example"),
+    (dict(losses_of=lambda self, outputs, arguments, call: {"own": 0.5}), "losses_of gave a float for own; return a dictionary"),
+    (dict(pretrained=""), "workload.pretrained=: is no local folder"),
     (dict(pretrained="studio-ousia/luke-base"), "workload.pretrained=studio-ousia/luke-base: is no local folder"),
     (dict(configuration=lambda self: None), "has neither configuration() nor workload.pretrained"),
     (dict(calls=("a", "b"), arguments=lambda self, batch, call: batch), "two calls give mlm_loss"),
@@ -176,6 +187,25 @@ def test_what_cannot_be_trained_is_refused_in_one_line(change, words):
     with pytest.raises(ConfigError, match=re.escape(words)) as refused:
         Config(workload=workload, engine=EngineConfig(zero_stage=change.get("stage", 0)))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda x: (7 * x).to(torch.int8), r"layer_norm.weight in model.safetensors is of type I8, where a model has"),
+    (lambda x: x.to(torch.complex64), r"layer_norm.weight in model.safetensors is of type C64, where a model has"),
+    (None, "model.safetensors can't be read"),
+])  # fmt: skip
+def test_weights_of_a_folder_that_are_none_are_refused(change, words, tmp_path):
+    workload = MODELS["luke"]()
+    workload.keep(workload.module(), tmp_path)
+    file = tmp_path / "pretrained" / "model.safetensors"
+    if change is None:
+        file.write_bytes(file.read_bytes()[:500])
+    else:
+        save_file(
+            {name: change(x) if name.endswith("layer_norm.weight") else x for name, x in load_file(file).items()}, file, {"format": "pt"}
+        )
+    with pytest.raises(ConfigError, match=words):
+        MODELS["luke"](pretrained=str(tmp_path / "pretrained")).module()
 
 
 def test_losses_of_ones_own_join_those_of_the_rule_and_what_has_no_graph_is_named():

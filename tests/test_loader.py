@@ -19,11 +19,13 @@ from meltr_ray.config import Config
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.loader import Loader
+from meltr_ray.training.origin import checksum
 from meltr_ray.video.backbones.batch import Batch
 from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.video import decode_video
 from meltr_ray.video.workload import Video
+from tests.test_workload import attempt, written
 
 KINDS = ("recent", "next", "held_out")
 MICRO, META, EVERY, LAST = 2, 2, 3, 14
@@ -123,3 +125,14 @@ if __name__ == "__main__":
     parent.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+def test_a_worker_that_makes_another_batch_than_the_training_process_is_found(tmp_path):
+    """As where a batch hangs on hash() of a text: what the run started from, and other runs of the seed, would have nothing to do with it."""
+    batches = Batches(attempt(written(tmp_path)).workload, "train", 20, seed=0)
+    known = {("train", 0): checksum(batches[0]) + 1}
+    loader = Loader(MetaBatches("next", batches, None), lambda step: None, 0, 2, workers=1, known=known)
+    with pytest.raises(
+        ConfigError, match=r"batch\(\) give another in a process of train.loader_workers, with the same seed; let nothing hang"
+    ):
+        next(iter(loader))

@@ -54,9 +54,11 @@ def test_a_column_that_the_run_does_not_declare_is_refused(tmp_path):
 
 
 def test_gathering_unifies_what_trials_have(tmp_path):
-    results.append(tmp_path / "trials/a", row(10), columns(("main",), aid__weight=1, aid__way="mean", data__rate=None, only__a=True))
-    results.append(tmp_path / "trials/b", row(10), columns(("main", "side"), aid__weight=0.5, aid__way=[1, 2], data__rate=7))
-    results.append(tmp_path / "trials/c", row(10), columns(("main",), aid__weight=2, aid__way=3.5, data__rate=None))
+    results.append(
+        tmp_path / "trials/a", row(10, trial="a"), columns(("main",), aid__weight=1, aid__way="mean", data__rate=None, only__a=True)
+    )
+    results.append(tmp_path / "trials/b", row(10, trial="b"), columns(("main", "side"), aid__weight=0.5, aid__way=[1, 2], data__rate=7))
+    results.append(tmp_path / "trials/c", row(10, trial="c"), columns(("main",), aid__weight=2, aid__way=3.5, data__rate=None))
     table = results.gather(tmp_path)
     rows = table.to_pylist()
     assert [each["setting.aid.weight"] for each in rows] == [1.0, 0.5, 2.0]
@@ -175,11 +177,14 @@ def test_a_trial_of_version_1_goes_on_in_version_2(old):
     before = results.read_trial(folder)
     assert results.is_final(folder) and results.is_final(folder.with_name("uniform-seed2"))
     made = Columns.of({"recall_at_10": Metric("%")}, ["joint", "extra"], {"seed": 0, "losses.set": ["joint", "extra"]})
-    results.append(folder, {"trial": "a", "split": "validation", "status": "running", "step": 99, "metric.recall_at_10": 1.0}, made)
+    results.append(
+        folder, {"trial": "meltr-seed0", "split": "validation", "status": "running", "step": 99, "metric.recall_at_10": 1.0}, made
+    )
     after = results.read_trial(folder)
     assert len(after) == len(before) + 1 and after[-1]["setting.losses.set"] == '["joint", "extra"]'
     assert after[-1]["setting.task.primary"] is None and after[0]["loss.extra"] is None
-    assert {row["trial"] for row in results.gather(old / "retrieval").to_pylist()} >= {"a", "uniform-seed2"}
+    gathered = results.gather(old / "retrieval").to_pylist()
+    assert {row["trial"] for row in gathered} >= {"meltr-seed0", "uniform-seed2"} and 99 in [row["step"] for row in gathered]
 
 
 def test_sweep_json_of_version_1(old):

@@ -163,3 +163,25 @@ def test_a_later_attempt_shuts_out_an_earlier_one(tmp_path):
         first.check()
     shutil.rmtree(tmp_path)
     second.check()
+
+
+def test_what_was_swapped_between_two_trials_is_found(tmp_path, capsys):
+    """Whole files, each as it was written: tables, checkpoints, best weights."""
+    columns = Columns.of(METRICS, LOSS_SET, {"seed": 0})
+    for name in ("one", "two"):
+        row = {"trial": name, "arm": "a", "phase": "single", "split": "validation", "status": "finished", "step": 1}
+        results.append(tmp_path / "trials" / name, row | measured(30.0), columns)
+    shutil.copy(tmp_path / "trials/one/results.parquet", tmp_path / "trials/two/results.parquet")
+    assert results.gather(tmp_path)["trial"].to_pylist() == ["one"] and "is that of trial one; put it back" in capsys.readouterr().err
+    results.set_aside(tmp_path / "trials/two")
+    assert not results.is_final(tmp_path / "trials/two") and results.is_final(tmp_path / "trials/one")
+
+    config = toy_config(0)
+    checkpoint.check_facts(config, {"settings": checkpoint.settings(config)}, tmp_path / "two/checkpoints")
+    with pytest.raises(ConfigError, match=r"^seed=0: the checkpoint in .*/two was made with 7"):
+        checkpoint.check_facts(config, {"settings": checkpoint.settings(config) | {"seed": 7}}, tmp_path / "two/checkpoints")
+
+    checkpoint.save_weights(tmp_path / "best.safetensors", toy()[0].state_dict(), {"trial": "one"})
+    checkpoint.check_weights_of("one", tmp_path / "best.safetensors")
+    with pytest.raises(ConfigError, match="has the weights of one; put those of two back"):
+        checkpoint.check_weights_of("two", tmp_path / "best.safetensors")

@@ -20,6 +20,7 @@ from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.loss_vector import LossVector, WithControl
 from meltr_ray.training.rehearsal import check_all
+from meltr_ray.training.tuning import prepare_for_tuning
 from tests.commands import run
 from workloads import cli
 
@@ -102,6 +103,21 @@ PREDICTED = """\
 
 """
 
+STRUCTURE = (
+    "return Net(self.width)",
+    """net = Net(self.width)
+        {}
+        return net
+
+    def structure(self):
+        net = Net(self.width)
+        {}
+        return net""",
+)
+LISTED = """class Listed(list):
+            {}
+        return Listed(np.random.default_rng(0).standard_normal((sizes[split], 3)).astype(np.float32))
+        np.random.default_rng(len(split))"""
 DETACHED = "(out[:, 0] - x.sum(1)).square().mean()"
 FAULTS = [  # text, what a careless user writes in its place, settings, words of the line
     # the file
@@ -177,7 +193,16 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
      "engine.zero_stage=3: body.weight is used outside the forward of the module that owns it, Linear"),
     ("module.head(module.body(x))[:, 0]", "(module.body(x) @ module.head.weight.T)[:, 0]", "engine.zero_stage=3",
      "engine.zero_stage=3: head.weight is used outside the forward of the module that owns it, Linear"),
+    ("return Net(self.width)", "net = Net(self.width)\n        nn.init.constant_(net.head.bias, np.inf)\n        return net", "", "head.bias has a number that is not finite"),
+    ("return Net(self.width)", "torch.set_default_dtype(torch.float64)\n        return Net(self.width).float()", "", "module changes torch's default type for the whole process"),
+    ("return Net(self.width)", "torch.set_grad_enabled(False)\n        return Net(self.width)", "", "module changes torch's gradients for the whole process"),
     # examples
+    ("return np.random.default_rng(len(split))", "return dict(enumerate('ab' * 100))\n        np.random.default_rng(len(split))", "", "gave a dict; return a sequence, with len() and [i]"),
+    ("return np.random.default_rng(len(split))", LISTED.format("def __len__(self): return -1"), "", "examples failed: ValueError: __len__() should return >= 0"),
+    ("return np.random.default_rng(len(split))", LISTED.format("def __getitem__(self, i): return [self.gone if i == 77 else super(Listed, self).__getitem__(i)][0]"), "",
+     "examples failed (line 28): AttributeError"),
+    ("return np.random.default_rng(len(split))", LISTED.format("def __getitem__(self, i): return super(Listed, self).__getitem__(i)[: 2 if len(self) == 90 and i == 89 else 3]")
+     .replace("(sizes[split]", "(90 if split == 'validation' else 200"), "", "evaluate failed"),
     ('"train": 200, ', "", "", "has no train examples"),
     (', "validation": 12', "", "", "has no validation examples"),
     ('"validation": 12', '"validation": 0', "", "has no validation example"),
@@ -192,13 +217,15 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
      "batch failed (line 30): ValueError: all input arrays must have the same shape"),
     ("x = np.stack(examples)", "x = np.stack(self.stored)", "", "batch failed (line 30): AttributeError"),
     ("generator.standard_normal(x.shape)", "np.random.standard_normal(x.shape)", "", "differ in ['x']; draw all that is random from `generator`"),
+    ('return {"x": torch', 'return {"f": lambda: 0, "x": torch', "train.loader_workers=1", "a batch can't be sent to the training process"),
     # evaluate
     ('{"error": float(', '{"eror": float(', "", "evaluate gave no error, but eror; return every declared metric"),
     (METRIC, METRIC[:-1] + " / 0 * 0 }".replace("/ 0", "* float('nan')"), "", "evaluate gave error = nan on 12 validation examples"),
     (METRIC, "return 0.5", "", "evaluate gave a float; return a value for each metric, by name"),
     (METRIC, "return {'error': np.random.rand()}", "", "two evaluations of the same weights give error ="),
     (METRIC, "module.body.weight.data.mul_(0.9)\n        " + METRIC, "", "two evaluations of the same weights give error"),
-    (METRIC, "module.head.bias.data[1].add_(1)\n        " + METRIC, "", "an evaluation or a forward changes the module's weights; leave them as they are"),
+    (METRIC, "module.head.bias.data[1].add_(1)\n        " + METRIC, "", "an evaluation or a forward changes the module's weights (head.bias) or which of them train; leave them as they are"),
+    (METRIC, "module.head.requires_grad_(False)\n        " + METRIC, "", "an evaluation or a forward changes the module's weights (head.bias) or which of them train"),
     (EVALUATE, PREDICTED.format(rows="examples[:3]", change="pass") + EVALUATE.replace("evaluate", "unused"), "", "predict gave 3 rows for 12 examples; return one for each"),
     (EVALUATE, PREDICTED.format(rows="examples", change="rows.pop()") + EVALUATE.replace("evaluate", "unused"), "", "measure changes its rows"),
     (METRIC, "return {'error': 'large'}", "", "evaluate gave error = 'large'; return a number"),
@@ -206,7 +233,23 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     ("def evaluate", "def evaluation", "", "has no method evaluate, nor predict and measure in its place"),
     ("def evaluate", "def predict", "", "has no method evaluate, nor predict and measure in its place"),
     ("def batch", "def batches", "", "has no method batch; write it"),
+    (STRUCTURE[0], STRUCTURE[1].format("net.register_buffer('mean', torch.zeros(3))", ""), "", "structure() and module() differ in mean; give both the same"),
+    (STRUCTURE[0], STRUCTURE[1].format("", "net.half()"), "", "structure() and module() differ in body.bias; give both the same names, shapes and types"),
+    (STRUCTURE[0], STRUCTURE[1].format("", "net.body.register_forward_hook(lambda m, x, y: y + 1)"), "", "for error, where module() gives"),
+    (STRUCTURE[0], STRUCTURE[1].format("", "net.register_forward_hook(lambda m, x, y: {name: 1.1 * loss for name, loss in y.items()})"), "",
+     "for its losses, where module() gives"),
     # what may be there
+    (DOC, DOC + "    within = {'head.scale': (0, 1)}\n", "", "within names head.scale, which is no weight of the module"),
+    (DOC, DOC + "    within = {'head.bias': (1, 0)}\n", "", "within of head.bias is (1, 0); give (least, greatest)"),
+    (DOC, DOC + "    within = {'head.bias': float('nan')}\n", "", "within of head.bias is nan; give (least, greatest)"),
+    (DOC, DOC + "    encoders = (('body', 'neck'),)\n", "tuning.layer_decay=0.5", "encoders names neck, which is no submodule"),
+    (DOC, DOC + "    encoders = ('body',)\n", "", "encoders is ('body',); give a tuple of tuples of names"),
+    (DOC, DOC + "    root = 'trunk'\n", "", "root names trunk, which is no submodule"),
+    (DOC, DOC + "    resamples = 'many'\n", "", "resamples is 'many'; give a number from 0 to 100000"),
+    (DOC, DOC + "    def resolve(self, primary, loss_set): self.mine = primary\n", "", "resolve doesn't keep what it is told; call super().resolve"),
+    (DOC, DOC + "    groups = {'width': int}\n", "", "groups has width; give fields of the workload, each with its class of settings"),
+    (DOC, DOC + "    aliases = {'breadth': 'width'}\n", "", "aliases has breadth, which is no setting of a group"),
+    (DOC, DOC + "    conf = 'mine'\n", "", "conf names mine, and there is no such file"),
     (DOC, DOC + "    def control(self, batch, generator): return {'x': batch['y']}\n", "losses.set=controlled", "control failed (line 12): KeyError"),
     (DOC, DOC + "    def prepare(self): pass\n", "", "prepare failed"),
     (DOC, DOC + "    def control(self, batch, generator):\n        batch['x'][:] = 0\n        return batch\n", "losses.set=controlled",
@@ -260,6 +303,15 @@ def test_a_fault_meets_one_line(old, new, settings, words, tmp_path):
         attempt(source, *settings.split())
     line = str(caught.value)
     assert words in line and "\n" not in line and re.match(r"[\w.]+=", line) and ";" in line, line
+
+
+def test_what_a_module_has_frozen_stays_so_unless_it_is_named(tmp_path):
+    frozen = "net = Net(self.width)\n        net.requires_grad_(False).head.weight.requires_grad_(True)\n        return net"
+    source = written(tmp_path, "return Net(self.width)", frozen)
+    for settings, trained in [((), {"head.weight"}), (("tuning.frozen=[head]", "tuning.trained=[body.bias]"), {"body.bias"})]:
+        config = cli.configure([f"workload={source}", *settings]).config
+        prepare_for_tuning(module := config.workload.module(), config)
+        assert {name for name, p in module.named_parameters() if p.requires_grad} == trained
 
 
 def test_without_a_fault_there_is_no_line(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import functools
 import io
 import os
 import re
@@ -93,10 +94,7 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
             sys.exit(0)
         check_once(arguments)
         given = [f"experiment={experiment}"] if experiment and is_open(arguments) else []
-        code = command(configure([*given, *arguments], own))
-        if code > SIGNALLED:
-            end_now(code)
-        sys.exit(code)
+        sys.exit(command(configure([*given, *arguments], own)))
     except ConfigError as error:
         print(as_called(f"error: {' '.join(str(error).split(chr(10)))}"), file=sys.stderr)
         sys.exit(2)
@@ -108,17 +106,6 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
     except KeyboardInterrupt as interruption:
         print("stopped; what was finished is saved", file=sys.stderr)
         sys.exit(143 if isinstance(interruption, _Terminated) else 130)
-
-
-SIGNALLED = 128
-"""Exit codes above it: a signal ended the command."""
-
-
-def end_now(code: int) -> typing.NoReturn:
-    """An interpreter with torch and Ray takes seconds to end by itself, which a signal may not leave; what Ray started here ends with it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -162,6 +149,12 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         overrides.append(override(written, kinds.get(written, kinds.get(f"workload.{written}", "")), value))
     overrides += [f"{old}=null" for old, new in cls.aliases.items() if new in given]  # else a file's older name would win
     store_settings(cls)
+    check(
+        (CONF / f"{cls.conf}.yaml").is_file(),
+        "workload",
+        source,
+        f"conf names {cls.conf}, and there is no such file in {CONF}; leave it out",
+    )
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             settings = compose(cls.conf, overrides=overrides)
@@ -192,6 +185,7 @@ def workload_of(given: dict[str, str]) -> str:
     return DEFAULT_WORKLOAD
 
 
+@functools.lru_cache(1)
 def store_settings(cls: type[Workload]) -> None:
     """Tell Hydra the settings' types and defaults; a group with several classes is told them all, of which every run takes one."""
     settings = config_file.schema(cls, {})
@@ -275,16 +269,18 @@ def check_machine(config: Config) -> None:
 
         if config.cluster == LOCAL and not torch.cuda.is_available():
             raise ConfigError("train.use_gpu=True: this machine has no GPU that torch can use; set train.use_gpu=false")
-    workers, available = config.train.num_workers * config.train.threads, os.cpu_count() or 1
+    each = {"train.threads": config.train.threads, "train.cpus_per_worker": config.train.cpus}
+    dearest = max(each, key=lambda name: each[name])
+    workers, available = config.train.num_workers * each[dearest], os.cpu_count() or 1
     if config.cluster == LOCAL and not config.train.num_workers:
-        check(config.train.threads <= available, "train.threads", config.train.threads, f"this machine has {available} CPUs; lower it")
+        check(each[dearest] <= available, dearest, each[dearest], f"this machine has {available} CPUs; lower it")
     loaders, most = config.train.loader_workers or 0, max(8, 2 * available)
     if config.cluster == LOCAL:
         check(loaders * max(1, config.train.num_workers) <= most, "train.loader_workers", loaders,
               f"{loaders * max(1, config.train.num_workers)} processes for {available} CPUs; lower it")  # fmt: skip
     if config.cluster == LOCAL and workers > available:
         raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
-                          "lower it or train.threads")  # fmt: skip
+                          f"lower it or {dearest}")  # fmt: skip
 
 
 def check_cluster(config: Config) -> None:
@@ -310,8 +306,9 @@ def check_once(arguments: list[str]) -> None:
 
 def check_taken(request: Request, command: str, takes: tuple[str, ...]) -> None:
     """Refuse settings of other commands. `takes`: those of `ABOUT_THE_COMMAND` that this one looks at."""
+    refused = {*ABOUT_THE_COMMAND, *request.config.workload.preparation_settings} - {*takes}
     for key, value in request.given.items():
-        check(key not in ABOUT_THE_COMMAND or key in takes, key, value, f"{command} makes nothing of it; leave it out")
+        check(key not in refused, key, value, f"{command} makes nothing of it; leave it out")
 
 
 @contextmanager

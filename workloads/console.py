@@ -6,6 +6,7 @@ import importlib
 import sys
 
 from meltr_ray.extras import lacking, needs
+from workloads.ending import as_process
 
 
 def sweep() -> None:
@@ -29,4 +30,4 @@ def run(script: str) -> None:
     if missing := lacking("sweep"):
         print(f"error: meltr-{script}: {needs('sweep', missing)}", file=sys.stderr)
         sys.exit(2)
-    importlib.import_module(f"workloads.{script}").main()
+    as_process(importlib.import_module(f"workloads.{script}").main)

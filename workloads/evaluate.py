@@ -21,6 +21,7 @@ from meltr_ray.config.paths import check_writable
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from workloads import cli
+from workloads.ending import as_process
 
 OTHER_SETTINGS = ("checkpoint", "split", "train.use_gpu")
 
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)

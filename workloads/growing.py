@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from meltr_ray.errors import check
 from workloads import cli
 
-HOW_IT_RUNS = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget", "train.grace", "cluster")
+HOW_IT_RUNS = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget", "train.cpus_per_worker", "train.accelerator", "train.resources",
+               "train.placement", "train.grace", "cluster")  # fmt: skip
 """Settings that may be anything."""
 
 
@@ -27,7 +28,7 @@ def grow(old: DictConfig, request: cli.Request) -> None:
             GROWS[key](old, request)
             continue
         check(key in HOW_IT_RUNS, key, value, "a resumed sweep keeps its settings; leave it out or start a new sweep")
-        OmegaConf.update(old, key, OmegaConf.select(request.settings, key))
+        OmegaConf.update(old, key, OmegaConf.select(request.settings, key), merge=False)
 
 
 def look(old: DictConfig, seeds: int) -> None:

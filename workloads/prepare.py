@@ -18,20 +18,25 @@ from pathlib import Path
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.paths import check_writable
-from meltr_ray.errors import ConfigError, check
+from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.video.backbones.settings import BackboneConfig
+from meltr_ray.video.clips.settings import MADE
 from meltr_ray.video.settings import PrepareConfig
 from workloads import cli
+from workloads.ending import as_process
 
 NAMES_SHOWN = 12
+OF_TRAINING = ("seed", "losses", "combiner", "aid", "optimizer", "tuning", "engine", "train", "sweep")
+"""Settings, and groups of them, that nothing here hangs on, but for that of a GPU."""
 COMMON_NAMES = ("model", "pytorch_model")
 """Names that all of Hugging Face's files have, which their folders tell apart."""
 
 
 def prepare(request: cli.Request) -> int:
     """Write `data.folder`, or the folder of an imported checkpoint, or the file `export`. Returns the exit code."""
-    cli.check_taken(request, "prepare.py", ("name", "output", "cluster", "checkpoint"))
     config, own = request.config, request.own
+    cli.check_taken(request, "prepare.py", ("name", "output", "cluster", "checkpoint", *config.workload.preparation_settings))
+    check_meant(request)
     if own.extract:
         return extract_features(config, own)
     if own.export:
@@ -50,6 +55,32 @@ def prepare(request: cli.Request) -> int:
     check_writable("data.folder", data.folder, Path(data.folder))
     prepare_data(data.name, Path(own.source) if own.source else None, Path(data.folder), print, data.variant, data.features, data.held_out)
     return 0
+
+
+def check_meant(request: cli.Request) -> None:
+    """Raises ConfigError: a setting of another of the things that this command does."""
+    own, video = request.own, "data" in request.config.workload.groups
+    if own.extract:
+        doing, takes = "extract", ("extract", "extractor", "export", "frames_per_second")
+    elif own.export:
+        doing, takes = "export", ("export", "checkpoint")
+    elif own.checkpoint is not None:
+        doing, takes = "checkpoint", ("checkpoint",)
+    elif video and request.config.workload.data.name != MADE:
+        doing, takes = f"data={request.config.workload.data.name}", ("source", "data.features", "data.held_out")
+    else:
+        doing, takes = f"data={MADE}, which is made and not imported," if video else "this workload", ()
+    for name, value in request.given.items():
+        check(
+            name.partition(".")[0] not in OF_TRAINING or name == "train.use_gpu",
+            name,
+            value,
+            "prepare.py makes nothing of it; leave it out",
+        )
+    for name in ("source", "checkpoint", "export", "extract", "extractor", "frames_per_second", "data.features", "data.held_out"):
+        if name in request.given and name not in takes:
+            mend = ", or name the data set by data= (docs/data.md)" if video and name == "source" and not takes else ""
+            raise ConfigError(f"{name}={shown(request.given[name])}: {doing} makes nothing of it; leave it out{mend}")
 
 
 def extract_features(config: Config, own: PrepareConfig) -> int:
@@ -130,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)

@@ -24,6 +24,7 @@ from tune_spaces.cost import Timed
 from tune_spaces.equal_budgets import EqualBudgets
 from workloads import cli
 from workloads.beginning import planned, resumed
+from workloads.ending import as_process
 
 
 @dataclass
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)

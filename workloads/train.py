@@ -21,6 +21,10 @@ from meltr_ray.results import table as results
 from meltr_ray.storage import sealed
 from meltr_ray.storage.writers import only_writer
 from workloads import cli
+from workloads.ending import as_process
+
+OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
+"""Settings of workers alone, where there is no sweep."""
 
 
 def train(request: cli.Request) -> int:
@@ -38,6 +42,13 @@ def train(request: cli.Request) -> int:
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     for key, value in request.given.items():
         check(not key.startswith("sweep."), key, value, "one run makes nothing of it; leave it out, or use sweep.py")
+    for key in OF_RAY if not config.train.num_workers else ():
+        check(
+            key not in request.given,
+            key,
+            request.given.get(key),
+            "one run without workers asks Ray for nothing; leave it out, or give train.num_workers",
+        )
     check_given(request.given, config, [config])
     cli.check_machine(config)
     cli.check_cluster(config)
@@ -61,6 +72,7 @@ def run(folder: Path, config: Config) -> int:
         from meltr_ray.cluster.connection import connected
         from meltr_ray.cluster.interruption import Interruption
         from meltr_ray.cluster.machines import check_machines
+        from meltr_ray.cluster.placement import check_holds
         from meltr_ray.cluster.trial import record_failure, run_trial
         from meltr_ray.training.stopping import End
 
@@ -82,6 +94,7 @@ def run(folder: Path, config: Config) -> int:
                 with connected(config) if config.train.num_workers else nullcontext():
                     if config.train.num_workers:
                         check_machines(config, folder)
+                        check_holds(config)
                     end = attempt()
             except KeyboardInterrupt:  # a second signal, or the end of the grace
                 end = End.ASKED
@@ -109,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_process(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Iterator
 
@@ -12,6 +13,7 @@ import psutil
 
 from meltr_ray.cluster.interruption import own_handlers
 from meltr_ray.cluster.local import kept_to_this_machine
+from meltr_ray.cluster.travel import packed
 from meltr_ray.config import Config
 from meltr_ray.config.run import LOCAL
 from meltr_ray.errors import ConfigError, check, shown
@@ -38,7 +40,7 @@ def connected(config: Config) -> Iterator[None]:
 
     try:
         with own_handlers():
-            join(address) if address != LOCAL else start()
+            join(config) if address != LOCAL else start()
     except SystemExit as ended:  # of the handler that Ray has while it starts
         ray.shutdown()
         if ended.code == signal.SIGTERM:
@@ -77,18 +79,34 @@ def check_answers(address: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(f"cluster={address}: nothing answers at {there} ({first_line(error)}); {MEND}") from None
     check(speaks or os.environ.get("RAY_USE_TLS") == "1", "cluster", address, f"what answers at {there} is no Ray cluster; {MEND}")
-    from ray._private.worker import maybe_enable_token_auth_if_token_available
     from ray._raylet import GcsClient
 
     try:
         with silent():
-            if address == "auto":  # as Ray does, of a cluster that it found by itself
-                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+            if address == "auto":
+                take_up_token(there)
             GcsClient(address=there)
     except Exception as error:
         raise ConfigError(
             f"cluster={address}: what answers at {there} is no Ray cluster of this version ({first_line(error)}); {MEND}"
         ) from None
+
+
+def take_up_token(there: str) -> None:
+    """The token, of a cluster that Ray finds by itself, where that asks for one.
+
+    Ray takes it up wherever there is one, and then hears no call of a cluster that has none: its trials would die as they begin.
+    """
+    from ray._private.worker import maybe_enable_token_auth_if_token_available
+    from ray._raylet import GcsClient
+
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    try:
+        GcsClient(address=there)
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+    except Exception:  # refused without one
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def speaks_http2(host: str, port: int) -> bool:
@@ -104,12 +122,16 @@ def speaks_http2(host: str, port: int) -> bool:
         return False
 
 
-def join(address: str) -> None:
+def join(config: Config) -> None:
     """Raises ConfigError: Ray says why not."""
     import ray
 
+    address = config.cluster
     try:
-        ray.init(address=address, **options())
+        with packed(config.workload) as modules:
+            ray.init(address=address, **options(modules))
+    except ConfigError:
+        raise
     except Exception as error:  # of many kinds: a machine that isn't part of the cluster, another version, a cluster that ends
         raise ConfigError(f"cluster={address}: {first_line(error)}; run this on a machine of the cluster, or use cluster=local") from None
 
@@ -140,8 +162,10 @@ def start() -> None:
     raise ConfigError(f"cluster=local: Ray didn't start, tried twice ({why}); try again when this machine is less busy, or join a cluster")
 
 
-def options() -> dict[str, Any]:
-    return {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": ray_environment()}}
+def options(modules: Sequence[str] = ()) -> dict[str, Any]:
+    """`modules`: folders of code that travels."""
+    environment = {"env_vars": ray_environment()} | ({"py_modules": list(modules)} if modules else {})
+    return {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": environment}
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What every machine of a cluster must have before the first trial: the paths of the run, the versions of the driver, this package."""
+"""What every machine of a cluster must have before the first trial: the paths of the run, the versions of the driver, one text of the code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from meltr_ray.cluster.travel import LARGEST, own_package, texts
 from meltr_ray.config import Config
 from meltr_ray.config.run import LOCAL, paths
+from meltr_ray.config.workload_file import TRAVELLED
 from meltr_ray.errors import check
 
 PACKAGES = ("torch", "ray", "deepspeed")
@@ -33,7 +35,9 @@ def check_machines(config: Config, folder: Path) -> None:
     marker = folder / f".seen-{secrets.token_hex(8)}"
     marker.write_text(marker.name, encoding="utf-8")
     try:
-        here, answers = asker()(str(marker), wanted), ask_all(str(marker), wanted)
+        modules = ["meltr_ray", *filter(None, [own_package(config.workload)])]
+        asked = (str(marker), wanted, [str(path) for path in texts(config.workload)], modules, TRAVELLED)
+        here, answers = asker()(*asked), ask_all(*asked)
     finally:
         marker.unlink()
     for machine, found in answers.items():
@@ -60,14 +64,19 @@ def compare(machine: str, found: dict[str, Any] | None, here: dict[str, Any], co
         there = found["versions"].get(name)
         check(there == version, "cluster", config.cluster,
               f"machine {machine} has {name} {there or 'not at all'} and this one {version}; install {version} there")  # fmt: skip
-    check(found["package"], "cluster", config.cluster, f"machine {machine} can't import meltr_ray; install it there, under the same path")
+    for name, (place, digest) in found["code"].items():
+        check(place != "", "cluster", config.cluster,
+              f"machine {machine} has no {name}, and what lies beside it is more than the {LARGEST >> 20} MiB that are sent; copy it there")  # fmt: skip
+        check(digest == here["code"][name][1], "cluster", config.cluster,
+              f"machine {machine} has another text of {name}, or of what lies beside it, at {place}; take it away there, or copy this one")  # fmt: skip
 
 
-def asker() -> Callable[[str, dict[str, str]], dict[str, Any]]:
+def asker() -> Callable[..., dict[str, Any]]:
     """A function that runs where this package may be missing: its text travels, and not its name."""
     packages = PACKAGES
 
-    def look(marker: str, wanted: dict[str, str]) -> dict[str, Any]:
+    def look(marker: str, wanted: dict[str, str], own: list[str], modules: list[str], travelled: str) -> dict[str, Any]:
+        import hashlib
         import os
         import platform
         from importlib import metadata, util
@@ -78,6 +87,30 @@ def asker() -> Callable[[str, dict[str, str]], dict[str, Any]]:
             except metadata.PackageNotFoundError:
                 return None
 
+        def digest(paths: list[str], top: str) -> str:
+            found = hashlib.sha256()
+            for path in sorted(paths):
+                with open(path, "rb") as file:
+                    found.update(os.path.relpath(path, top).encode() + b"\0" + file.read())
+            return found.hexdigest()
+
+        def folder_of(name: str) -> str:
+            try:
+                return list(util.find_spec(name).submodule_search_locations)[0]
+            except (AttributeError, ImportError, ValueError):
+                return ""
+
+        code = {}
+        for name in modules:
+            top = folder_of(name)
+            files = [os.path.join(folder, each) for folder, _, found in os.walk(top) for each in found if each.endswith(".py")]
+            code[name] = top, digest(files, top)
+        if own:
+            first, there = os.path.dirname(own[0]), os.path.dirname(own[0])
+            if not os.path.isfile(own[0]):  # then the one that was sent is taken
+                there = folder_of(travelled)
+            files = [os.path.join(there, os.path.relpath(path, first)) for path in own]
+            code[os.path.basename(own[0])] = there, digest([path for path in files if os.path.isfile(path)], there)
         try:
             with open(marker, encoding="utf-8") as file:
                 seen = file.read() == os.path.basename(marker)
@@ -87,30 +120,28 @@ def asker() -> Callable[[str, dict[str, str]], dict[str, Any]]:
             "marker": seen,
             "missing": {name: path for name, path in wanted.items() if not os.path.exists(path)},
             "versions": {"Python": platform.python_version()} | {package: version(package) for package in packages},
-            "package": util.find_spec("meltr_ray") is not None,
+            "code": code,
         }
 
     return look
 
 
-def ask_all(marker: str, wanted: dict[str, str]) -> dict[str, dict[str, Any] | None]:
+def ask_all(*asked: Any) -> dict[str, dict[str, Any] | None]:
     """Machine -> what `asker` found there; None of one that doesn't answer."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(asker())
     nodes = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    asked = {
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(number, soft=False)).remote(
-            marker, wanted
-        ): f"{name} ({number[:8]})"
+    waiting = {
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(number, soft=False)).remote(*asked): f"{name} ({number[:8]})"
         for number, name in nodes.items()
     }
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
-    answers: dict[str, dict[str, Any] | None] = dict.fromkeys(asked.values())
+    ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=ANSWER_SECONDS)
+    answers: dict[str, dict[str, Any] | None] = dict.fromkeys(waiting.values())
     for reference in ready:
         try:
-            answers[asked[reference]] = ray.get(reference)
+            answers[waiting[reference]] = ray.get(reference)
         except ray.exceptions.RayError:  # it left meanwhile
             pass
     return answers

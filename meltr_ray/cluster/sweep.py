@@ -18,9 +18,10 @@ from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.connection import connected
 from meltr_ray.cluster.interruption import Interruption
 from meltr_ray.cluster.machines import check_machines
+from meltr_ray.cluster.placement import at_once, check_holds
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.searches import best_scores, chosen_rates, learning_rates_tried
-from meltr_ray.cluster.tune import at_once, run_source, run_trials
+from meltr_ray.cluster.tune import run_source, run_trials
 from meltr_ray.config import Config, SweepConfig
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
@@ -104,6 +105,7 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
     try:
         with connected(config):
             check_machines(config, folder)
+            check_holds(config)
             config.sweep.max_concurrent = at_once(config)
             for phase in plan.phases(settings, config, counted):
                 if phase.asks and not (budget.exhausted or interruption.asked):

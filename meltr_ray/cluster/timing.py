@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from meltr_ray.cluster.connection import connected
+from meltr_ray.cluster.placement import check_holds
 from meltr_ray.cluster.tune import run_trials
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config
@@ -33,6 +34,7 @@ def timed(trials: list[Trial], folder: Path, config: Config) -> Timed:
     short = [dataclasses.replace(trial, name=trial.arm, config=cut(trial.config), phase="single", test=False) for trial in chosen]
     again = [dataclasses.replace(trial, name=f"{trial.name}{AGAIN}") for trial in short]  # most trials find a process that has run one
     with connected(config):
+        check_holds(config)
         run_trials([*short, *again], folder, config)
     found = {}
     for trial in chosen:

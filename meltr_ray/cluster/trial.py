@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable
@@ -17,27 +18,29 @@ import ray.train
 import ray.tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from meltr_ray.cluster.failures import UnlessCertain, cause_of
 from meltr_ray.cluster.local import OverLoopback
+from meltr_ray.cluster.placement import of_worker
 from meltr_ray.cluster.rungs import Rungs
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
 from meltr_ray.config.run import LOCAL
+from meltr_ray.config.user_code import in_words
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.storage import put
 from meltr_ray.storage.stop import Asked
-from meltr_ray.storage.writers import Starts
+from meltr_ray.storage.writers import ShutOut, Starts
 from meltr_ray.training.statistics import Diverged
 from meltr_ray.training.stopping import End, Stop
 
 ENDING = 300
 """Seconds that this process waits for the last of a trial before it takes the next; at Tune's own 2 a busy machine loses the next trial."""
-DRIVER_CPU = 0.01
-"""Ray CPUs of a trial whose work is done by Ray Train workers."""
 
 
 def trainable(tune_config: dict[str, Any]) -> None:
@@ -52,7 +55,8 @@ def trainable(tune_config: dict[str, Any]) -> None:
         if end is End.LEAVING:
             starts.take_back()
     except Exception as error:  # whatever it is, the other trials go on and the table says what happened
-        record_failure(trial, error)
+        with suppress(OSError):  # of a full disk: without its last row the trial runs again when the sweep goes on
+            record_failure(trial, error)
         ray.tune.report({"step": -1, "score": float("nan")})
     finally:
         gc.collect()  # DeepSpeed's engines hold themselves in cycles, and this process runs more trials
@@ -86,15 +90,22 @@ class _Trainer(TorchTrainer):
     def _register_sigint_handler(self, controller: Any) -> None:
         """The command has one: Ray's would end the run without a checkpoint."""
 
+    def _initialize_and_run_controller(self, failure_policy: FailurePolicy, **parts: Any) -> Any:
+        """Ray has no setting that says after which errors not to start again."""
+        return super()._initialize_and_run_controller(failure_policy=UnlessCertain(failure_policy), **parts)
+
 
 def _trainer(trial: dict[str, Any], config: Config, in_tune: bool) -> TorchTrainer:
-    # A little less than whole CPUs: the trial's driver needs a share (`DRIVER_CPU`), else two workers never fit two cores.
-    resources = {"CPU": config.train.threads - 2 * DRIVER_CPU} | ({"GPU": 1} if config.train.use_gpu else {})
     return _Trainer(
         _worker,
         train_loop_config=trial,
         torch_config=(OverLoopback if config.cluster == LOCAL else TorchConfig)(backend="nccl" if config.train.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.train.num_workers, use_gpu=config.train.use_gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=config.train.num_workers,
+            use_gpu=config.train.use_gpu,
+            resources_per_worker=of_worker(config),
+            placement_strategy=config.train.placement,
+        ),
         run_config=RunConfig(
             name="ray",
             storage_path=trial["folder"],
@@ -105,16 +116,10 @@ def _trainer(trial: dict[str, Any], config: Config, in_tune: bool) -> TorchTrain
 
 
 def _worker(trial: dict[str, Any]) -> str:
-    """One Ray Train worker; every rank reports, else all would wait for ever. Returns the name of an `End`."""
+    """One Ray Train worker; the error of one ends all. Returns the name of an `End`."""
     config = config_file.read(Path(trial["folder"]) / "config.yaml")
     rank = ray.train.get_context().get_world_rank()
-    try:
-        return _run(trial, config, rank, ray.train.report, lambda: ray.train.get_preemption_info() is not None).value
-    except Diverged as error:  # starting again would only diverge again
-        if rank == 0:
-            record_failure(trial, error)
-        ray.train.report({"step": -1, "score": float("nan")})
-        return End.FINISHED.value
+    return _run(trial, config, rank, ray.train.report, lambda: ray.train.get_preemption_info() is not None).value
 
 
 def this_machine_leaves() -> bool:
@@ -140,7 +145,11 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
             results.append(folder, row, columns)
         report({"step": row["step"], "score": row["score"]})
 
-    return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(lambda: bool(ended) or asked(), leaving))
+    try:
+        return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(lambda: bool(ended) or asked(), leaving))
+    except SystemExit as error:  # a thread of Ray's would take it for the end of the trial
+        raise ConfigError(f"workload={config.workload.source}: its code asks for the end of the process in training "
+                          f"({in_words(error)}); raise an error in place of it") from error  # fmt: skip
 
 
 def columns_of(config: Config) -> Columns:
@@ -150,12 +159,14 @@ def columns_of(config: Config) -> Columns:
 
 
 def record_failure(trial: dict[str, Any], error: Exception) -> None:
-    """Write the last row of a trial that ended badly, and the whole traceback beside it."""
-    folder = Path(trial["folder"])
+    """Write the last row of a trial that ended badly, and the whole traceback beside it; nothing, where a later attempt writes the trial."""
+    folder, cause = Path(trial["folder"]), cause_of(error)
+    if isinstance(cause, ShutOut):
+        return
     config = config_file.read(folder / "config.yaml")
     put(folder / "error.txt", "".join(traceback.format_exception(error)))
+    results.set_aside(folder)
     rows = results.read_trial(folder)
-    cause = cause_of(error)
     status = "diverged" if isinstance(cause, Diverged) else "failed"
     row = {key: trial[key] for key in ("arm", "phase")}
     row |= {"trial": folder.name, "split": "none", "status": status, "time": datetime.now(UTC)}
@@ -163,13 +174,3 @@ def record_failure(trial: dict[str, Any], error: Exception) -> None:
     error_line = last[0] if isinstance(cause, ConfigError) else f"{type(cause).__name__}: {last[0]}"
     row |= {"step": rows[-1]["step"] if rows else 0, "error": error_line}
     results.append(folder, row, columns_of(config))
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """What an error comes from; of workers that failed together, the one that says why: the others miss a partner."""
-    failed = [cause_of(each) for _, each in sorted(getattr(error, "worker_failures", {}).items())]
-    if failed:
-        return next((each for each in failed if isinstance(each, (ConfigError, Diverged))), failed[0])
-    while error.__cause__ is not None and not isinstance(error, ConfigError):
-        error = error.__cause__
-    return error

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable, Protocol
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from meltr_ray.cluster import rungs
 from meltr_ray.cluster.budget import Budget
+from meltr_ray.cluster.placement import at_once, of_trial
 from meltr_ray.cluster.progress import Progress
-from meltr_ray.cluster.trial import DRIVER_CPU, trainable
+from meltr_ray.cluster.trial import trainable
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
@@ -111,7 +111,7 @@ def run_source(source: Source, folder: Path, config: Config, progress: Progress 
     if not source.left:
         return
     tuner = tune.Tuner(
-        tune.with_resources(trainable, _resources(config)),
+        tune.with_resources(trainable, of_trial(config)),
         # A function trainable keeps its process for the next trial: that saves its imports.
         tune_config=tune.TuneConfig(
             search_alg=Given(source, folder, cost, budget or Budget(), Asked(folder)),
@@ -128,21 +128,3 @@ def run_source(source: Source, folder: Path, config: Config, progress: Progress 
         ),
     )
     tuner.fit()
-
-
-def at_once(config: Config) -> int:
-    """Trials that run at the same time on the cluster that this process is connected to."""
-    if config.sweep.max_concurrent:
-        return config.sweep.max_concurrent
-    workers, there = max(1, config.train.num_workers), ray.cluster_resources()
-    fit = there.get("CPU", 1) // (workers * config.train.threads)
-    if config.train.use_gpu:
-        fit = min(fit, there.get("GPU", 0) // workers)
-    return min(max(1, int(fit)), 1024)
-
-
-def _resources(config: Config) -> dict[str, float]:
-    """Of the trial's own process: all it needs, or next to nothing where Ray Train workers do the work."""
-    if config.train.num_workers:
-        return {"cpu": DRIVER_CPU}
-    return {"cpu": config.train.threads} | ({"gpu": 1} if config.train.use_gpu else {})

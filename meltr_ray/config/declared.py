@@ -14,6 +14,7 @@ from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.workload import CONSTANT, SHUFFLED, Metric, Workload
 
+MOST_RESAMPLES = 100_000
 NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
 """Of a loss or a metric: it becomes part of names of folders and columns."""
 
@@ -62,6 +63,12 @@ def check_declared(workload: Workload) -> None:
     check(
         isinstance(workers, int) and workers >= 0, "workload", workload.source, f"loader_workers is {workers!r}; give a number of processes"
     )
+    resamples = workload.resamples
+    check(isinstance(resamples, int) and 0 <= resamples <= MOST_RESAMPLES, "workload", workload.source,
+          f"resamples is {resamples!r}; give a number from 0 to {MOST_RESAMPLES}")  # fmt: skip
+    encoders = called(workload, "encoders", lambda: workload.encoders)
+    check(isinstance(encoders, (tuple, list)) and all(isinstance(each, (tuple, list)) and all(isinstance(name, str) for name in each) for each in encoders),
+          "workload", workload.source, f"encoders is {encoders!r}; give a tuple of tuples of names, such as (('body',),)")  # fmt: skip
     for member in ("rehearsed", "per_example"):
         value = getattr(workload, member)
         check(isinstance(value, bool), "workload", workload.source, f"{member} is {value!r}; give True or False")

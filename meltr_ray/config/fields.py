@@ -31,8 +31,13 @@ class Field(NamedTuple):
     """Name of the class of a group that it belongs to, such as `violet`."""
 
 
-def fields(cls: type[Workload]) -> Iterator[Field]:
+@functools.cache
+def fields(cls: type[Workload]) -> tuple[Field, ...]:
     """Every setting of the machine and of a workload, once for each class of a group that has it."""
+    return tuple(_all_of(cls))
+
+
+def _all_of(cls: type[Workload]) -> Iterator[Field]:
     for item in _of(Config, ""):
         if item.name != "workload":
             yield item

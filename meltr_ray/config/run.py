@@ -56,6 +56,11 @@ class Config:
 
         return WAYS[self.combiner.name].learns and self.aid.meta_batch == "held_out"
 
+    @property
+    def num_loaders(self) -> int:
+        """Processes that make batches, for each worker."""
+        return self.workload.loader_workers if self.train.loader_workers is None else self.train.loader_workers
+
     def __post_init__(self):
         from meltr_ray.combining.named import WAYS
 
@@ -69,6 +74,9 @@ class Config:
         check_declared(self.workload)
         self.losses.resolve(self.workload)
         called(self.workload, "resolve", lambda: self.workload.resolve(self.losses.primary, self.losses.set))
+        known = getattr(self.workload, "primary", None), list(getattr(self.workload, "loss_set", ()))
+        check(known == (self.losses.primary, self.losses.set), "workload", self.workload.source,
+              "resolve doesn't keep what it is told; call super().resolve(primary, loss_set) in it")  # fmt: skip
         weights, one = self.combiner.weights, self.workload.per_example
         if isinstance(weights, (list, tuple)):
             check(

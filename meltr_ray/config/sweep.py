@@ -65,7 +65,7 @@ class SweepConfig:
     budget: Optional[str] = None
     """Device time that all trials may take, such as `2h`, `90m` or `1h30m`: each trial's time times its workers. A trial that doesn't fit isn't started; resume= with more goes on."""
     max_concurrent: Optional[int] = bounded(None, 1, 1024)
-    """Trials that run at the same time; default: as many as the cluster has CPUs and GPUs for when the sweep begins."""
+    """Trials that run at the same time; default: as many as the cluster has place for when the sweep begins, with the machines that it may start."""
     progress_every: float = bounded(10.0, 0.1, 86_400)
     """Seconds between two progress lines where the output is not a terminal."""
 

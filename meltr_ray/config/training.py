@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.bounds import bounded, check_settings, check_text
 from meltr_ray.errors import check, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "bert_adam")
+PLACEMENTS = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+"""Ray's strategies for the workers of a trial."""
 SCHEDULES = ("linear", "constant", "cosine", "polynomial", "warmup_linear", "warmup_cosine", "warmup_constant", "warmup_linear_down")
 
 
@@ -138,7 +141,15 @@ class TrainConfig:
     use_gpu: bool = False
     """Give each worker one GPU."""
     threads: int = bounded(1, 1, 1024)
-    """CPU threads (and Ray CPUs) a worker."""
+    """CPU threads a worker, and its Ray CPUs unless `cpus_per_worker` gives another number."""
+    cpus_per_worker: Optional[int] = bounded(None, 1, 1024)
+    """Ray CPUs that a worker takes of its machine, such as those of its loaders, too; default: `threads`."""
+    accelerator: Optional[str] = None
+    """Kind of GPU that a worker needs, by Ray's name for it, such as A100; default: any."""
+    resources: dict[str, float] = bounded({}, 1e-4, 1e15)
+    """What else a worker needs of its machine: resources by the names that `ray start --resources` gave them, and `memory` in bytes."""
+    placement: str = "PACK"
+    """Where the workers of a trial go: `PACK` (few machines), `SPREAD` (many), `STRICT_PACK` (one), `STRICT_SPREAD` (a machine each)."""
     loader_workers: Optional[int] = bounded(None, 0, 64)
     """Processes that read, decode and make batches ahead of training, for each worker, beside `train.threads`; 0: none, training waits for its batches; any number gives the same batches; default: the workload's (for video 1 where pixels are read, else 0)."""
     prefetch: int = bounded(2, 1, 64)
@@ -148,5 +159,30 @@ class TrainConfig:
     grace: float = bounded(25.0, 2, 86_400)
     """Seconds from SIGTERM or Ctrl-C to the end of the command: running trials finish their step and save it, then the report is written. SLURM and Kubernetes send SIGKILL after 30 s unless told otherwise."""
 
+    @property
+    def cpus(self) -> int:
+        """Ray CPUs of a worker."""
+        return self.cpus_per_worker or self.threads
+
     def __post_init__(self):
         check_settings("train", self)
+        check_choice("train.placement", self.placement, PLACEMENTS)
+        check(
+            self.placement == "PACK" or self.num_workers > 1,
+            "train.placement",
+            self.placement,
+            "is for workers of one trial, of which there is one; leave it out, or give train.num_workers",
+        )
+        check(
+            self.accelerator is None or (self.use_gpu and re.fullmatch(r"[\w.-]+", self.accelerator) is not None),
+            "train.accelerator",
+            self.accelerator,
+            "is of workers with a GPU, by a name such as A100; set train.use_gpu=true and give such a name",
+        )
+        for name, count in self.resources.items():
+            own = {"CPU": "cpus_per_worker", "GPU": "use_gpu"}.get(
+                name.upper(), "accelerator" if name.startswith("accelerator_type:") else ""
+            )
+            check(own == "", f"train.resources.{name}", count, f"has a setting of its own; use train.{own}")
+            check_text("train.resources", name)
+            check(count < 1 or count == int(count), f"train.resources.{name}", count, "Ray gives parts of 1, or whole numbers; round it")

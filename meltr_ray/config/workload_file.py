@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -21,6 +22,8 @@ from meltr_ray.workload import Workload
 
 SHIPPED = {"video": "meltr_ray.video.workload:Video"}
 """Workloads that come with the project: their short names."""
+TRAVELLED = "meltr_ray_workload"
+"""Name of the folder of a workload's files on a machine to which they were sent; on its `sys.path`."""
 NEEDED = ("module", "examples", "batch")
 """Methods that a workload can't do without."""
 
@@ -32,9 +35,15 @@ def find(source: str) -> type[Workload]:
         ConfigError: no such file or class, a file that doesn't import (its own last line is shown), a class that isn't a whole
             workload.
     """
-    place, name = _parted(SHIPPED.get(source, source))
+    place, name = parted(SHIPPED.get(source, source))
     module = _import_file(source, Path(place)) if place.endswith(".py") else _import_module(source, place)
     cls = _class_of(source, module, name)
+    _check_whole(source, cls)
+    return cls
+
+
+@functools.cache
+def _check_whole(source: str, cls: type[Workload]) -> None:
     for item in dataclasses.fields(cls):
         check(
             item.name == "source" or not hasattr(Workload, item.name),
@@ -44,6 +53,7 @@ def find(source: str) -> type[Workload]:
         )
         default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         check(default, "workload", source, f"{item.name} has no default; give it one")
+    check_groups(cls, source)
     try:
         OmegaConf.structured(cls)
     except (OmegaConfBaseException, NameError, TypeError) as error:
@@ -62,7 +72,18 @@ def find(source: str) -> type[Workload]:
             source,
             f"{cls.__name__} names no {member}; give them as a class attribute",
         )
-    return cls
+
+
+def check_groups(cls: type[Workload], source: str) -> None:
+    """Groups are fields whose classes are dataclasses, and older names of settings lead into them."""
+    known = [item.name for item in dataclasses.fields(cls)]
+    for name, kind in cls.groups.items():
+        check(name in known and isinstance(kind, type) and dataclasses.is_dataclass(kind), "workload", source,
+              f"groups has {name}; give fields of the workload, each with its class of settings, a dataclass")  # fmt: skip
+    for name in cls.aliases:
+        group, _, inner = name.partition(".")
+        check(group in cls.groups and inner in [item.name for item in dataclasses.fields(cls.groups[group])], "workload", source,
+              f"aliases has {name}, which is no setting of a group; keep it there with the default None")  # fmt: skip
 
 
 def make(source: str, settings: dict | None = None) -> Workload:
@@ -72,7 +93,7 @@ def make(source: str, settings: dict | None = None) -> Workload:
 
 def absolute(source: str) -> str:
     """The same for processes that run in other folders."""
-    place, name = _parted(source)
+    place, name = parted(source)
     return f"{Path(place).absolute()}{f':{name}' if name else ''}" if place.endswith(".py") else source
 
 
@@ -119,7 +140,7 @@ def keep_text(workload: Workload, folder: Path) -> None:
     )
 
 
-def _parted(source: str) -> tuple[str, str]:
+def parted(source: str) -> tuple[str, str]:
     """`file.py:Class` -> (`file.py`, `Class`)."""
     place, colon, name = source.rpartition(":")
     return (place, name) if colon else (source, "")
@@ -127,6 +148,8 @@ def _parted(source: str) -> tuple[str, str]:
 
 def _import_file(source: str, path: Path) -> ModuleType:
     path = path.absolute()
+    if not path.is_file():
+        path = sent(path.name) or path
     check(path.is_file(), "workload", source, "no such file; correct the path")
     name = path.stem
     known = sys.modules.get(name)
@@ -145,6 +168,13 @@ def _import_file(source: str, path: Path) -> ModuleType:
         sys.path.append(str(path.parent))
     importlib.invalidate_caches()
     return _run(source, name)
+
+
+def sent(name: str) -> Path | None:
+    """A file that came along with a run to a machine that has no copy of it."""
+    found = _spec(TRAVELLED)
+    places = [Path(place) / name for place in getattr(found, "submodule_search_locations", None) or ()]
+    return next((path for path in places if path.is_file()), None)
 
 
 def _import_module(source: str, name: str) -> ModuleType:

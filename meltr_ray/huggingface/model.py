@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import pickle
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from meltr_ray.config.user_code import in_words
 from meltr_ray.errors import ConfigError, check
 
 if TYPE_CHECKING:
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 """What `save_pretrained` always writes."""
+FLOATS = ("F64", "F32", "F16", "BF16", "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16")
+"""Types of weights in files, by safetensors' and by torch's names."""
+LIKE = 0.85
+"""From 0 to 1: how alike a misspelt name and the right one are; models have names of arguments that their configurations don't know."""
 SHOWN = 4
 """Names in a message."""
 
@@ -37,10 +44,10 @@ def class_of(architecture: str | type, source: str) -> type:
         ConfigError: no name, or one that transformers doesn't have.
     """
     check(bool(architecture), "workload", source, "names no architecture; give the model's class, such as 'FlavaForPreTraining'")
-    if isinstance(architecture, type):
-        return architecture
-    found = getattr(transformers(), architecture, None)
+    found = architecture if isinstance(architecture, type) else getattr(transformers(), str(architecture), None)
     check(isinstance(found, type), "workload", source, f"transformers has no class {architecture}; give the name of a model's class")
+    model = issubclass(found, transformers().PreTrainedModel) and found.config_class is not None
+    check(model, "workload", source, f"{found.__name__} is no model of transformers; give the class of one, such as 'FlavaForPreTraining'")
     return found
 
 
@@ -58,13 +65,43 @@ def configuration_of(cls: type, given: Any, pretrained: str | None, source: str)
     """The configuration in the folder `pretrained`, else `given`: an object, or its arguments by name.
 
     Raises:
-        ConfigError: neither is there.
+        ConfigError: neither is there, or the name of an argument is misspelt.
     """
-    if pretrained:
+    if pretrained is not None:
         check_folder(pretrained)
         return cls.config_class.from_pretrained(pretrained, local_files_only=True)
     check(given is not None, "workload", source, "has neither configuration() nor workload.pretrained; give one of them")
-    return cls.config_class(**given) if isinstance(given, dict) else given
+    if not isinstance(given, dict):
+        kind = cls.config_class
+        check(
+            isinstance(given, kind),
+            "workload",
+            source,
+            f"configuration() gave a {type(given).__name__}; return a {kind.__name__}, or a dictionary",
+        )
+        return given
+    made = cls.config_class(**given)
+    check_arguments(made, given, source, "")
+    return made
+
+
+def check_arguments(made: Any, given: dict[str, Any], source: str, prefix: str) -> None:
+    """Raises ConfigError: a name is nearly one of the configuration's, which takes any and makes nothing of it. Those of its parts, too."""
+    try:
+        known = type(made)().to_dict().keys() | type(made).attribute_map.keys()
+    except Exception:  # has no default
+        return
+    for name, value in given.items():
+        near = difflib.get_close_matches(name, known, 1, LIKE) if name not in known else []
+        check(
+            not near,
+            "workload",
+            source,
+            f"configuration() has {prefix}{name}, which {type(made).__name__} doesn't know; did you mean {near[:1] and near[0]}",
+        )
+        part = getattr(made, name, None)
+        if isinstance(value, dict) and isinstance(part, transformers().PreTrainedConfig):
+            check_arguments(part, value, source, f"{prefix}{name}.")
 
 
 def drawn(cls: type, configuration: Any) -> nn.Module:
@@ -81,6 +118,7 @@ def loaded(cls: type, pretrained: str) -> tuple[nn.Module, list[str]]:
     import torch
 
     check_folder(pretrained)
+    check_types(Path(pretrained))
     model, found = cls.from_pretrained(pretrained, local_files_only=True, dtype=torch.float32, output_loading_info=True)
     other, lacking = (sorted(str(each) for each in found[kind]) for kind in ("mismatched_keys", "missing_keys"))
     check(not other, "workload.pretrained", pretrained, f"has weights of other shapes: {', '.join(other[:SHOWN])}; give a model that fits")
@@ -91,6 +129,27 @@ def loaded(cls: type, pretrained: str) -> tuple[nn.Module, list[str]]:
         f"holds no weight of {cls.__name__}; give the folder of such a model",
     )
     return model.float(), lacking
+
+
+def check_types(folder: Path) -> None:
+    """Raises ConfigError: a file of weights has integers or complex numbers in place of weights, which would be taken as they are."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    for path in [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        try:
+            if path.suffix == ".bin":
+                types = {name: str(x.dtype) for name, x in torch.load(path, map_location="meta", weights_only=True).items()}
+            else:
+                with safe_open(path, "pt") as file:
+                    types = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError) as error:
+            raise ConfigError(
+                f"workload.pretrained={folder}: {path.name} can't be read ({in_words(error)}); restore it from a copy"
+            ) from None
+        for name, kind in types.items():
+            check(name.rpartition(".")[2] not in ("weight", "bias") or kind in FLOATS, "workload.pretrained", folder,
+                  f"{name} in {path.name} is of type {kind.removeprefix('torch.')}, where a model has floating-point numbers; give a folder of those")  # fmt: skip
 
 
 def drops_layers(configuration: Any) -> str | None:

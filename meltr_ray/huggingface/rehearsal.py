@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ def rehearse(workload: HuggingFace) -> Found:
         torch.manual_seed(SEED)
         module = called(workload, "module", workload.module).train()
         train = examples(workload, "train")
+        check(len(train) > 0, "workload", workload.source, "has no train example; return some from examples('train')")
         some = [train[number] for number in range(min(EXAMPLES, len(train)))]
         batch = called(workload, "batch", lambda: workload.batch(some, np.random.default_rng(0)))
         found = {
@@ -64,6 +65,9 @@ def one_call(module: ModelLosses, workload: HuggingFace, batch: Any, call: str) 
     with leaves_weights_alone(module.model, workload.source), asks_for_no_ranks(module.model, workload.source):
         outputs, arguments = module.call(batch, call)
     losses = called(workload, "losses_of", lambda: workload.losses_of(outputs, arguments, call))
+    for name, loss in losses.items() if isinstance(losses, Mapping) else [("", losses)]:
+        check(isinstance(loss, Tensor) and bool(name), "workload", workload.source,
+              f"losses_of gave a {type(loss).__name__}{name and f' for {name}'}; return a dictionary, loss name -> scalar tensor")  # fmt: skip
     where = f" in the call {call}" if call else ""
     check(
         bool(losses),

@@ -73,6 +73,7 @@ class HuggingFace(Workload):
 
     def giving(self) -> Mapping[str, Sequence[str]]:
         """Call -> losses that it gives: as declared, else as found."""
+        check_calls(self.calls, self.source)
         if isinstance(self.calls, Mapping):
             return self.calls
         declared = type(self).losses
@@ -99,7 +100,7 @@ class HuggingFace(Workload):
     def module(self) -> nn.Module:
         from meltr_ray.huggingface.module import ModelLosses
 
-        made = models.loaded(self.model_class(), self.pretrained) if self.pretrained else (self._drawn(), [])
+        made = models.loaded(self.model_class(), self.pretrained) if self.pretrained is not None else (self._drawn(), [])
         self.special.adapt(made[0])
         module = ModelLosses(made[0], self)
         module.drawn = made[1]
@@ -117,7 +118,9 @@ class HuggingFace(Workload):
 
     def model_configuration(self) -> Any:
         """Of transformers."""
-        return models.configuration_of(self.model_class(), None if self.pretrained else self.configuration(), self.pretrained, self.source)
+        return models.configuration_of(
+            self.model_class(), None if self.pretrained is not None else self.configuration(), self.pretrained, self.source
+        )
 
     def check(self, config: Any) -> None:
         dropped = models.drops_layers(self.model_configuration()) if config.engine.zero_stage == 3 else None
@@ -147,6 +150,16 @@ class HuggingFace(Workload):
     def keep(self, module: nn.Module, folder: Path) -> None:
         """Write the best weights by `save_pretrained`: LoRA's updates are in the weights of their layers."""
         module.model.save_pretrained(folder / SAVED)
+
+
+def check_calls(calls: Any, source: str) -> None:
+    """Raises ConfigError: `calls` is neither a tuple of names nor a dictionary, name -> names of losses."""
+    good = isinstance(calls, (tuple, list, Mapping)) and all(isinstance(name, str) for name in calls)
+    if isinstance(calls, Mapping):
+        good = good and all(
+            isinstance(gives, (tuple, list)) and gives and all(isinstance(name, str) for name in gives) for gives in calls.values()
+        )
+    check(good, "workload", source, f"calls is {calls!r}; give a tuple of names, or {{'call': ('loss', 'another_loss')}}")
 
 
 FOUND: dict[Any, Found] = {}

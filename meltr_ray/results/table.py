@@ -97,6 +97,18 @@ def load(path: Path) -> pa.Table:
     return migration.migrate_table(table) if version == "1" else table
 
 
+def load_of_trial(path: Path) -> pa.Table:
+    """The table of a sweep's trial, which has the name of its folder.
+
+    Raises:
+        Damaged: as `load`, or the table is that of another trial.
+    """
+    table = load(path)
+    for name in set(table["trial"].to_pylist()) - {path.parent.name}:
+        raise Damaged(f"table={path}: is that of trial {name}; put it back, or delete it to run this trial again")
+    return table
+
+
 def write(path: Path, table: pa.Table) -> None:
     """Pages with their checksums; columns and number of rows are sealed in the file's metadata."""
     sealed = table.replace_schema_metadata((table.schema.metadata or {}) | {SEAL: seal_of(table)})
@@ -117,11 +129,11 @@ def seal_of(table: pa.Table) -> bytes:
 
 
 def set_aside(folder: Path) -> None:
-    """Of a trial whose table is damaged: rename it, so that the trial runs again; one line says so."""
+    """Of a trial whose table is damaged, or another trial's: rename it, so that the trial runs again; one line says so."""
     try:
-        read_trial(folder)
+        if (path := Path(folder) / FILE).exists():
+            (load_of_trial if path.parent.parent.name == "trials" else load)(path)
     except Damaged as error:
-        path = Path(folder) / FILE
         os.replace(path, path.with_name(f"{FILE}.damaged"))
         say(f"{str(error).partition(';')[0]}; it is set aside as {path.name}.damaged, and its trial runs again")
 
@@ -182,12 +194,12 @@ def stop(folder: Path) -> bool:
 def gather(sweep: Path) -> pa.Table:
     """Join the tables of all trials of `sweep` into `<sweep>/results.parquet` and return it; works on a running sweep.
 
-    A table that is damaged is left out, and a line says so.
+    A table that is damaged, or another trial's, is left out, and a line says so.
     """
     tables = []
     for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")):
         try:
-            tables.append(load(path))
+            tables.append(load_of_trial(path))
         except Damaged as error:
             say(f"{error}; it is left out")
     table = join(tables)

@@ -48,7 +48,8 @@ class Batches:
         epoch, within = divmod(index, self.per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
         start = (within * self.world_size + self.rank) * self.batch_size
-        chosen = [self.examples[int(i)] for i in order[start : start + self.batch_size]]
+        numbers = order[start : start + self.batch_size].tolist()
+        chosen = called(self.workload, "examples", lambda: [self.examples[number] for number in numbers])
         generator = np.random.default_rng(_mix(self.seed, index, self.rank))
         batch = called(self.workload, "batch", lambda: self.workload.batch(chosen, generator))
         if not self.with_control:

@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from meltr_ray.config import Config, recorded
-from meltr_ray.errors import ConfigError
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put, put_by_path, sealed
 from meltr_ray.workload import Workload
 
 MARKER, SEAL = "COMPLETE", "sha256"
-MAY_CHANGE = ("train.threads", "train.max_failures", "train.loader_workers", "train.prefetch", "train.checkpoints_kept", "train.grace")
+MAY_CHANGE = ("train.threads", "train.cpus_per_worker", "train.accelerator", "train.resources", "train.placement", "train.max_failures",
+              "train.loader_workers", "train.prefetch", "train.checkpoints_kept", "train.grace")  # fmt: skip
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""
 
 
@@ -78,7 +79,11 @@ def check_same(config: Config, root: Path) -> None:
     folder = latest(root)
     if folder is None:
         return
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    check_facts(config, json.loads((folder / "facts.json").read_text(encoding="utf-8")), root)
+
+
+def check_facts(config: Config, facts: dict[str, Any], root: Path) -> None:
+    """`check_same` of a checkpoint under `root` whose facts are at hand."""
     before = {config.workload.aliases.get(key, key): value for key, value in facts["settings"].items()}
     check_fingerprint(config.workload, facts.get("fingerprint", {}))
     for key, value in settings(config).items():
@@ -121,6 +126,14 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 def weights_facts(path: Path) -> dict[str, Any]:
     """The facts that `save_weights` took."""
     return json.loads(_metadata(path).get("facts", "{}"))
+
+
+def check_weights_of(trial: str, path: Path) -> None:
+    """Raises ConfigError: the weights are those of another trial."""
+    known = weights_facts(path).get("trial", trial)
+    check(
+        known == trial, "checkpoint", path, f"has the weights of {known}; put those of {trial} back, or delete the folder to run it again"
+    )
 
 
 def load_weights_file(path: Path) -> dict[str, Tensor]:

@@ -7,10 +7,12 @@ on with what an uninterrupted one would see there.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.queues
 import os
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from meltr_ray.combining.way import Key
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.batches import Batches, MetaBatches
+from meltr_ray.training.origin import check_as_known
 
 START_METHOD = "forkserver"
 """A fork of a process with threads (Ray, gRPC, OpenMP) may hang; a spawned worker imports torch by itself, seconds each time."""
@@ -38,20 +41,22 @@ class Loader:
         workers: processes that make batches; 0: this one does, when they are asked for.
         prefetch: steps that each worker is ahead.
         preloaded: modules that the workers share once imported.
+        known: checksums of batches as this process makes them, by key.
 
     Raises, while iterating:
-        ConfigError: what a worker raised, such as a video that can't be decoded, as it was raised there.
+        ConfigError: what a worker raised, such as a video that can't be decoded, as it was raised there; a worker makes another batch
+            than this process.
         RuntimeError: a worker died.
     """
 
     def __init__(self, sources: MetaBatches, beside: Callable[[int], Sequence[Key] | None], first: int, last: int,
-                 workers: int = 0, prefetch: int = 2, preloaded: Sequence[str] = ()):  # fmt: skip
+                 workers: int = 0, prefetch: int = 2, preloaded: Sequence[str] = (), known: Mapping[Key, int] | None = None):  # fmt: skip
         self.steps = range(first, last)
         self.micro = [sources.trained(step) for step in self.steps]
         self.meta = [beside(step) for step in self.steps]
         self.makes, self.drops = _plan([[*micro, *(meta or [])] for micro, meta in zip(self.micro, self.meta)])
         self.maker = _Maker({"train": sources.train, "held_out": sources.held_out})
-        self.workers, self.prefetch, self.preloaded = workers, prefetch, (*PRELOADED, *preloaded)
+        self.workers, self.prefetch, self.preloaded, self.known = workers, prefetch, (*PRELOADED, *preloaded), known or {}
         self.seconds_waited = 0.0
         """Time that the steps so far have waited for their batches."""
 
@@ -64,6 +69,8 @@ class Loader:
             self.seconds_waited += time.perf_counter() - started
             if isinstance(found, ConfigError):
                 raise found
+            for key, batch in zip(makes, found) if self.workers else ():
+                check_as_known(self.maker.sources[key[0]].workload, batch, self.known.get(key))
             held |= zip(makes, found)
             yield [held[key] for key in micro], None if meta is None else [held[key] for key in meta]
             for key in drops:
@@ -122,7 +129,14 @@ def _context(preloaded: Sequence[str]) -> multiprocessing.context.BaseContext:
 def _start_worker(number: int) -> None:
     """One thread for the work: torch sees to its own, this to those of BLAS and OpenMP."""
     threadpool_limits(1)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_unsent)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_unsent(error: Exception, batch: Any) -> None:
+    """A batch that can't be sent: Python would leave it out, and training wait for it without end."""
+    print(f"a batch can't be sent to the training process: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _end_with_parent() -> None:

@@ -23,6 +23,9 @@ WHAT = {
 """What is compared -> what gave it."""
 
 
+MEND = "let nothing hang on the process, such as the order of a set, hash() of a text or the clock"
+
+
 class Ranks(Protocol):
     """Of an engine: what the other ranks have."""
 
@@ -50,7 +53,15 @@ def check_alike(workload: Workload, own: dict[str, int], ranks: Ranks, before: d
         if not (alike and again):
             where = "another when the run goes on" if alike else "another on each worker"
             raise ConfigError(f"workload={workload.source}: {WHAT[name]} {where}, with the same seed; "
-                              "let nothing hang on the process, such as the order of a set, hash() of a text or the clock")  # fmt: skip
+                              f"{MEND}")  # fmt: skip
+
+
+def check_as_known(workload: Workload, batch: Any, known: int | None) -> None:
+    """Raises ConfigError: a process that makes batches ahead makes another than the training process, whose checksum is `known`."""
+    if known is not None and checksum(batch) != known:
+        raise ConfigError(
+            f"workload={workload.source}: {WHAT['batch']} another in a process of train.loader_workers, with the same seed; {MEND}"
+        )
 
 
 def checksum(x: Any) -> int:

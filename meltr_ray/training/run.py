@@ -67,6 +67,8 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     attempt = Attempt(folder) if engine.rank == 0 else None
     state = RunState(engine, way.to(device), Progress())
     facts = state.restore(found) if found else {}
+    if found:
+        checkpoint.check_facts(config, facts, folder / "checkpoints")
     progress = state.progress
     began -= progress.elapsed
 
@@ -92,7 +94,9 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
             check_ours()
             if engine.rank == 0:
                 checkpoint.save_weights(
-                    folder / "best.safetensors", weights, {"step": progress.step, "checksums": fingerprint} | found.metrics
+                    folder / "best.safetensors",
+                    weights,
+                    found.metrics | {"trial": folder.name, "step": progress.step, "checksums": fingerprint},
                 )
         last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
         check_ours()
@@ -106,12 +110,12 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
                    config.train.checkpoints_kept)  # fmt: skip
 
     meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
-    workers = workload.loader_workers if config.train.loader_workers is None else config.train.loader_workers
-    loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, workers,
-                    config.train.prefetch, workload.preloaded)  # fmt: skip
+    loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, config.num_loaders,
+                    config.train.prefetch, workload.preloaded, {("train", 0): started_from["batch"]} if engine.rank == 0 else {})  # fmt: skip
     with refused_in_settings(config):
         end = train(config, engine, way, loader, progress, evaluate, save, stop)
     if test and end is End.FINISHED:
+        checkpoint.check_weights_of(folder.name, folder / "best.safetensors")
         found = measured_saved(config, folder / "best.safetensors", "test", device)
         progress.elapsed = time.perf_counter() - began
         check_ours()

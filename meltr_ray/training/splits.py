@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,9 @@ def said(workload: Workload) -> list[str]:
 def _needed(workload: Workload, split: str) -> Sequence[Any]:
     found = own(workload, split)
     check(found is not None, "workload", workload.source, f"has no {split} examples; return some from examples({split!r})")
-    if not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
+    if isinstance(found, (Mapping, str, bytes)) or not hasattr(found, "__len__") or not hasattr(found, "__getitem__"):
         raise ConfigError(
             f"workload={workload.source}: examples({split!r}) gave a {type(found).__name__}; return a sequence, with len() and [i]"
         )
+    called(workload, "examples", lambda: len(found))
     return found

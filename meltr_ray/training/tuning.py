@@ -27,9 +27,11 @@ def check_tuning(config: Config, model: nn.Module) -> None:
     Raises:
         ConfigError: names the setting, its value and the nearest names that there are.
     """
-    settings, backbone = config.tuning, root(model, config)
+    settings, backbone, workload = config.tuning, root(model, config), config.workload
     weights = [name for name, _ in backbone.named_parameters(remove_duplicate=False)]
     names = [name for name, _ in backbone.named_modules() if name] + weights
+    for name in [name for encoder in workload.encoders for name in encoder]:
+        check(name in names, "workload", workload.source, f"encoders names {name}, which is no submodule of its root; correct it")
     for field in ("frozen", "trained", "rates"):
         for name in getattr(settings, field) or []:
             _check_known(f"tuning.{field}", name, names, "there is no such module")
@@ -58,6 +60,8 @@ def check_tuning(config: Config, model: nn.Module) -> None:
 def prepare_for_tuning(model: nn.Module, config: Config) -> None:
     """Freeze what doesn't train and put LoRA in, drawn from the current generator; before an engine is made of `model`.
 
+    What `model` has frozen itself stays so, unless `tuning.trained` names it.
+
     The function that `model` computes stays as it is, for LoRA's update starts at 0. A layer with LoRA keeps its own weight
     as `<layer>.base_layer.weight`, so checkpoints under published names are to be loaded before this.
 
@@ -68,7 +72,7 @@ def prepare_for_tuning(model: nn.Module, config: Config) -> None:
     settings, backbone = config.tuning, root(model, config)
     layers = lora_layers(backbone, config)
     for name, p in backbone.named_parameters():
-        p.requires_grad_(_trains(name, config))
+        p.requires_grad_(_trains(name, config) and (p.requires_grad or longest(name, settings.trained or []) is not None))
     if layers:
         trained = [p for p in backbone.parameters() if p.requires_grad]
         _inject(backbone, layers, settings.lora_rank, settings.lora_alpha, settings.lora_dropout)
@@ -77,8 +81,17 @@ def prepare_for_tuning(model: nn.Module, config: Config) -> None:
 
 
 def root(model: nn.Module, config: Config) -> nn.Module:
-    """What names in `tuning.*` start from."""
-    return model.get_submodule(config.workload.root)
+    """What names in `tuning.*` start from.
+
+    Raises:
+        ConfigError: the workload names a submodule that isn't there.
+    """
+    workload = config.workload
+    names = [name for name, _ in model.named_modules()]
+    check(
+        workload.root in names, "workload", workload.source, f"root names {workload.root}, which is no submodule of the module; correct it"
+    )
+    return model.get_submodule(workload.root)
 
 
 def merge(model: nn.Module) -> None:

@@ -44,6 +44,7 @@ class Video(Workload):
     paths = ("data.folder", "data.vocabulary", "backbone.weights")
     prediction_settings = ("data.folder", "task.evaluate_captions", "task.dual_softmax", "task.rerank", "task.beam_size",
                            "task.length_penalty", "task.max_caption_words")  # fmt: skip
+    preparation_settings = ("data.held_out", "data.features")
     preloaded = ("pyarrow.parquet", "av", "PIL.Image", "sklearn.cluster", "tokenizers")
     controls = CONTROL_LOSSES
     rehearsed = False  # tests hold what a rehearsal would find, and a published size doesn't fit every driver

@@ -8,12 +8,15 @@ from typing import Optional
 from meltr_ray.bounds import bounded, check_settings
 from meltr_ray.config.paths import check_path
 
+MADE = "digits"
+"""The data set that is made, not imported."""
+
 
 @dataclass(kw_only=True)
 class DataConfig:
     """Which clips, and how much of each a batch takes."""
 
-    name: str = "digits"
+    name: str = MADE
     """Name of the data set: `digits` is made on first use; others come from `workloads/prepare.py`."""
     variant: Optional[str] = None
     """prepare.py: which of a data set's own divisions, such as `9k` of msrvtt or `action` of tgif_qa; default: the importer's first."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from meltr_ray.errors import check, check_choice
 from meltr_ray.video.clips import shards, store
+from meltr_ray.video.clips.settings import MADE
 from meltr_ray.video.datasets import digits
 from meltr_ray.video.datasets.importers import (
     mosei,
@@ -46,8 +47,6 @@ DATA_SETS: dict[str, ModuleType] = {
 It may have `VARIANTS`, the names of its divisions, the default first; and `derive(splits)`, which adds questions to the clips once
 it is known which clip is in which split.
 """
-MADE = "digits"
-"""The data set that is made, not imported."""
 
 
 def prepare(
