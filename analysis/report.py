@@ -228,7 +228,7 @@ def _space(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     if not space.has_search(sweep):
         return []
     told = space.importance_table(sweep)
-    few = f"Fewer than {space.LEAST} configurations have finished, or optuna isn't installed, so nothing is said of how much each setting mattered."
+    few = f"Fewer than {space.LEAST} configurations have ended, or optuna isn't installed, so nothing is said of how much each setting mattered."
     return [Section("Which settings mattered", [] if told else [few], pictures.get("parallel_coordinates"), space.CAPTION,
                     [told, space.best_table(sweep)])]  # fmt: skip
 

@@ -23,6 +23,8 @@ LEAST = 10
 """Configurations below which nothing is said of importance."""
 TOP = 0.1
 """Share of the best configurations, that importance is about."""
+LEAST_TOP = 4
+"""Of these, at least."""
 ABOUT = ("trials", "status", "score", "stopped_at")
 """Columns of `configurations` beside the settings."""
 MOST_SHOWN = 10
@@ -81,12 +83,14 @@ def _plain(value: Any) -> Any:
 def importance(sweep: Sweep) -> pd.Series:
     """Setting -> its share of what tells the best tenth of the configurations from all (PED-ANOVA, arXiv 2304.10255); empty where there are too few.
 
-    Settings that only some configurations have count by how much is there and there (arXiv 2601.20800).
+    It asks no more of a score than whether it is among the best, so that those that were stopped or diverged count as worse than any that finished. Settings that only some configurations have count by how much is there and there (arXiv 2601.20800).
     """
     found = configurations(sweep)
-    found = found[found.score.notna()]
+    found = found[found.score.notna() | found.status.isin(["stopped", "diverged"])]
+    worst = found.score.min() - 1 if sweep.metric.higher else found.score.max() + 1
+    found = found.assign(score=found.score.fillna(worst))
     names = [name for name in found if name not in ABOUT]
-    if len(found) < LEAST or not find_spec("optuna"):
+    if len(found) < LEAST or not np.isfinite(worst) or not find_spec("optuna"):
         return pd.Series(dtype=float)
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator
@@ -101,7 +105,7 @@ def importance(sweep: Sweep) -> pd.Series:
             study.add_trial(optuna.trial.create_trial(params={name: _of(distributions[name], row[name]) for name in has}, value=row.score,
                                                       distributions={name: distributions[name] for name in has}))  # fmt: skip
         mattered = [name for name in names if distributions[name]]
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=max(TOP, 2 / len(found)))
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=max(TOP, LEAST_TOP / len(found)))
         values = optuna.importance.get_param_importances(study, evaluator=evaluator, params=mattered) if mattered else {}
     return pd.Series(values, dtype=float).sort_values(ascending=False)
 
@@ -136,7 +140,7 @@ def importance_table(sweep: Sweep) -> Table | None:
     shares = importance(sweep)
     rows = [[name, f"{100 * share:.0f}"] for name, share in shares.items()]
     return Table("How much each setting mattered", ["setting", "share (%)"], rows,
-                 "PED-ANOVA: of what tells the best tenth of the configurations from all of them, the part that lies in each setting by itself. "
+                 "PED-ANOVA: of what tells the best tenth of the configurations (at least {LEAST_TOP}) from all of them, the part that lies in each setting by itself. "
                  "Of a few dozen configurations it is rough, and it says nothing of pairs.") if rows else None  # fmt: skip
 
 

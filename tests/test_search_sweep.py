@@ -96,7 +96,7 @@ def test_the_report_says_what_mattered(searched):
 def test_the_notebook_runs_on_a_search(searched, monkeypatch):
     monkeypatch.setenv("MELTR_SWEEP", os.fspath(searched[0]))
     printed = printed_by("aid_settings.ipynb")
-    assert "10 configurations: " in printed and "meltr_searched" in printed and "damping 0.1, meltr-seed" in printed
+    assert "10 configurations: " in printed and "meltr_searched" in printed and "damping 10, meltr-seed" in printed
 
 
 def test_a_search_that_has_ended_grows(searched):

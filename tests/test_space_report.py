@@ -56,7 +56,8 @@ def test_what_decides_is_important():
     shares = space.importance(searched())
     assert shares.sum() == pytest.approx(1) and set(shares.index) == {"aid.solver", "aid.damping", "workload.width"}
     assert shares["aid.damping"] > 3 * shares["workload.width"] and shares.index[0] == "aid.damping"
-    assert space.importance(searched(12)).empty or len(space.configurations(searched(12)).score.dropna()) >= space.LEAST
+    few = searched(12)  # of which seven differ
+    assert space.importance(few).empty and len(space.configurations(few)) < space.LEAST
 
 
 def test_the_report_has_the_figure_and_both_tables():

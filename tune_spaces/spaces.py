@@ -27,7 +27,10 @@ from tune_spaces.domains import Choice, Domain, Integer, LogUniform, Uniform, po
 Space = dict[str, Domain]
 Changes = dict[str, Any]
 """Dotted setting -> value."""
-OF_THE_SWEEP = ("seed", "workload.source", "train.num_workers", "train.threads", "train.use_gpu", *ABOUT_THE_COMMAND)
+OF_A_PLACE = tuple(
+    f"train.{name}" for name in ("num_workers", "threads", "use_gpu", "cpus_per_worker", "accelerator", "resources", "placement")
+)
+OF_THE_SWEEP = ("seed", "workload.source", *OF_A_PLACE, *ABOUT_THE_COMMAND)
 """Settings that all trials of a sweep share, or that tell its trials apart."""
 KEYS = ("low", "high", "log", "grid")
 TRIES = 20
