@@ -21,7 +21,7 @@ from tests import slurm
 from tests.ends import EVERY, STEPS, Ended, machines
 from tests.forks import ENVIRONMENT, ROOT
 from workloads import cli
-from workloads.beginning import MAY_CHANGE
+from workloads.growing import GROWS, HOW_IT_RUNS
 
 LAUNCH = ROOT / "launch"
 SLURM, MACHINES, RAYJOB = (LAUNCH / name for name in ("slurm.sh", "machines.yaml", "rayjob.yaml"))
@@ -40,7 +40,7 @@ def lines() -> list[list[str]]:
 def test_our_command_line_takes_it(settings):
     request = cli.configure(settings)
     for key in request.given if request.config.resume else []:
-        assert key in ("resume", "sweep.seeds", *MAY_CHANGE)
+        assert key in ("resume", *GROWS, *HOW_IT_RUNS)
 
 
 def test_every_file_starts_a_sweep():
