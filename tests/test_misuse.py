@@ -290,3 +290,27 @@ def test_losses_that_hardly_change_cost_no_dearer_product():
     problem = ModuleProblem(module, losses, lambda: (module(x[:4]) - 1).square().mean())
     hypergradient(problem, MELTR(7, embedding_size=16, loss_encoder_size=8, feed_forward_size=16))
     assert problem.jvp_choice.candidates[0] in ("one_sided", "central")
+
+
+class Kinked(nn.Module):
+    """Two losses of three weights; the first has a kink just above w_0 = 1, of a slope of its own beside the others' 4."""
+
+    def __init__(self, jump: float):
+        super().__init__()
+        self.w, self.jump = nn.Parameter(torch.tensor([1.0, 2.0, -1.0])), jump
+
+    def forward(self) -> Tensor:
+        return torch.stack([self.w.square().sum() + self.jump * (self.w[0] - 1 - 1e-6).relu(), (self.w - 1).square().sum()])
+
+
+@pytest.mark.parametrize("jump", [0.5, 2.0, -2.0])
+def test_a_kink_right_at_the_weights_is_no_wrong_gradient(jump):
+    """A ReLU that is about to switch: differences of all lengths agree on half of its jump, and training follows one side."""
+    torch.manual_seed(0)
+    combiner = MELTR(2, embedding_size=16, loss_encoder_size=8, feed_forward_size=16)
+    nn.init.normal_(combiner.fc1.weight, std=0.5)
+    found = []
+    for module in (Kinked(jump), Kinked(0.0)):
+        problem = ModuleProblem(module, module, lambda module=module: module.w.square().sum())
+        found.append(flat(hypergradient(problem, combiner, ConjugateGradient(5, damping=0.1)).total()))
+    assert relative_error(*found) < 1e-3 and found[0].norm() > 0

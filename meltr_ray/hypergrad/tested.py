@@ -168,15 +168,29 @@ def _rounding(problem: Any, name: str, l: Tensor, z: Vector, spread: bool) -> Te
 
 
 def _follows(problem: Any, v: Vector, along_v: Tensor, scale: float) -> bool:
-    """Whether differences of the losses are their gradients' products; where two lengths of a difference disagree, nobody can tell."""
+    """Whether differences of the losses are their gradients' products.
+
+    Nobody can tell where two lengths of a difference disagree, nor where a kink, such as that of a ReLU, lies right at w: there
+    central differences of any length agree on half of the jump, and the gradient is that of one side.
+    """
     if v.norm() == 0:
         return True
-    radius, kept = problem.weights.radius_of("central"), problem.radius
+    radius = problem.weights.radius_of("central")
+    near, further = (_difference(problem, v, "central", length) for length in (radius, 3 * radius))
+    if min(far(each, along_v, scale) for each in (near, further)) <= ROOM or far(near, further, scale) > 0.3 * far(near, along_v, scale):
+        return True
+    sides = []
+    for sign in (1.0, -1.0):
+        short, long = (sign * _difference(problem, sign * v, "one_sided", length) for length in (radius, 2 * radius))
+        sides.append(2 * short - long - along_v)  # without the curvature of that side
+    return float(torch.minimum(*(side.double().abs() for side in sides)).norm()) <= ROOM * scale
+
+
+def _difference(problem: Any, v: Vector, name: str, radius: float) -> Tensor:
+    """J v by a difference of that length, as `slopes_along` has it."""
+    kept = problem.radius
+    problem.radius = radius
     try:
-        found = []
-        for problem.radius in (radius, 3 * radius):
-            found.append(_own(problem, problem.jvp(v, "central")))
+        return _own(problem, problem.jvp(v, name))
     finally:
         problem.radius = kept
-    near, further = found
-    return min(far(each, along_v, scale) for each in found) <= ROOM or far(near, further, scale) > 0.3 * far(near, along_v, scale)
