@@ -314,3 +314,20 @@ def test_a_kink_right_at_the_weights_is_no_wrong_gradient(jump):
         problem = ModuleProblem(module, module, lambda module=module: module.w.square().sum())
         found.append(flat(hypergradient(problem, combiner, ConjugateGradient(5, damping=0.1)).total()))
     assert relative_error(*found) < 1e-3 and found[0].norm() > 0
+
+
+def test_a_product_that_torch_cannot_take_of_an_operator_is_refused_by_name_and_left_out_by_auto():
+    """In forward over reverse, torch writes into a zero tangent of `mse_loss` of a column, which it forbids."""
+    torch.manual_seed(0)
+    module, x, y = nn.Linear(3, 4).double(), torch.randn(8, 3).double(), torch.rand(8).double()
+    combiner = MELTR(2, embedding_size=16, loss_encoder_size=8, feed_forward_size=16).double()
+    nn.init.normal_(combiner.fc1.weight, std=0.5)
+
+    def found(product: str) -> Tensor:
+        problem = ModuleProblem(module, lambda: torch.stack([nn.functional.mse_loss(module(x)[:, 1], y), module(x).square().mean()]),
+                                lambda: module(x).square().mean(), hessian_product=product)  # fmt: skip
+        return flat(hypergradient(problem, combiner, ConjugateGradient(20, damping=10.0)).total())
+
+    with pytest.raises(ValueError, match="^hessian_product=forward_over_reverse: this model does not admit it .*; use central"):
+        found("forward_over_reverse")
+    assert relative_error(found("auto"), found("double_backward")) < 1e-6

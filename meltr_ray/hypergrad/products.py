@@ -129,7 +129,7 @@ def spread_difference(value_at: Callable[[float], Tensor], v: Vector, radius: fl
 
 
 LACKING = ("not implemented", "forward AD", "forward mode", "forward-mode", "functorch", "once_differentiable", "double backward",
-           "twice_differentiable")  # fmt: skip
+           "twice_differentiable", "ZeroTensor")  # fmt: skip
 """How torch words that an operator has no second or no forward-mode derivative."""
 
 
