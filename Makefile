@@ -1,9 +1,9 @@
-# make sweep: set up, build the embedded data and run the main job.   make check: lint, format, types.   make test: run the tests.
+# make sweep: set up, build the embedded data and run the main job.   make check: lint, format, types.   make test: run the tests.   make whole: whole runs.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: sweep check test slow notebook clean
+.PHONY: sweep check test whole slow notebook clean
 sweep: $(READY)
 	$(VENV)/bin/python workloads/sweep.py $(ARGS)
 
@@ -14,6 +14,9 @@ check: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+whole: $(READY)
+	$(VENV)/bin/python -m pytest -q -m 'whole and not slow' -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 slow: $(READY)
 	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)

@@ -351,6 +351,7 @@ def test_a_folder_without_results_is_a_one_line_error(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.whole
 def test_the_notebook_runs_on_a_comparison_alone(full, monkeypatch):
     monkeypatch.setenv("MELTR_SWEEP", os.fspath(full))
     monkeypatch.delenv("MELTR_SCREENING", raising=False)

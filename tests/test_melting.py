@@ -60,6 +60,7 @@ def test_every_checkpoint_has_its_own_combiner(trained):
             (trained / "away").rename(trained / "checkpoints")
 
 
+@pytest.mark.whole
 def test_the_notebook_runs_on_a_run(trained, monkeypatch):
     monkeypatch.setenv("MELTR_RUN", os.fspath(trained))
     printed = printed_by("what_the_combiner_does.ipynb")

@@ -46,6 +46,7 @@ def test_what_differs_is_named(tmp_path):
         check_alike(workload, own, Ranks(own), {"batch": 2})
 
 
+@pytest.mark.whole
 def test_a_run_whose_examples_hang_on_the_order_of_a_set_does_not_go_on(tmp_path):
     """A set of texts has another order in each process: the run would go on with examples that it has trained on."""
     order = "    order = [ord(x) - ord('a') for x in {'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'}]\n"

@@ -83,6 +83,7 @@ def whole(digits_folder, tmp_path_factory) -> Path:
     return cwd / "outputs/runs/whole"
 
 
+@pytest.mark.whole
 def test_a_run_stopped_by_signals_goes_on_from_the_step_where_it_stopped(whole, digits_folder, tmp_path):
     """Though it saves no checkpoint of its own before the last."""
     folder, arguments, stopped = (
@@ -106,6 +107,7 @@ def test_a_run_stopped_by_signals_goes_on_from_the_step_where_it_stopped(whole, 
     assert_same_end(folder, whole, 0)
 
 
+@pytest.mark.whole
 def test_a_run_killed_in_its_own_process_ends_bit_identical(whole, digits_folder, tmp_path):
     done = kill_until_done(digits_folder, tmp_path, 0, 0, kills=2, chance=random.Random(0))
     assert done >= 1

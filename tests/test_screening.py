@@ -229,6 +229,7 @@ def test_no_set_is_called_best_before_the_screening_is_done(tmp_path):
     assert report.headline(folder).splitlines()[-1] == "Best set: open, as 4 of 6 seeds are done."
 
 
+@pytest.mark.whole
 def test_the_notebook_runs_on_a_screening(tmp_path, monkeypatch):
     folder = write_screening(tmp_path)
     monkeypatch.setenv("MELTR_SWEEP", os.fspath(folder))
@@ -238,6 +239,7 @@ def test_the_notebook_runs_on_a_screening(tmp_path, monkeypatch):
     assert by_hand and by_hand[1] == by_hand[2]
 
 
+@pytest.mark.whole
 def test_the_baseline_notebook_leads_with_the_confirmed_set(tmp_path, monkeypatch):
     """Then its own arm against its baselines; here the same sweep, as no comparison is named."""
     folder = write_screening(tmp_path)

@@ -125,6 +125,7 @@ def test_a_diverging_trial_is_recorded_and_the_sweep_goes_on(interrupted):
     assert {row["status"] for row in rows if row["phase"] == "comparison" and row["split"] == "test"} == {"finished"}
 
 
+@pytest.mark.whole
 def test_meltr_trains_video_on_two_ray_train_workers_that_only_this_machine_can_reach(digits_folder, tmp_path, monkeypatch):
     """At ZeRO 3, in an environment that switches Ray's token off. A sweep of such trials is in test_tenants.py."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -198,6 +199,7 @@ def test_arms_search_their_own_settings_are_compared_and_the_leader_runs_again(t
     assert all(text in report for text in ("What each arm chose", "settings search", "Leaders on fresh seeds", "validation, equal seconds"))
 
 
+@pytest.mark.whole
 def test_a_budget_below_one_run_is_refused_before_the_start(tmp_path):
     code, output = run("sweep", *EQUAL, "sweep.baselines=[uniform]", "sweep.budget_each=0.01s", "name=equal", cwd=tmp_path)
     assert (

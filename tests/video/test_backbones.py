@@ -154,6 +154,7 @@ def test_batches_come_from_the_seed_alone(name, digits_folder):
     assert {"text_ids", "masked_text_ids"} <= set(differ)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_run_trains_and_its_best_weights_score_what_the_table_says(name, digits_folder, tmp_path):
     """The commands, with `backbone=` and nothing else that names the backbone; dropout, drop path and shuffling as they are."""
@@ -198,6 +199,7 @@ def test_what_the_model_does_not_have_is_refused_before_anything_is_written(name
     assert [path.name for path in tmp_path.iterdir()] == ["train.out"]
 
 
+@pytest.mark.whole
 def test_a_run_is_exported_imported_and_gone_on_with(digits_folder, tmp_path):
     """Export -> import -> a run that starts there with a learning rate of nothing ends with the first run's weights."""
     small = ["backbone=violet", f"data.folder={digits_folder}", "backbone.num_frames=2", "train.batch_size=4", "train.steps=2",

@@ -56,6 +56,15 @@ class ToyLosses(nn.Module):
         return torch.stack([error[:, 0].pow(2).mean(), (self.backbone.cls(x) - y).pow(2).mean(), error[:, 2].cosh().mean()])
 
 
+class ToyVideo(Video):
+    """UniVL's encoders, as far as the toy has them."""
+
+    @property
+    def encoders(self) -> tuple[tuple[str, ...], ...]:
+        there = dict(Toy(0.0).named_modules())
+        return tuple(tuple(name for name in encoder if name in there) for encoder in super().encoders)
+
+
 LORA = dict(lora=["layer.0", "layer.1"], lora_rank=2, lora_alpha=3.0)
 METHODS = {
     "frozen": dict(frozen=["bert"], trained=["bert.layer.1"]),
@@ -71,7 +80,7 @@ TRAINED = {"frozen": 42 + 42, "LoRA": 2 * 10 + 2 * 12 + 42, "LoRA alone": 2 * 12
 
 def toy_config(method: str, stage: int = 0) -> Config:
     return Config(
-        workload=Video(),  # for its names of encoders
+        workload=ToyVideo(),
         losses=LossesConfig(set=["joint", "caption", "masked_frame"]),
         tuning=TuningConfig(**METHODS[method]),
         engine=EngineConfig(zero_stage=stage),
