@@ -108,6 +108,10 @@ def _doubled(batch: Any) -> Any:
     return type(batch)(_doubled(each) for each in batch) if isinstance(batch, (list, tuple)) else batch
 
 
+PASSES_SHOWN = (4, 8, 16, 32)
+"""On the axis, which is logarithmic."""
+
+
 def plot(tables: dict[float, pd.DataFrame]) -> Figure:
     """A panel a damping: angle against cost, a line a solver."""
     figure, axes = _figure(4.2 * len(tables), 3.4, len(tables))
@@ -116,6 +120,8 @@ def plot(tables: dict[float, pd.DataFrame]) -> Figure:
             axis.plot(rows.passes, rows.angle.clip(lower=1e-4), "o-", color=OKABE_ITO[number], ms=4, lw=1.2, label=name)
         axis.set_yscale("log")
         axis.set_xscale("log")
+        axis.set_xticks(PASSES_SHOWN, [str(passes) for passes in PASSES_SHOWN])
+        axis.set_xticks([], minor=True)
         axis.set_xlabel("passes of a meta step (in forwards)")
         _title(axis, f"damping {damping:g}")
     axes[0].set_ylabel("degrees off the dense solve")
