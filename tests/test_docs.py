@@ -13,8 +13,17 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 EXAMPLES = [(path.name, block) for path in sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
             for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)]  # fmt: skip
 
+TRAINING = ("examples.md",)
+"""Pages whose blocks train several models."""
 
-@pytest.mark.parametrize("name, block", EXAMPLES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(EXAMPLES)])
+
+@pytest.mark.parametrize(
+    "name, block",
+    [
+        pytest.param(name, block, marks=[pytest.mark.whole] * (name in TRAINING), id=f"{name}-{i}")
+        for i, (name, block) in enumerate(EXAMPLES)
+    ],
+)
 def test_examples_run(name, block):
     exec(compile(block, name, "exec"), {})
 

@@ -112,7 +112,9 @@ def in_float64():
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEAR)) for name in MODELS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEAR) + [pytest.mark.whole] * (name == "flava")) for name in MODELS]
+)
 @pytest.mark.parametrize("stage", (0, 3))
 def test_two_meta_steps_on_two_ranks_are_double_backward_in_float64(name, stage):
     config, model = make_case(name)

@@ -106,6 +106,7 @@ def test_a_worker_that_fails_is_one_line():
             list(Loader(MetaBatches("next", batches, None), lambda step: None, 0, 2, workers))
 
 
+@pytest.mark.whole
 def test_workers_end_with_a_killed_parent():
     program = """
 import sys, time; sys.path.insert(0, sys.argv[1])

@@ -435,6 +435,7 @@ def test_a_file_that_would_run_code_ends_the_command(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["evil.ckpt", "prepare.out"]
 
 
+@pytest.mark.whole
 def test_importing_and_starting_take_a_third_more_memory_than_the_file_at_most(tmp_path):
     """In a process of its own, after a small one has loaded what must be loaded: 140 MB."""
     sizes = dict(size="tiny", hidden_size=384, num_heads=6, feed_forward_size=1536, text_layers=8, visual_layers=6)

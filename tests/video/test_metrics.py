@@ -125,6 +125,7 @@ def test_tokens_of_captions_of_ours_are_javas():
     assert list(map(tokenize, lines)) == captions.tokens_by_java(lines, 60)
 
 
+@pytest.mark.whole
 @needs_java
 @needs_data
 def test_tokens_of_nearly_all_real_captions_are_javas():
