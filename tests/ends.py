@@ -64,6 +64,14 @@ class Ended:
     """The driver, where it was started by this process."""
     drivers: tuple[int, ...] = ()
 
+    @classmethod
+    def whole(cls, root: Path) -> Ended:
+        """One that nothing ends before its end."""
+        sweep = cls(root)
+        sweep.start()
+        sweep.finish()
+        return sweep
+
     @property
     def folder(self) -> Path:
         return self.root / "outputs/sweeps/paced"

@@ -29,10 +29,7 @@ SEED = int(os.environ.get("KILLS_SEED", "0"))
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Ended:
-    sweep = Ended(tmp_path_factory.mktemp("whole"))
-    sweep.start()
-    sweep.finish()
-    return sweep
+    return Ended.whole(tmp_path_factory.mktemp("whole"))
 
 
 def moments(kind: str) -> list[int]:

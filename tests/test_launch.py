@@ -88,10 +88,7 @@ def test_slurm_leaves_the_time_that_a_sweep_takes_to_stop():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Ended:
-    sweep = Ended(tmp_path_factory.mktemp("whole"))
-    sweep.start()
-    sweep.finish()
-    return sweep
+    return Ended.whole(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from meltr_ray.config import Config, to_flat
+from meltr_ray.config import Config, SweepConfig, to_flat
 from meltr_ray.config.file import make
 from tune_spaces import weights
 from tune_spaces.loss_sets import add_one_in, leave_one_out
@@ -113,8 +113,8 @@ def comparison(
     labels = {}
     if found is not None:  # a search that grows may find another, whose trials are others
         number, changes = found
-        arms[f"{sweep.ours}_{SEARCHED}"] = (sweep.arms[sweep.ours] | changes, "ablation")
-        labels = {f"{sweep.ours}_{SEARCHED}": f"{sweep.ours}_{SEARCHED}_{number}"}
+        arms[searched_arm(sweep)] = (sweep.arms[sweep.ours] | changes, "ablation")
+        labels = {searched_arm(sweep): f"{searched_arm(sweep)}_{number}"}
     if sweep.tuned_weights:
         arms[TUNED] = (tuned(config, scores or {}), "comparison" if TUNED in led(config) else "ablation")
     for arm, (changes, phase) in arms.items():
@@ -148,8 +148,18 @@ def all_arms(settings: DictConfig, config: Config) -> dict[str, tuple[dict[str, 
         for loss, reduced in function(loss_set, config.losses.primary).items():
             arms[prefix + loss] = (ours | {"losses.set": reduced}, "ablation")
     for number, found in searched(settings, config).found.items():
-        arms[f"{sweep.ours}_search_{number}"] = (ours | found, "search")
+        arms[candidate_arm(sweep, number)] = (ours | found, "search")
     return arms
+
+
+def candidate_arm(sweep: SweepConfig, number: int | str) -> str:
+    """Of one configuration of a search over `sweep.space`; number `*`: a pattern of them all."""
+    return f"{sweep.ours}_search_{number}"
+
+
+def searched_arm(sweep: SweepConfig) -> str:
+    """The arm that takes what a search found."""
+    return f"{sweep.ours}_{SEARCHED}"
 
 
 def searched(settings: DictConfig, config: Config) -> Drawn:

@@ -186,7 +186,7 @@ def search_in_words(settings: DictConfig, config: Config) -> list[str]:
     halved = asha.in_words(config)
     if space_search.asks(config):
         line = f"search (tpe): {config.sweep.samples} configurations of {', '.join(space)}, each asked for when those before it are known"
-        return [line + halved, f"{space_search.arm_of(config)} takes the best of them"]
+        return [line + halved, f"{arms.searched_arm(config.sweep)} takes the best of them"]
     drawn, how = arms.searched(settings, config), config.sweep.search
     line = f"search ({how}): {len(drawn.found)} configurations of {', '.join(space)}, of {drawn.looked_at} combinations: equal ones are one"
     left = len(drawn.refused)

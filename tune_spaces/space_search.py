@@ -16,7 +16,7 @@ from meltr_ray.config.file import make
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.extras import needs
 from tune_spaces import tpe
-from tune_spaces.arms import SEARCH_SEED_OFFSET, SEARCHED, Trial
+from tune_spaces.arms import SEARCH_SEED_OFFSET, Trial, candidate_arm, searched_arm
 from tune_spaces.search import combinations
 from tune_spaces.spaces import Changes, Space, space_of, used
 
@@ -38,7 +38,7 @@ class SpaceSearch:
         self.ours = dict(config.sweep.arms[config.sweep.ours])
         if rate and "optimizer.learning_rate" not in self.ours:
             self.ours["optimizer.learning_rate"] = rate
-        self.arm = arm_of(config)
+        self.arm = searched_arm(config.sweep)
 
     @cached_property
     def space(self) -> Space:
@@ -52,7 +52,7 @@ class SpaceSearch:
     @property
     def names(self) -> str:
         """Pattern of the names of its trials."""
-        return f"{self.config.sweep.ours}_search_*-seed{SEARCH_SEED_OFFSET}"
+        return f"{candidate_arm(self.config.sweep, '*')}-seed{SEARCH_SEED_OFFSET}"
 
     def trial(self, number: int, changes: Changes) -> Trial:
         name = self.names.replace("*", str(number))
@@ -90,11 +90,6 @@ class SpaceSearch:
                 found.append(self.trial(number, {}))
 
 
-def arm_of(config: Config) -> str:
-    """The arm that takes what the search found."""
-    return f"{config.sweep.ours}_{SEARCHED}"
-
-
 def asks(config: Config) -> bool:
     """Whether a sweep has such a search."""
     return config.sweep.search == TPE and bool(config.sweep.space)
@@ -125,4 +120,9 @@ def check_search(config: Config) -> None:
         TPE,
         "has no part beside sweep.budget_each, in which arms search for themselves; use random or grid",
     )
-    check(arm_of(config) not in sweep.arms, "sweep.arms", arm_of(config), "is the arm that takes what the search found; call it otherwise")
+    check(
+        searched_arm(config.sweep) not in sweep.arms,
+        "sweep.arms",
+        searched_arm(config.sweep),
+        "is the arm that takes what the search found; call it otherwise",
+    )

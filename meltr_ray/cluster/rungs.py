@@ -9,7 +9,7 @@ from typing import Any
 from meltr_ray.results import table as results
 from meltr_ray.storage.sealed import Damaged
 from tune_spaces import asha
-from tune_spaces.arms import Trial
+from tune_spaces.arms import Trial, candidate_arm
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,5 @@ def specified(trial: Trial) -> dict[str, Any] | None:
     sweep, train = trial.config.sweep, trial.config.train
     if sweep.asha is None or trial.phase not in asha.PHASES:
         return None
-    rivals = f"{sweep.ours}_search_*-seed{trial.config.seed}"
+    rivals = f"{candidate_arm(sweep, '*')}-seed{trial.config.seed}"
     return {"steps": asha.rungs(train.steps, train.evaluate_every, sweep.asha), "reduction": sweep.asha, "rivals": rivals}

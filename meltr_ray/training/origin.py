@@ -24,6 +24,7 @@ WHAT = {
 
 
 MEND = "let nothing hang on the process, such as the order of a set, hash() of a text or the clock"
+"""What to do where the same seed gives something else in another process."""
 
 
 class Ranks(Protocol):
@@ -52,8 +53,7 @@ def check_alike(workload: Workload, own: dict[str, int], ranks: Ranks, before: d
         again = name == "weights" or before is None or before.get(name, own[name]) == own[name]
         if not (alike and again):
             where = "another when the run goes on" if alike else "another on each worker"
-            raise ConfigError(f"workload={workload.source}: {WHAT[name]} {where}, with the same seed; "
-                              f"{MEND}")  # fmt: skip
+            raise ConfigError(f"workload={workload.source}: {WHAT[name]} {where}, with the same seed; {MEND}")
 
 
 def check_as_known(workload: Workload, batch: Any, known: int | None) -> None:
