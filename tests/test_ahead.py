@@ -151,7 +151,8 @@ def test_phi_learns_from_look_aheads_as_a_loop_with_copies_does(stage, ranks, sl
         known = {
             name: w for name, w in weights.items() if not name.endswith("in_proj_bias")
         }  # keys': no gradient, of whose rounding Adam makes steps
-        assert all(torch.allclose(ours[name], w, atol=1e-4) for name, w in known.items())
+        # as whole tensors: Adam makes 1e-4 of the rounding of single gradients near 0, and 0.02 of each step of phi
+        assert all((ours[name] - w).norm() <= 5e-4 * w.norm() for name, w in known.items())
         assert all(torch.equal(ours[name], found[0][1][name]) for name in weights)
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from meltr_ray import MELTR
+from meltr_ray.combining.inputs import DECAY
 from meltr_ray.combining.learned import Meltr
-from meltr_ray.combining.meltr import DECAY
-from meltr_ray.combining.meta import DECAY as OF_LENGTHS
+from meltr_ray.combining.meta_optimizer import DECAY as OF_LENGTHS
 from meltr_ray.combining.slopes import Gated, SimplexSlopes, slopes
 from meltr_ray.config import AidConfig
 from meltr_ray.hypergrad import hypergradient
@@ -138,10 +138,10 @@ def test_normalised_alignments_count_alike_however_small_they_get():
             1 - OF_LENGTHS ** (number + 1)
         )
         way.step(scaled.problem())
-        for p, i, d in zip(way.phi, expected.implicit, expected.direct):
+        for p, i, d in zip(way.optimizer.phi, expected.implicit, expected.direct):
             assert torch.allclose(p.grad, i / known + d, rtol=1e-6, atol=1e-12)
 
 
 def test_betas_are_those_of_phis_adam():
-    way = Meltr(meltr(), AidConfig(betas=[0.8, 0.99]))
-    assert way.optimizer.defaults["betas"] == (0.8, 0.99) and Meltr(meltr(), AidConfig()).optimizer.defaults["betas"] == (0.9, 0.999)
+    given, default = (Meltr(meltr(), aid).optimizer.adam.defaults["betas"] for aid in (AidConfig(betas=[0.8, 0.99]), AidConfig()))
+    assert given == (0.8, 0.99) and default == (0.9, 0.999)

@@ -42,7 +42,7 @@ def train_on_a_rank(stage: int, with_meta: bool, steps: int, meta_rate: float, a
         "optimizer": engine.optimizer_state(),
         "generators": get_generators(torch.device("cpu")),
         "counters": {"steps": torch.tensor([engine.deepspeed.global_steps, engine.deepspeed.micro_steps])},
-        "phi": {str(i): p.detach() for i, p in enumerate(meta.phi)},
+        "phi": {str(i): p.detach() for i, p in enumerate(meta.optimizer.phi)},
     }
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Mapping
 
 from omegaconf import DictConfig
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.config.used import check_given
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage import sealed
+from tune_spaces import plan
+from tune_spaces.arms import Trial
+from tune_spaces.cost import Timed
+from tune_spaces.equal_budgets import EqualBudgets
 from workloads import cli
 from workloads.growing import grow
 
@@ -33,3 +40,57 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     old = config_file.load(sealed.whole_of(folder / "settings.yaml"))
     grow(old, request)
     return old, config_file.make(old), folder
+
+
+def checked_trials(request: cli.Request, settings: DictConfig, config: Config) -> list[Trial]:
+    """Every trial of the plan, each configuration tried, before any worker starts and anything of the sweep is written.
+
+    Raises:
+        ConfigError: a setting, the machine, the data or the workload doesn't hold what a trial needs.
+    """
+    trials = plan.all_trials(settings, config)
+    if not request.config.resume:
+        plan.check_space(settings, config)
+        check_given(request.given, config, (trial.config for trial in trials))
+    for trial in trials:
+        cli.check_machine(trial.config)
+    cli.check_cluster(config)
+    cli.prepare(config)
+    from meltr_ray.training.rehearsal import check_all
+
+    check_all(trial.config for trial in trials)
+    return trials
+
+
+def announced(settings: DictConfig, config: Config, folder: Path, trials: list[Trial],
+              plan_only: bool) -> tuple[Mapping[str, int], Timed | None, int]:  # fmt: skip
+    """Print the plan, and its cost where that was asked for. Returns the candidates that `sweep.budget_each` buys each arm, what short
+    trials took, and the number of trials."""
+    from meltr_ray.cluster import sweep as phases
+
+    timed, counted, words = None, {}, []
+    if config.sweep.budget_each:
+        counted = phases.candidates_of(folder)
+        if not counted:
+            timed = time_some(config, trials)
+            counted = EqualBudgets(settings, config, {}).count(timed.cost)
+        trials, words = plan.all_trials(settings, config, counted), EqualBudgets(settings, config, counted).in_words()
+    words += plan.search_in_words(settings, config)
+    print("\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
+    if timed is None and (plan_only or config.sweep.budget):
+        timed = time_some(config, trials)
+    if timed:
+        print("\n".join(plan.cost_in_words(config, trials, timed)), flush=True)
+    return counted, timed, len(trials)
+
+
+def time_some(config: Config, trials: list[Trial]) -> Timed:
+    """What the trials of a plan cost, from a few that are cut short; their folder goes again."""
+    from meltr_ray.cluster.timing import timed
+
+    Path(config.output).mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=".timing-", dir=config.output, ignore_cleanup_errors=True) as folder,
+        cli.chatter_to(Path(folder) / "log.txt"),
+    ):
+        return timed(trials, Path(folder), config)

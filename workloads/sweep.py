@@ -12,18 +12,10 @@ python workloads/sweep.py resume=outputs/sweeps/which_losses  go on with an inte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from meltr_ray.config import Config
-from meltr_ray.config.used import check_given
 from meltr_ray.storage.writers import only_writer
-from tune_spaces import plan
-from tune_spaces.arms import Trial
-from tune_spaces.cost import Timed
-from tune_spaces.equal_budgets import EqualBudgets
 from workloads import cli
-from workloads.beginning import planned, resumed
+from workloads.beginning import announced, checked_trials, planned, resumed
 from workloads.ending import as_process
 
 
@@ -39,37 +31,16 @@ def sweep(request: cli.Request) -> int:
     """Run the plan's phases, gather, report. Returns the exit code."""
     cli.check_taken(request, "sweep.py", ("name", "output", "resume", "cluster"))
     settings, config, folder = resumed(request) if request.config.resume else planned(request)
-    trials = plan.all_trials(settings, config)
-    if not request.config.resume:
-        plan.check_space(settings, config)
-        check_given(request.given, config, (trial.config for trial in trials))
-    for trial in trials:  # every configuration, before any worker starts and anything is written
-        cli.check_machine(trial.config)
-    cli.check_cluster(config)
-    cli.prepare(config)
-    from meltr_ray.training.rehearsal import check_all
-
-    check_all(trial.config for trial in trials)
+    trials = checked_trials(request, settings, config)
+    plan_only = request.own is not None and request.own.plan_only
+    counted, timed, num_trials = announced(settings, config, folder, trials, plan_only)
+    if plan_only:
+        return 0
     from analysis.report import headline, write_report
     from analysis.screening import best_set_of
     from meltr_ray.cluster import sweep as phases
     from meltr_ray.cluster.interruption import Interruption
 
-    plan_only, timed, counted, words = request.own is not None and request.own.plan_only, None, {}, []
-    if config.sweep.budget_each:
-        counted = phases.candidates_of(folder)
-        if not counted:
-            timed = time_some(config, trials)
-            counted = EqualBudgets(settings, config, {}).count(timed.cost)
-        trials, words = plan.all_trials(settings, config, counted), EqualBudgets(settings, config, counted).in_words()
-    words += plan.search_in_words(settings, config)
-    print("\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
-    if timed is None and (plan_only or config.sweep.budget):
-        timed = time_some(config, trials)
-    if timed:
-        print("\n".join(plan.cost_in_words(config, trials, timed)), flush=True)
-    if plan_only:
-        return 0
     with only_writer(folder):
         phases.start(folder, settings, config, request.command, counted)
         with (
@@ -77,7 +48,7 @@ def sweep(request: cli.Request) -> int:
             Interruption(folder, config.train.grace, terminal) as interruption,
         ):
             try:
-                ending = phases.run(folder, settings, config, request.command, terminal, len(trials), best_set_of, interruption, timed)
+                ending = phases.run(folder, settings, config, request.command, terminal, num_trials, best_set_of, interruption, timed)
                 report = None if interruption.over else write_report(folder)
             except KeyboardInterrupt:  # a second signal, or the end of the grace
                 ending, report = phases.Ending.INTERRUPTED, None
@@ -90,18 +61,6 @@ def sweep(request: cli.Request) -> int:
     if ending is phases.Ending.INTERRUPTED:
         print(cli.as_called(f"interrupted; go on with: python workloads/sweep.py resume={folder}"))
     return interruption.code if ending is phases.Ending.INTERRUPTED else 0
-
-
-def time_some(config: Config, trials: list[Trial]) -> Timed:
-    """What the trials of a plan cost, from a few that are cut short; their folder goes again."""
-    from meltr_ray.cluster.timing import timed
-
-    Path(config.output).mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory(prefix=".timing-", dir=config.output, ignore_cleanup_errors=True) as folder,
-        cli.chatter_to(Path(folder) / "log.txt"),
-    ):
-        return timed(trials, Path(folder), config)
 
 
 def main() -> None:

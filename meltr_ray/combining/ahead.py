@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meltr_ray.combining.learned import OF_TRANSFORMER, Meltr
 from meltr_ray.combining.look_ahead import LookAhead
-from meltr_ray.combining.meta import OF_PHI
+from meltr_ray.combining.meta_optimizer import OF_PHI
 from meltr_ray.combining.probing import DECAY, Probing, difference
 from meltr_ray.combining.slopes import Gated, slopes
 from meltr_ray.combining.way import EFFECTS, Key, SlopesOf, Sources
@@ -104,7 +104,7 @@ class MeltrAhead(Probing):
         values = torch.stack([combiner(row) for row in l])
         (a,) = torch.autograd.grad(values.mean(), l, create_graph=True)  # slopes over M
         value = (a * e).sum() + self.gamma * (values - l.detach().sum(1)).abs().mean()
-        return list(torch.autograd.grad(value, self.meltr.phi, allow_unused=True, materialize_grads=True))
+        return list(torch.autograd.grad(value, self.meltr.optimizer.phi, allow_unused=True, materialize_grads=True))
 
     def state(self) -> dict[str, Tensor]:
         return super().state() | {"change": self.change} | of_meltr(self.meltr)

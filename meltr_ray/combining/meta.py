@@ -8,8 +8,8 @@ from typing import Any, Callable, ClassVar, Self, Sequence
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.combining import kept
-from meltr_ray.combining.meltr import Relative
+from meltr_ray.combining.inputs import Relative
+from meltr_ray.combining.meta_optimizer import OF_PHI, MetaOptimizer, norm_of
 from meltr_ray.combining.slopes import innermost, slopes, with_slopes
 from meltr_ray.combining.way import EFFECTS, Step, Way
 from meltr_ray.errors import check
@@ -22,23 +22,9 @@ from meltr_ray.hypergrad.self_check import product_errors
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.workload import Workload
 
-OF_PHI = (
-    "aid.inner_steps",
-    "aid.learning_rate",
-    "aid.betas",
-    "aid.weight_decay",
-    "aid.gamma",
-    "aid.clip",
-    "combiner.slopes",
-    "combiner.floor",
-)
-"""Settings of every g_phi that is learned, however its gradient comes about."""
-DECAY = 0.9
-"""Of the exponential mean of the alignments' length, from one meta step to the next."""
-
 
 class Meta(Way):
-    """A combiner g_phi that is learned: holds phi and its optimiser (Adam with L2 decay, as published), knows w only through `Problem`.
+    """A combiner g_phi that is learned: holds phi and its optimiser, knows w only through `Problem`.
 
     Dropout of the combiner keeps one mask from a meta step to the next, so that every pass sees the same g_phi.
 
@@ -76,11 +62,7 @@ class Meta(Way):
         inputs = getattr(innermost(combiner), "inputs", None)
         self.relative = inputs if isinstance(inputs, Relative) else None
         self.solver = SOLVERS[aid.solver].of(aid)
-        self.phi = [p for p in combiner.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.phi, aid.learning_rate, tuple(aid.betas), weight_decay=aid.weight_decay)
-        self.num_steps = 0
-        self.length = torch.zeros((), dtype=torch.float64)
-        """Exponential mean of the alignments' lengths, from 0."""
+        self.optimizer = MetaOptimizer(combiner, aid)
         self.last_v: Vector | None = None
         """v of the last solve, for a warm start; each rank its own shard."""
 
@@ -120,15 +102,15 @@ class Meta(Way):
         errors = product_errors(problem, on_batches(combiner, batches) if self.asks_batch else combiner, v) if checked and v else {}
         assert result.alignments is not None  # the combiner's problem has several losses
         alignments = result.alignments.mean(0)
-        unit = self.unit(*problem.average([alignments])) if self.aid.normalise else 1.0
+        unit = self.optimizer.unit(problem.average([alignments])[0], self.num_steps) if self.aid.normalise else 1.0
         total = [i / unit + d for i, d in zip(result.implicit, result.direct)]
         *gradient, effects = problem.average([*(g for p, g in zip(self.combiner.parameters(), total) if p.requires_grad), alignments])
         norm = self.descend(gradient)
         return {
             EFFECTS: effects,
             "hypergradient_norm": norm,
-            "direct_norm": float(_norm(result.direct)),
-            "implicit_norm": float(_norm(result.implicit)),
+            "direct_norm": float(norm_of(result.direct)),
+            "implicit_norm": float(norm_of(result.implicit)),
             "solver_outcome": result.solution.outcome,
             "solver_residual": result.solution.residual,
             "meta_forward_passes": passes["forward"],
@@ -137,29 +119,15 @@ class Meta(Way):
             "hvp_error": errors.get("hvp"),
         }
 
-    def unit(self, alignments: Tensor) -> float:
-        """Exponential mean of the lengths of `alignments` (T,), these included; 1 if it is 0 or not finite."""
-        length = torch.linalg.vector_norm(alignments.double()).cpu()
-        self.length = DECAY * self.length + (1 - DECAY) * length if length.isfinite() else DECAY * self.length
-        found = float(self.length / (1 - DECAY ** (self.num_steps + 1)))
-        return found or 1.0
-
     def descend(self, gradient: Sequence[Tensor]) -> float:
-        """A step of Adam along -`gradient`, alike on every rank, clipped; none if it isn't finite. Returns its norm."""
-        norm = _norm(gradient)
-        if norm.isfinite():
-            scale = min(1.0, self.aid.clip / (float(norm) + 1e-6)) if self.aid.clip else 1.0  # as torch clips
-            for p, g in zip(self.phi, gradient):
-                p.grad = scale * g
-            self.optimizer.step()
+        """A meta step of phi along -`gradient`; returns its norm."""
         self.num_steps += 1
-        return float(norm)
+        return self.optimizer.descend(gradient)
 
     def state(self) -> dict[str, Tensor]:
         """All that the next meta step depends on, as tensors by name."""
         learned = {f"combiner/{name}": value for name, value in self.combiner.state_dict().items()}
-        lengths = {"length": self.length} if self.aid.normalise else {}
-        return learned | kept.of_optimizer(self.optimizer, "meta_optimizer") | {"num_meta_steps": torch.tensor(self.num_steps)} | lengths
+        return learned | self.optimizer.state() | {"num_meta_steps": torch.tensor(self.num_steps)}
 
     def own_state(self) -> dict[str, Tensor]:
         """What this rank alone has to keep: its shard of the v that the next solve starts from."""
@@ -168,8 +136,7 @@ class Meta(Way):
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.combiner.load_state_dict({k.split("/", 1)[1]: v for k, v in state.items() if k.startswith("combiner/")})
         self.num_steps = int(state["num_meta_steps"])
-        kept.load_optimizer(self.optimizer, "meta_optimizer", state)
-        self.length = state.get("length", self.length)
+        self.optimizer.load_state(state)
 
     def load_own_state(self, state: dict[str, Tensor], hold: Callable[[Sequence[Tensor]], Vector]) -> None:
         pieces = [state[f"last_v/{i}"] for i in range(sum(name.startswith("last_v/") for name in state))]
@@ -180,7 +147,3 @@ def takes_batch(combiner: nn.Module) -> bool:
     """Whether its forward is (losses, batch): a second argument of that name, or any that has no default."""
     second = list(inspect.signature(innermost(combiner).forward).parameters.values())[1:2]
     return any(p.name == "batch" or (p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD) for p in second)
-
-
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))

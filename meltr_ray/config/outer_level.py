@@ -62,7 +62,7 @@ class CombinerConfig:
 
     def __post_init__(self):
         check_settings("combiner", self)
-        from meltr_ray.combining.meltr import INPUTS
+        from meltr_ray.combining.inputs import INPUTS
         from meltr_ray.combining.named import WAYS
         from meltr_ray.combining.random_gramian import check_gramian
         from meltr_ray.combining.slopes import FLOOR, SLOPES

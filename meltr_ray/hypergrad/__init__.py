@@ -3,10 +3,10 @@
 from meltr_ray.hypergrad.adam_rule import AdamRule
 from meltr_ray.hypergrad.bilevel_problem import BilevelProblem
 from meltr_ray.hypergrad.fixed_point import FixedPoint
-from meltr_ray.hypergrad.hypergradient import HyperGradient, hypergradient
+from meltr_ray.hypergrad.hypergradient import hypergradient
 from meltr_ray.hypergrad.low_rank import LossSpace, Nystrom
 from meltr_ray.hypergrad.module_problem import LossesProblem, ModuleProblem
-from meltr_ray.hypergrad.outcome import Outcome, Solution
+from meltr_ray.hypergrad.outcome import HyperGradient, Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel, Problem
 from meltr_ray.hypergrad.products import NotAdmitted
 from meltr_ray.hypergrad.self_check import product_errors

@@ -11,46 +11,18 @@ along v and a backward pass through g_phi (combined.py). No second-order graph t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Optional, Sequence, cast
 
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad.combined import CombinedLosses
-from meltr_ray.hypergrad.outcome import Solution
+from meltr_ray.hypergrad.outcome import HyperGradient, Solution
 from meltr_ray.hypergrad.problem import Bilevel, Problem, TestedBilevel
 from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.solvers import Identity, Solver
 from meltr_ray.hypergrad.structure import check_combiner, check_finite
 from meltr_ray.hypergrad.vectors import Vector
-
-
-@dataclass(frozen=True)
-class HyperGradient:
-    """The two terms, before any mean over ranks: a tensor for each parameter of the combiner, in the order of `parameters()`, or for each
-    of the hyperparameters; zero for a frozen one."""
-
-    implicit: list[Tensor]
-    direct: list[Tensor]
-    solution: Solution
-    alignments: Optional[Tensor] = None
-    """J v, (M, T), of this rank's losses: how much a step along -d_w of each lowers F, by what the solve knows; None of a `BilevelProblem`."""
-
-    def total(self) -> list[Tensor]:
-        """Their sum, a tensor for each parameter, zero for a frozen one."""
-        return [a + b for a, b in zip(self.implicit, self.direct)]
-
-    def write(self, phi: nn.Module | Sequence[Tensor]) -> None:
-        """Put the sum into `.grad` of the combiner's parameters, or of the hyperparameters; a frozen one has None.
-
-        Raises:
-            ValueError: `phi` isn't what this is the gradient of.
-        """
-        tensors, found = list(phi.parameters() if isinstance(phi, nn.Module) else phi), self.total()
-        if [p.shape for p in tensors] != [g.shape for g in found]:
-            raise ValueError("phi: not the combiner or the hyperparameters that this is the gradient of; give those")
-        for p, g in zip(tensors, found):
-            p.grad = g if p.requires_grad else None
 
 
 def hypergradient(problem: Problem | TestedBilevel, combiner: nn.Module | Replayed | None = None, solver: Solver = Identity(), gamma: float = 0.0,
