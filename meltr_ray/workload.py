@@ -34,6 +34,8 @@ CONSTANT = "constant"
 """A planted control that every workload offers: a loss that depends on nothing."""
 SHUFFLED = "shuffled"
 """The planted control of a workload that defines `control`: its primary loss on a permuted batch."""
+OWN_SETS = ("primary", "default", "all", "controlled")
+"""Names in `losses.set` that every workload has."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ class Workload:
     def predict(self, module: nn.Module, examples: Sequence[Any], device: torch.device) -> list[dict[str, Any]]:
         """In place of `evaluate`: a row an example, which gives intervals and the page of predictions.
 
-        A row may have `id`, `source` (what is drawn anew in an interval, such as the video of a clip), `correct` and `quality`.
+        A row may have `id`, `source` (what is drawn anew in an interval, such as the video of a clip), `correct` (true or false) and
+        `quality` (a number). Beside an `evaluate` of your own, both measure the same.
         """
         raise NotImplementedError
 
@@ -192,7 +195,7 @@ class Workload:
     preloaded: ClassVar[Sequence[str]] = ()
     """Modules that those processes share once imported, where that takes long."""
     prediction_settings: ClassVar[Sequence[str]] = ()
-    """Settings that evaluate.py may change: how predictions are made, and where data are; the others are the run's own."""
+    """Names of settings that evaluate.py may change: how predictions are made, and where data are; the others are the run's own."""
     preparation_settings: ClassVar[Sequence[str]] = ()
     """Settings that prepare.py alone makes something of."""
     prediction_columns: ClassVar[Mapping[str, Any]] = {}
@@ -262,7 +265,7 @@ class Workload:
         planted = self.planted()
         genuine = [loss for loss in self.offered() if loss not in planted]
         default = list(genuine if self.default_losses is None else self.default_losses)
-        auxiliary = {"primary": [], "default": default, "all": genuine, "controlled": [*default, *planted], **self.loss_sets}
+        auxiliary = dict(zip(OWN_SETS, ([], default, genuine, [*default, *planted]))) | dict(self.loss_sets)
         return {name: [primary, *(loss for loss in chosen if loss != primary)] for name, chosen in auxiliary.items()}
 
     def score(self, values: Mapping[str, float]) -> float:

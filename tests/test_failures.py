@@ -19,8 +19,8 @@ from meltr_ray.results.columns import Columns
 from meltr_ray.storage.writers import ShutOut
 from meltr_ray.training.statistics import Diverged
 from tests.commands import run
+from tests.faults import RETURN, attempt, written
 from tests.test_analysis import LOSS_SET, METRICS, measured
-from tests.test_workload import RETURN, attempt, written
 
 PARTNER = RuntimeError("connection closed by peer")
 

@@ -25,7 +25,7 @@ from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.clips.settings import DataConfig
 from meltr_ray.video.clips.video import decode_video
 from meltr_ray.video.workload import Video
-from tests.test_workload import attempt, written
+from tests.faults import attempt, written
 
 KINDS = ("recent", "next", "held_out")
 MICRO, META, EVERY, LAST = 2, 2, 3, 14

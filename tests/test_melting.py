@@ -12,8 +12,8 @@ from analysis import melting
 from meltr_ray import MELTR
 from meltr_ray.errors import ConfigError
 from tests.commands import run
+from tests.faults import written
 from tests.notebooks import printed_by
-from tests.test_workload import written
 
 
 class Quadratic(torch.nn.Module):

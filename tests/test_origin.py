@@ -13,8 +13,8 @@ import torch
 
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.origin import check_alike, checksum
+from tests.faults import DOC, MINE, attempt, written
 from tests.forks import ENVIRONMENT, ROOT
-from tests.test_workload import DOC, MINE, attempt, written
 
 
 class Ranks:

@@ -12,6 +12,7 @@ made), and train.use_gpu.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.paths import check_writable
 from meltr_ray.config.user_code import called
+from meltr_ray.config.workload_file import changed_since
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.workload import Workload
 from workloads import cli
 from workloads.ending import as_process
 
@@ -39,6 +42,8 @@ def evaluate(request: cli.Request) -> int:
     if config.train.use_gpu:
         cli.check_machine(config)
     trained, changed = read_run(folder, request)
+    if copy := changed_since(trained.workload, folder):
+        print(f"note: {trained.workload.source} has changed since this run was trained (its text then: {copy})", file=sys.stderr)
     print(json.dumps(scored(folder, trained, changed, config), indent=1, ensure_ascii=False))
     return 0
 
@@ -50,7 +55,7 @@ def read_run(folder: Path, request: cli.Request) -> tuple[Config, list[str]]:
         ConfigError: the command line names another setting, or the settings don't go together.
     """
     trained = config_file.read(folder / "config.yaml")
-    allowed = trained.workload.prediction_settings
+    allowed = [as_given(trained.workload, name) for name in trained.workload.prediction_settings]
     changes = [key for key in request.given if key in allowed]
     for key, value in request.given.items():
         check(key in (*OTHER_SETTINGS, *allowed), key, value, "evaluation takes the run's own; leave it out")
@@ -60,12 +65,17 @@ def read_run(folder: Path, request: cli.Request) -> tuple[Config, list[str]]:
     return trained, [key for key in changes if key not in trained.workload.paths]
 
 
+def as_given(workload: Workload, name: str) -> str:
+    """How a command line writes a setting of the workload: those that are no group's with `workload.` in front."""
+    return name if name.partition(".")[0] in (*workload.groups, "workload") else f"workload.{name}"
+
+
 def scored(folder: Path, trained: Config, changed: list[str], config: Config) -> dict[str, Any]:
     """Score `config.split`, write what there is to look at, and return what was measured, without numbers that JSON lacks."""
     import torch
 
     from meltr_ray.results import predictions
-    from meltr_ray.training.evaluation import measured, quietly, saved_module
+    from meltr_ray.training.evaluation import Measured, checked, finite, measured, predicted, saved_module
     from meltr_ray.training.splits import examples
 
     device, workload = torch.device("cuda" if config.train.use_gpu else "cpu"), trained.workload
@@ -79,17 +89,21 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
         "data": workload.describe().get("name"),
         "checkpoint": str(config.checkpoint),
     }
+    where = f"{len(found)} {config.split} examples"
     if not workload.defines("predict"):
-        return predictions.finite(about | {"metrics": measured(workload, module, found, device).metrics})
+        scores = called(workload, "evaluate", lambda: measured(workload, module, found, device))
+        return predictions.finite(about | {"metrics": finite(workload, scores, where).metrics})
     from analysis.predictions import write_page
     from meltr_ray.results.bootstrap import RESAMPLES
     from meltr_ray.results.bootstrap import intervals as bootstrapped
 
-    rows = quietly(module, lambda: workload.predict(module, found, device))
+    rows = called(workload, "predict", lambda: predicted(workload, module, found, device))
     if workload.defines("report"):
-        metrics, intervals, notes = workload.report(rows)
+        metrics, intervals, notes = called(workload, "report", lambda: workload.report(rows))
     else:
-        metrics, intervals = workload.measure(rows), bootstrapped(rows, workload.measure)
+        metrics = checked(workload, called(workload, "measure", lambda: workload.measure(rows)), "measure")
+        finite(workload, Measured(metrics), where)
+        intervals = bootstrapped(rows, workload.measure)
         notes = [
             f"{len(rows)} examples.",
             f"Intervals: {RESAMPLES} bootstrap resamples of what the rows name as their source, else of rows.",

@@ -7,12 +7,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from meltr_ray.bounds import check_finite
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
-from meltr_ray.workload import CONSTANT, SHUFFLED, Metric, Workload
+from meltr_ray.workload import CONSTANT, OWN_SETS, SHUFFLED, Metric, Workload
 
 MOST_RESAMPLES = 100_000
 NAME = re.compile(r"[A-Za-z0-9_][\w.+-]*")
@@ -52,13 +53,30 @@ def check_declared(workload: Workload) -> None:
         f"loss_sets is a {type(sets).__name__}; give a dictionary, name -> auxiliary losses",
     )
     for name, chosen in sets.items():
+        check(
+            name not in OWN_SETS,
+            "workload",
+            workload.source,
+            f"loss_sets names {name}, which losses.set={name} has already; call it otherwise",
+        )
         _check_names(workload, f"loss_sets[{name!r}]", chosen)
         _check_known(workload, f"loss_sets[{name!r}]", chosen, workload.offered(), "loss")
     check_planted(workload)
-    for member in ("paths", "prediction_settings"):
-        bare = [name.removeprefix("workload.") for name in getattr(workload, member)]
+    for member in ("paths", "prediction_settings", "preparation_settings"):
+        if not (given := getattr(workload, member)):
+            continue
+        _check_names(workload, member, given)
+        bare = [name.removeprefix("workload.") for name in given]
         known = [item.name for item in dataclasses.fields(workload)]
         _check_known(workload, member, [name for name in bare if name.partition(".")[0] not in workload.groups], known, "setting")
+    for name in (name.removeprefix("workload.") for name in workload.paths):
+        value = getattr(workload, name, None)
+        check(
+            value is None or isinstance(value, (str, Path)),
+            "workload",
+            workload.source,
+            f"paths names {name}, which is {value!r}; make it a text, or take it out",
+        )
     workers = workload.loader_workers
     check(
         isinstance(workers, int) and workers >= 0, "workload", workload.source, f"loader_workers is {workers!r}; give a number of processes"
@@ -149,14 +167,17 @@ def _check_names(workload: Workload, member: str, names: Any) -> None:
             NAME.fullmatch(name) is not None,
             "workload",
             workload.source,
-            f"{member} has {name!r}, and names become parts of file names; take letters, digits, _ and -",
+            f"{member} has {name!r}, and names become parts of file names; take letters, digits and _ - + . after the first",
         )
         check(list(names).count(name) == 1, "workload", workload.source, f"{member} names {name} twice; remove one")
 
 
 def _as_names(given: Any) -> str:
     """What was meant, as far as that can be told."""
-    names = [str(name) for name in given] if isinstance(given, (tuple, list, set, dict)) and given else [str(given)[:20]]
+    if isinstance(given, (tuple, list, set, dict)) and given:
+        names = [str(name) for name in given]
+    else:
+        names = [given[:20]] if isinstance(given, str) else ["one", "another"]
     return str(tuple(names[:3]))
 
 

@@ -24,6 +24,10 @@ SHIPPED = {"video": "meltr_ray.video.workload:Video"}
 """Workloads that come with the project: their short names."""
 TRAVELLED = "meltr_ray_workload"
 """Name of the folder of a workload's files on a machine to which they were sent; on its `sys.path`."""
+GENERATED = "<string>"
+"""Where dataclass writes the code of the methods that it makes."""
+NEAR = 0.9
+"""Likeness of two names from which on one counts as the other misspelt."""
 NEEDED = ("module", "examples", "batch")
 """Methods that a workload can't do without."""
 
@@ -54,12 +58,16 @@ def _check_whole(source: str, cls: type[Workload]) -> None:
         default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         check(default, "workload", source, f"{item.name} has no default; give it one")
     check_groups(cls, source)
+    check_spelling(cls, source)
     try:
         OmegaConf.structured(cls)
     except (OmegaConfBaseException, NameError, TypeError) as error:
         raise ConfigError(
             f"workload={source}: {str(error).splitlines()[0]}; a setting is a bool, int, float, str, or a list or dict of these"
         ) from None
+    own = cls.__init__.__code__.co_filename != GENERATED
+    check(not own, "workload", source, f"{cls.__name__} has an __init__ of its own, and settings are fields that a generated one takes; "
+          "leave it out, and write what follows from settings as a property")  # fmt: skip
     for member in NEEDED:
         check(getattr(cls, member) is not getattr(Workload, member), "workload", source, f"{cls.__name__} has no method {member}; write it")
     whole = cls.evaluate is not Workload.evaluate or (cls.predict is not Workload.predict and cls.measure is not Workload.measure)
@@ -72,6 +80,17 @@ def _check_whole(source: str, cls: type[Workload]) -> None:
             source,
             f"{cls.__name__} names no {member}; give them as a class attribute",
         )
+
+
+def check_spelling(cls: type[Workload], source: str) -> None:
+    """A member whose name is nearly that of an optional one was meant to be it: it would be left out in silence."""
+    members = [name for name in vars(Workload) if not name.startswith("_")]
+    settings = {item.name for item in dataclasses.fields(cls)}
+    for name in vars(cls):
+        if name.startswith("_") or name in members or name in settings:
+            continue
+        near = [member for member in difflib.get_close_matches(name, members, 1, NEAR) if member not in vars(cls)]
+        check(not near, "workload", source, f"{name} is no part of a workload; did you mean {near and near[0]} (else call it otherwise)")
 
 
 def check_groups(cls: type[Workload], source: str) -> None:
@@ -138,6 +157,14 @@ def keep_text(workload: Workload, folder: Path) -> None:
         workload.source,
         f"the file has changed since this was started; put it back (its text then is in {copy}) or start anew with another name=",
     )
+
+
+def changed_since(workload: Workload, folder: Path) -> Path | None:
+    """The copy of the class's file that the run in `folder`, or the sweep around it, was started with, where the file is another now."""
+    file = Path(inspect.getsourcefile(type(workload)) or "")
+    copies = [place / "workload" / file.name for place in (folder, folder.parent, folder.parent.parent)]
+    copy = next((each for each in copies if each.is_file()), None)
+    return copy if copy and file.is_file() and copy.read_bytes() != file.read_bytes() else None
 
 
 def parted(source: str) -> tuple[str, str]:

@@ -96,7 +96,7 @@ def check_fingerprint(workload: Workload, known: dict[str, str]) -> None:
     """Refuse data that aren't those of a run, as far as the workload can tell."""
     for name, value in workload.fingerprint().items():
         if known.get(name, value) != value:
-            raise ConfigError(f"workload={workload.source}: its {name} isn't the run's any more, whose numbers would stand for something else; "
+            raise ConfigError(f"workload={workload.source}: its data ({name} of the fingerprint) aren't the run's any more, whose numbers would stand for something else; "
                               "give the data that the run was trained on")  # fmt: skip
 
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 
-def difference(a: Any, b: Any, place: str = "") -> str | None:
-    """Where two nested values differ, such as `.x[0]`; None where they don't."""
+def difference(a: Any, b: Any, place: str = "", form: bool = False) -> str | None:
+    """Where two nested values differ, such as `.x[0]`; None where they don't. `form`: in types and keys alone."""
     if type(a) is not type(b):
         return place or "its type"
+    if form and not isinstance(a, (dict, list, tuple)) and not dataclasses.is_dataclass(a):
+        return None
     if isinstance(a, Tensor):
         same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a) if a.is_floating_point() else a,
                                                                          torch.nan_to_num(b) if b.is_floating_point() else b)  # fmt: skip
@@ -26,11 +28,11 @@ def difference(a: Any, b: Any, place: str = "") -> str | None:
             return place or "its keys"
         pairs = [(f"{place}[{key!r}]", a[key], b[key]) for key in a]
     elif isinstance(a, (list, tuple)):
-        if len(a) != len(b):
+        if len(a) != len(b) and not form:
             return place or "its length"
         pairs = [(f"{place}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b))]
     elif dataclasses.is_dataclass(a):
         pairs = [(f"{place}.{item.name}", getattr(a, item.name), getattr(b, item.name)) for item in dataclasses.fields(a)]
     elif isinstance(a, (int, float, str, bool, type(None))):
         return None if a == b or (a != a and b != b) else place or "a value"
-    return next((found for name, x, y in pairs if (found := difference(x, y, name)) is not None), None)
+    return next((found for name, x, y in pairs if (found := difference(x, y, name, form)) is not None), None)

@@ -39,32 +39,63 @@ def measured(workload: Workload, module: nn.Module, split: Sequence[Any], device
     Raises:
         ConfigError: a metric is missing.
     """
-    if workload.defines("evaluate") or not workload.resamples:
+    if workload.defines("evaluate"):
         return Measured(checked(workload, quietly(module, lambda: workload.evaluate(module, split, device))))
-    rows = quietly(module, lambda: workload.predict(module, split, device))
-    metrics = checked(workload, workload.measure(rows))
+    rows = predicted(workload, module, split, device)
+    metrics = checked(workload, workload.measure(rows), "measure")
+    if not workload.resamples:
+        return Measured(metrics)
     scores = resampled(rows, lambda drawn: [workload.score(workload.measure(drawn))], 1, resamples=workload.resamples)
     return Measured(metrics, scores[:, 0].tolist())
 
 
-def checked(workload: Workload, found: Any) -> dict[str, float]:
-    """What a workload measured, if every declared metric is there as a number."""
+def predicted(workload: Workload, module: nn.Module, split: Sequence[Any], device: torch.device) -> list[dict[str, Any]]:
+    """Rows of a workload's predictions, one for each example at least.
+
+    Raises:
+        ConfigError: they are none, or too few.
+    """
+    rows = quietly(module, lambda: workload.predict(module, split, device))
+    good = isinstance(rows, (list, tuple)) and all(isinstance(row, dict) for row in rows)
+    odd = next((row for row in rows if not isinstance(row, dict)), rows) if isinstance(rows, (list, tuple)) else rows
+    check(good, "workload", workload.source, f"predict gave {_a(odd)}; return a list of dictionaries, one for each example")
+    check(
+        len(rows) >= len(split),
+        "workload",
+        workload.source,
+        f"predict gave {len(rows)} rows for {len(split)} examples; return one for each",
+    )
+    for row in rows:
+        correct, quality = row.get("correct"), row.get("quality")
+        check(correct is None or isinstance(correct, (bool, np.bool_)) or (isinstance(correct, (int, float, np.number)) and correct in (0, 1)),
+              "workload", workload.source, f"predict gave a row with correct = {correct!r}; give True or False")  # fmt: skip
+        check(quality is None or isinstance(quality, (int, float, np.number)),
+              "workload", workload.source, f"predict gave a row with quality = {quality!r}; give a number")  # fmt: skip
+    return list(rows)
+
+
+def _a(x: Any) -> str:
+    return "None" if x is None else f"a {type(x).__name__}"
+
+
+def checked(workload: Workload, found: Any, member: str = "evaluate") -> dict[str, float]:
+    """What `member` of a workload measured, if every declared metric is there as a number."""
     check(
         isinstance(found, dict),
         "workload",
         workload.source,
-        f"evaluate gave a {type(found).__name__}; return a value for each metric, by name",
+        f"{member} gave {_a(found)}; return a value for each metric, by name",
     )
     for name in workload.metrics:
         check(
             name in found,
             "workload",
             workload.source,
-            f"evaluate gave no {name}, but {', '.join(found) or 'nothing'}; return every declared metric",
+            f"{member} gave no {name}, but {', '.join(found) or 'nothing'}; return every declared metric",
         )
     for name, value in found.items():
         number = isinstance(value, (int, float, np.number)) or (isinstance(value, torch.Tensor) and value.numel() == 1)
-        check(number, "workload", workload.source, f"evaluate gave {name} = {value!r}; return a number")
+        check(number, "workload", workload.source, f"{member} gave {name} = {value!r}; return a number")
     return {name: float(value) for name, value in found.items()}
 
 
@@ -104,8 +135,20 @@ def saved_module(config: Config, weights: Path, device: torch.device = torch.dev
 
 def measured_saved(config: Config, weights: Path, split: str, device: torch.device) -> Measured:
     """`measured` of saved weights."""
-    module = saved_module(config, weights, device)
-    return measured(config.workload, module, examples(config.workload, split), device)
+    module, found = saved_module(config, weights, device), examples(config.workload, split)
+    return finite(config.workload, measured(config.workload, module, found, device), f"{len(found)} {split} examples")
+
+
+def finite(workload: Workload, found: Measured, where: str) -> Measured:
+    """`found`, whose score is finite: weights that were the best on validation give no other.
+
+    Raises:
+        ConfigError: names the metric.
+    """
+    name = next(iter(workload.metrics))
+    check(bool(np.isfinite(found.metrics[name])), "workload", workload.source,
+          f"{name} is {found.metrics[name]} on {where}; mend these examples, or what measures them")  # fmt: skip
+    return found
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], origin: Path) -> None:

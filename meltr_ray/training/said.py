@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from meltr_ray.config.declared import NAME
 from meltr_ray.config.user_code import called
@@ -18,20 +17,26 @@ from meltr_ray.workload import Workload
 def check_said(workload: Workload) -> None:
     """What the report and a checkpoint take from a workload has the form that they need."""
 
-    def checked(member: str, good: Callable[[Any], bool], wanted: str) -> None:
+    def checked(member: str, fault_in: Callable[[Any], str | None], wanted: str) -> None:
         found = called(workload, member, getattr(workload, member))
-        said = f"a {type(found).__name__}" if isinstance(found, (str, dict, list, tuple)) and not isinstance(found, str) else repr(found)
-        check(called(workload, member, lambda: good(found)), "workload", workload.source, f"{member} gave {said}; return {wanted}")
+        fault = called(workload, member, lambda: fault_in(found))
+        check(fault is None, "workload", workload.source, f"{member} gave {fault}; return {wanted}")
 
-    checked("title", lambda x: isinstance(x, str) and NAME.fullmatch(x) is not None, "a name of letters, digits, _ and -, for folders")
-    checked("caveats", lambda x: isinstance(x, (list, tuple)) and all(isinstance(each, str) for each in x), "a list of sentences")
-    checked(
-        "fingerprint", lambda x: isinstance(x, dict) and all(isinstance(each, str) for each in x.values()), "a dictionary, name -> text"
-    )
-    checked("fingerprint", lambda x: x == workload.fingerprint(), "the same at every call, as it tells whether data are the same")
-    checked("describe", lambda x: isinstance(x, dict) and bool(json.dumps(x)), "a dictionary, with `name` and `description`")
-    checked("baselines", _nested_numbers, "{split: {name: {metric: number}}}")
+    checked("title", _in_title, "a name of letters, digits, _ and -, for folders")
+    checked("caveats", _in_sentences, "a list of sentences")
+    checked("fingerprint", _in_checksums, "a dictionary, name -> text")
+    checked("describe", _in_description, "a dictionary, with `name` and `description`")
+    checked("baselines", _in_baselines, "{split: {name: {metric: number}}}")
+    check_fingerprint_stays(workload)
     check_baselines(workload)
+
+
+def check_fingerprint_stays(workload: Workload) -> None:
+    """It tells whether data are the same, so the same data give it again."""
+    first, again = (called(workload, "fingerprint", workload.fingerprint) for _ in range(2))
+    other = sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name))
+    check(not other, "workload", workload.source, f"fingerprint gave two texts for {', '.join(other)}; return the same at every call, "
+          "as it tells whether data are the same")  # fmt: skip
 
 
 def check_baselines(workload: Workload) -> None:
@@ -48,8 +53,37 @@ def check_baselines(workload: Workload) -> None:
             )
 
 
-def _nested_numbers(x: Any) -> bool:
-    named = list(x.values()) if isinstance(x, dict) else [None]
-    values = [each for one in named for each in (one.values() if isinstance(one, dict) else [None])]
-    numbers = [number for each in values for number in (each.values() if isinstance(each, dict) else [None])]
-    return all(isinstance(number, (int, float)) and np.isfinite(number) for number in numbers)
+def _in_title(x: Any) -> str | None:
+    return None if isinstance(x, str) and NAME.fullmatch(x) else repr(x)
+
+
+def _in_sentences(x: Any) -> str | None:
+    if not isinstance(x, (list, tuple)):
+        return _shown(x)
+    return next((_shown(each) for each in x if not isinstance(each, str)), None)
+
+
+def _in_checksums(x: Any) -> str | None:
+    if not isinstance(x, dict):
+        return _shown(x)
+    return next((f"{_shown(each)} for {name!r}" for name, each in x.items() if not isinstance(each, str)), None)
+
+
+def _in_description(x: Any) -> str | None:
+    return None if isinstance(x, dict) and json.dumps(x) else _shown(x)
+
+
+def _in_baselines(x: Any, depth: int = 0, place: str = "") -> str | None:
+    """Dictionaries down to the numbers, three of them."""
+    where = f" for {place}" if place else ""
+    if depth == 3:
+        return (
+            None if isinstance(x, (int, float)) and math.isfinite(x) else f"{_shown(x)}{where}, where a finite number of Python's is needed"
+        )
+    if not isinstance(x, dict):
+        return f"{_shown(x)}{where}"
+    return next((fault for name, each in x.items() if (fault := _in_baselines(each, depth + 1, f"{place}[{name!r}]"))), None)
+
+
+def _shown(x: Any) -> str:
+    return f"a {type(x).__name__}" if isinstance(x, (dict, list, tuple, bytes)) else repr(x)

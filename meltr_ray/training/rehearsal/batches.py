@@ -14,7 +14,9 @@ from meltr_ray.config.user_code import called, in_words
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.training.batches import Batches
 from meltr_ray.training.difference import difference
+from meltr_ray.training.loss_vector import WithControl
 from meltr_ray.training.rehearsal.seeds import seeded_by_the_run
+from meltr_ray.training.tensors import tensors
 from meltr_ray.workload import Workload
 
 SECONDS_OF_BATCHES = 0.5
@@ -33,12 +35,14 @@ def check_batches(config: Config) -> Any:
         check_control(workload, batches)
     member = "control" if batches.with_control else "batch"
     batch, again = (seeded_by_the_run(workload, member, lambda: batches[0]) for _ in range(2))
+    check_tensors(workload, batch)
     where = difference(batch, again)
     check(
         where is None,
         "workload",
         workload.source,
-        f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`",
+        f"two batches of equal examples and generators differ{f' in {where}' if where else ''}; draw all that is random from `generator`, "
+        "and leave the examples as they are",
     )
     where = difference(batch, called(workload, member, lambda: made()[0]))
     check(
@@ -57,6 +61,17 @@ def check_batches(config: Config) -> Any:
     return batch
 
 
+def check_tensors(workload: Workload, batch: Any) -> None:
+    """There is something, and its tensors are plain values."""
+    check(batch is not None, "workload", workload.source, "batch gave None; return what forward takes")
+    for place, x in tensors(tuple(batch) if isinstance(batch, WithControl) else batch):
+        check(
+            not x.is_meta, "workload", workload.source, f"batch gave a tensor on the meta device{place and f' in {place}'}; give it a value"
+        )
+        check(not x.requires_grad, "workload", workload.source,
+              f"batch gave a tensor that asks for a gradient{place and f' in {place}'}; detach it, or make it a weight of the module")  # fmt: skip
+
+
 def check_sent(workload: Workload, batch: Any) -> None:
     """A batch reaches the training process from one that makes batches; what doesn't would be waited for without end."""
     try:
@@ -68,8 +83,9 @@ def check_sent(workload: Workload, batch: Any) -> None:
 
 def check_control(workload: Workload, batches: Batches) -> None:
     """The control's batch is another one, and the batch that it is made of stays as it was."""
-    drawn = [batches.examples[number] for number in range(batches.batch_size)]
+    drawn = called(workload, "examples", lambda: [batches.examples[number] for number in range(batches.batch_size)])
     batch = called(workload, "batch", lambda: workload.batch(drawn, np.random.default_rng(0)))
+    check_tensors(workload, batch)
     before = copy.deepcopy(batch)
     permuted = called(workload, "control", lambda: workload.control(batch, np.random.default_rng(0)))
     where = difference(before, batch)
@@ -79,9 +95,16 @@ def check_control(workload: Workload, batches: Batches) -> None:
         workload.source,
         f"control changes {where or 'the batch'} of the batch that it is given, whose own targets are trained on; change a copy",
     )
+    where = difference(batch, permuted, form=True)
+    check(
+        where is None,
+        "workload",
+        workload.source,
+        f"control gave a batch of another form, in {where}; return one like that which it is given, with the targets of other examples",
+    )
     check(
         difference(batch, permuted) is not None,
         "workload",
         workload.source,
-        "control gave the batch as it is; permute its targets among examples",
+        "control gave the batch as it is; permute its targets among its examples, of which batch has to keep more than one",
     )

@@ -18,7 +18,7 @@ from meltr_ray.training.fits import check_fits
 from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.rehearsal.batches import check_batches
 from meltr_ray.training.rehearsal.evaluation import check_evaluation
-from meltr_ray.training.rehearsal.losses import check_losses, check_meta_step, check_own_combiner, may_be_refused
+from meltr_ray.training.rehearsal.losses import check_flat, check_losses, check_meta_step, check_own_combiner, may_be_refused
 from meltr_ray.training.rehearsal.module import check_made_anew, check_module, check_unchanged
 from meltr_ray.training.rehearsal.owners import used_by_their_owners
 from meltr_ray.training.rehearsal.seeds import SEED, seeded_by_the_run
@@ -43,15 +43,15 @@ def check_all(configs: Iterable[Config]) -> None:
         if known is None:
             known = {split: len(examples(config.workload, split)) for split in SPLITS}
             sizes.append((settings, known))
+            check(
+                known["validation"] > 0,
+                "workload",
+                config.workload.source,
+                "has no validation example; return some from examples('validation')",
+            )
             check_said(config.workload)
         for split in ["train"] + ["meta"] * config.draws_from_meta:
             check_enough(config.workload, split, known[split], config.train.batch_size, max(1, config.train.num_workers))
-        check(
-            known["validation"] > 0,
-            "workload",
-            config.workload.source,
-            "has no validation example; return some from examples('validation')",
-        )
         deepspeed_settings(config)
         products = (config.aid.solver, config.aid.product, config.aid.hessian_product) if may_be_refused(config) else None
         key = (settings, config.tuning, config.engine.zero_stage == 3, config.combiner.name, products)
@@ -80,15 +80,16 @@ def rehearse(config: Config) -> None:
         check_module(workload, module)
         check_made_anew(config, module)
         prepare_for_tuning(module, config)
+        before = {name: (p.requires_grad, p.detach().clone()) for name, p in module.named_parameters()}
         batch = check_batches(config)
         model = LossVector(module, workload).train()
-        check_losses(config, model, batch)
+        flat = check_losses(config, model, batch)
+        check_flat(config, model, flat)
         if config.combiner.name == "own":
             check_own_combiner(config, model, batch)
         if may_be_refused(config):
             check_meta_step(config, model, batch)
-        before = {name: (p.requires_grad, p.detach().clone()) for name, p in module.named_parameters()}
-        with used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
+        with torch.no_grad(), used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
             called(workload, "module", lambda: model(batch))
             metrics = check_evaluation(workload, module)
         check_unchanged(workload, module, before)

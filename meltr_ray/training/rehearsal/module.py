@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from meltr_ray.config import Config
 from meltr_ray.config.user_code import called
@@ -25,6 +26,8 @@ def check_module(workload: Workload, module: nn.Module) -> None:
         "none of the module's parameters requires a gradient; leave those that are to be trained unfrozen",
     )
     for name, p in trained:
+        check(not isinstance(p, UninitializedParameter), "workload", workload.source,
+              f"{name} has no shape before a first forward; take a layer that is given its input's size")  # fmt: skip
         check(not p.is_meta, "workload", workload.source, f"{name} is on the meta device; give it a value")
         check(bool(p.isfinite().all()), "workload", workload.source, f"{name} has a number that is not finite; give it others")
         check(
@@ -75,6 +78,9 @@ def check_made_anew(config: Config, module: nn.Module) -> None:
 def check_unchanged(workload: Workload, module: nn.Module, before: dict[str, tuple[bool, Tensor]]) -> None:
     """Its weights are those of `before`, by name (whether it trains, value)."""
     weights = dict(module.named_parameters())
+    left = next((name for name, p in weights.items() if p.grad is not None), None)
+    check(left is None, "workload", workload.source,
+          f"a forward or an evaluation leaves a gradient on {left}; call backward nowhere, training sees to it")  # fmt: skip
     other = sorted(name for name in weights.keys() | before.keys()
                    if name not in weights or name not in before or weights[name].requires_grad != before[name][0]
                    or not torch.equal(weights[name], before[name][1]))  # fmt: skip

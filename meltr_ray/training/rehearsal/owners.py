@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.loss_vector import PREFIX
+from meltr_ray.training.tensors import tensors
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def used_by_their_owners(model: nn.Module) -> Iterator[None]:
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-            for p in _tensors([args, kwargs or {}]):
+            for _, p in tensors([args, kwargs or {}]):
                 name, whose = owners.get(id(p), ("", []))
                 if whose and not any(owner is at for owner in whose for at in active) and not within_torch(whose):
                     raise ConfigError(f"engine.zero_stage=3: {name} is used outside the forward of the module that owns it, "
@@ -45,11 +46,3 @@ def used_by_their_owners(model: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _tensors(x: Any) -> list[Tensor]:
-    if isinstance(x, Tensor):
-        return [x]
-    if isinstance(x, dict):
-        x = list(x.values())
-    return [t for each in x for t in _tensors(each)] if isinstance(x, (list, tuple)) else []

@@ -11,14 +11,10 @@ from torch import Tensor, nn
 from meltr_ray.config import Config
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import check
-from meltr_ray.training.evaluation import checked, quietly
 from meltr_ray.training.loss_vector import LossVector
-from meltr_ray.training.rehearsal.evaluation import some_of
+from meltr_ray.training.rehearsal.evaluation import CLOSE, metrics_of, some_of
 from meltr_ray.training.splits import examples
 from meltr_ray.training.tuning import prepare_for_tuning
-
-CLOSE = 1e-4
-"""Relative difference up to which two values of one function are alike."""
 
 
 def check_structure(config: Config, module: nn.Module, batch: Any, metrics: dict[str, float]) -> None:
@@ -46,8 +42,7 @@ def check_structure(config: Config, module: nn.Module, batch: Any, metrics: dict
         torch.set_rng_state(generator)
         return called(workload, "module", lambda: LossVector(each, workload).train()(batch).tolist())
 
-    again = checked(workload, called(workload, "evaluate", lambda: quietly(
-        found, lambda: workload.evaluate(found, some_of(examples(workload, "validation")), torch.device("cpu")))))  # fmt: skip
+    again = metrics_of(workload, found, some_of(examples(workload, "validation")), torch.device("cpu"))
     pairs = [(name, metrics[name], again[name]) for name in workload.metrics]
     with torch.no_grad():
         pairs += [("its losses", a, b) for a, b in zip(losses_of(module), losses_of(found))]
