@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def copied(x: Any) -> Any:
+    """A deep copy, to compare with later; the value itself where it holds what can't be copied."""
+    try:
+        return copy.deepcopy(x)
+    except Exception:  # whatever the classes of a user's values raise
+        return x
 
 
 def difference(a: Any, b: Any, place: str = "", form: bool = False) -> str | None:

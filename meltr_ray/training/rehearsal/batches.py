@@ -13,7 +13,7 @@ from meltr_ray.config import Config
 from meltr_ray.config.user_code import called, in_words
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.training.batches import Batches
-from meltr_ray.training.difference import difference
+from meltr_ray.training.difference import copied, difference
 from meltr_ray.training.loss_vector import WithControl
 from meltr_ray.training.rehearsal.seeds import seeded_by_the_run
 from meltr_ray.training.tensors import tensors
@@ -86,7 +86,7 @@ def check_control(workload: Workload, batches: Batches) -> None:
     drawn = called(workload, "examples", lambda: [batches.examples[number] for number in range(batches.batch_size)])
     batch = called(workload, "batch", lambda: workload.batch(drawn, np.random.default_rng(0)))
     check_tensors(workload, batch)
-    before = copy.deepcopy(batch)
+    before = copied(batch)
     permuted = called(workload, "control", lambda: workload.control(batch, np.random.default_rng(0)))
     where = difference(before, batch)
     check(

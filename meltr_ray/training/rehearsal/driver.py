@@ -17,8 +17,9 @@ from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.fits import check_fits
 from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.rehearsal.batches import check_batches
+from meltr_ray.training.rehearsal.combiner import check_meta_step, check_own_combiner, may_be_refused
 from meltr_ray.training.rehearsal.evaluation import check_evaluation
-from meltr_ray.training.rehearsal.losses import check_flat, check_losses, check_meta_step, check_own_combiner, may_be_refused
+from meltr_ray.training.rehearsal.losses import check_flat, check_losses
 from meltr_ray.training.rehearsal.module import check_made_anew, check_module, check_unchanged
 from meltr_ray.training.rehearsal.owners import used_by_their_owners
 from meltr_ray.training.rehearsal.seeds import SEED, seeded_by_the_run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import check
-from meltr_ray.training.difference import difference
+from meltr_ray.training.difference import copied, difference
 from meltr_ray.training.evaluation import checked, predicted, quietly
 from meltr_ray.training.splits import Part, examples
 from meltr_ray.workload import Workload
@@ -90,7 +89,7 @@ def check_rows(workload: Workload, rows: list[dict[str, Any]]) -> None:
     """`measure` leaves them as they are."""
     if not workload.defines("measure"):
         return
-    before = copy.deepcopy(rows)
+    before = copied(rows)
     called(workload, "measure", lambda: workload.measure(rows))
     where = difference(before, rows)
     check(where is None, "workload", workload.source, f"measure changes its rows{f' in {where}' if where else ''}; leave them as they are")
