@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -119,7 +121,7 @@ def _steps(axis: Axes) -> None:
 
 def learning_curves(sweep: Sweep) -> Figure | None:
     """Validation score of the compared arms over steps and over seconds: thin lines seeds, thick line their mean."""
-    figure, axes = _figure(9, 3.8, 2, sharey=True)
+    figure, axes = _figure(9, 4, 2, sharey=True)
     drawn: list[float] = []
     for axis, column in zip(axes, ("step", "seconds")):
         for arm in sweep.compared:
@@ -140,7 +142,7 @@ def learning_curves(sweep: Sweep) -> Figure | None:
     axes[1].set_xlabel("Training time (s)")
     _draw_floors(sweep, axes, min(drawn), max(drawn))
     axes[0].set_ylabel(f"Validation {_score_label(sweep)}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return figure
 
 
@@ -149,17 +151,20 @@ def _draw_floors(sweep: Sweep, axes: list[Axes], low: float, high: float) -> Non
     room = AWAY * ((high - low) or abs(high) or 1.0)
     floors = _floors(sweep)
     near = [value for value in floors.values() if low - room <= value <= high + room]
+    beyond: dict[str, list[str]] = {"above": [], "below": []}
     for (name, value), dash in zip(floors.items(), DASHES):
         if value in near:
             for axis in axes:
                 axis.axhline(value, color=INK, lw=1.1, ls=dash, label=name)
             continue
         side = "above" if value > high else "below"
+        beyond[side].append(name)
         axes[0].plot([], [], color=INK, lw=1.1, ls=dash, label=f"{name}: {measured(sweep.metric, value)}, {side} what is shown")
-        for axis in axes:
-            height = 0.98 if side == "above" else 0.02
-            axis.text(0.99, height, f"{name} {'↑' if side == 'above' else '↓'}", color=INK, fontsize=8.5, ha="right",
-                      va="top" if side == "above" else "bottom", transform=axis.transAxes)  # fmt: skip
+    for (names, arrow, height, end), axis in itertools.product(
+        ((beyond["above"], "↑", 0.98, "top"), (beyond["below"], "↓", 0.02, "bottom")), axes
+    ):
+        if names:
+            axis.text(0.99, height, f"{', '.join(names)} {arrow}", color=INK, fontsize=8.5, ha="right", va=end, transform=axis.transAxes)
     pad = 0.1 * (max([high, *near]) - min([low, *near]))
     if pad:
         axes[0].set_ylim(min([low, *near]) - pad, max([high, *near]) + pad)
