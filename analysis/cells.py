@@ -10,19 +10,10 @@ import numpy as np
 from analysis import tables
 from analysis.ledger import ledger
 from analysis.tables import Sweep
+from meltr_ray.results.numbers import DASH, number
 
 PLAIN_NAMES = {"meltr": "MELTR", "uniform": "uniform weights", "primary_only": "the primary loss alone", "best": "the best set"}
-DASH = "–"
 STATUSES = ("finished", "diverged", "failed", "stopped", "running")
-
-
-def number(value: Any, digits: int = 1, sign: bool = False) -> str:
-    """`+1.3`, with a true minus sign, or a dash where there is no number."""
-    if value is None or not np.isfinite(value):
-        return DASH
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    text = text.lstrip("+-") if float(text) == 0 else text
-    return text.replace("-", "−")
 
 
 def p_value(p: float) -> str:

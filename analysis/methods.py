@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from analysis import chosen, statistics, tables
+from analysis.screening_text import count
 from analysis.tables import Sweep
 
 LEVEL = f"{100 * statistics.CONFIDENCE:.0f} %"
@@ -35,6 +36,7 @@ def _lower(sweep: Sweep) -> str:
 
 def _screening(sweep: Sweep) -> list[str]:
     known = sweep.about.get("screening") or {}
+    helps, harms = ("above", "below") if sweep.metric.higher else ("below", "above")
     return [
         f"Design: {known.get('kind', sweep.plan.design)} of {', '.join(known.get('losses', []))}, every loss at weight 1, the primary loss in every row, "
         "all rows with the same seeds, so that initial weights, data order and masks are paired. A score is the best on validation of a run.",
@@ -42,7 +44,7 @@ def _screening(sweep: Sweep) -> list[str]:
         "spread of these over seeds, never the scatter of all runs together: losses help by more with one seed than with another.",
         "Intervals: one family that holds together at 95 %, of every loss's average effect, of its change from beside the primary to the full set, "
         "and of both effects of each control; see docs/screening.md for how, and for what a simulation says of its errors.",
-        f"Verdict, from the interval that is shown: above 0 helps, below 0 harms, within {sweep.margin:g} of 0 makes no difference of that size, else "
+        f"Verdict, from the interval that is shown: {helps} 0 helps, {harms} 0 harms, within {sweep.margin:g} of 0 makes no difference of that size, else "
         "undecided. A loss depends on another where its effect beside the primary and that in the full set differ for sure and by more than the margin.",
         "Best set: the losses that help. It was chosen on the screening's seeds and is judged on fresh ones alone, against each arm in the order "
         "given; Student's interval.",
@@ -62,9 +64,8 @@ def _pairs(sweep: Sweep) -> str:
 def _test(sweep: Sweep) -> str:
     tested = sweep.rows[sweep.rows.split == "test"].groupby("trial").size()
     twice = int((tested > 1).sum())
-    count = f"{len(tested)} trials have a score on the test split, {twice or 'none'} of them more than one." if len(tested) else (
-        "No trial has been scored on it yet.")  # fmt: skip
-    return f"Test split, equal steps: one score a trial, once, with the weights of its best validation step. {count}"
+    scored = f"Scored so far: {count(len(tested), 'trial')}, {twice or 'none'} of them more than once."
+    return f"Test split, equal steps: one score a trial, once, with the weights of its best validation step. {scored}"
 
 
 def _budgets(sweep: Sweep) -> str:
@@ -73,7 +74,7 @@ def _budgets(sweep: Sweep) -> str:
         "times; each side is given its best validation score at or before it. Training time includes meta steps and leaves out "
         "evaluation and checkpoints. The schedule of the learning rate was laid out for the full run, so a side that is cut "
         "short is at a disadvantage."
-        + (f" Up to {sweep.plan.max_concurrent} trials ran at the same time." if sweep.plan.max_concurrent else "")
+        + (f" At most {count(sweep.plan.max_concurrent, 'trial')} ran at a time." if sweep.plan.max_concurrent else "")
     )
 
 
@@ -82,7 +83,7 @@ def _interval() -> str:
         f"Interval: {LEVEL} bootstrap of the mean difference, BCa, or percentile where BCa is undefined (equal differences); "
         f"{statistics.RESAMPLES} resamples, fixed seed. A bootstrap of a few pairs is too short, as it can't leave the range of "
         "what was seen; Student's t interval, the thin bar in the figures, is given beside it and is the safer one. Both are "
-        "over seeds with the clips of the split held fixed: they do not say how another sample of clips would differ."
+        "over seeds with the examples of the split held fixed: they do not say how another sample of them would differ."
     )
 
 

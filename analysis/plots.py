@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis import tables
+from analysis.screening_text import count
 from analysis.tables import Sweep
+from meltr_ray.results.numbers import measured
 
 OKABE_ITO = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5D3A9B"]
 """Okabe and Ito's palette, safe for the colour-blind; its yellow, too pale for lines on white, is replaced."""
 INK, FAINT = "#222222", "#999999"
 DASHES = ["--", ":", "-."]
 DOTS_PER_INCH = 144
+AWAY = 0.5
+"""Baselines that lie further from the curves, as a share of the curves' range, are named at the edge: to scale they would squeeze the curves."""
 PANELS = 4
 """Beside each other in a figure; more stand below."""
 STYLE = {
@@ -106,11 +113,17 @@ def paired_differences(sweep: Sweep) -> Figure | None:
     return figure
 
 
+def _steps(axis: Axes) -> None:
+    """Name an axis of steps, of which there are whole ones only."""
+    axis.set_xlabel("Optimiser steps")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def learning_curves(sweep: Sweep) -> Figure | None:
     """Validation score of the compared arms over steps and over seconds: thin lines seeds, thick line their mean."""
-    figure, axes = _figure(9, 3.8, 2, sharey=True)
-    drawn = 0
-    for axis, column, label in zip(axes, ("step", "seconds"), ("Optimiser steps", "Training time (s)")):
+    figure, axes = _figure(9, 4, 2, sharey=True)
+    drawn: list[float] = []
+    for axis, column in zip(axes, ("step", "seconds")):
         for arm in sweep.compared:
             colour, mine = _colour(sweep, arm), tables.arm_trials(sweep, arm)
             names = mine.trial[mine.status == "finished"]
@@ -119,16 +132,42 @@ def learning_curves(sweep: Sweep) -> Figure | None:
                 axis.plot(one[column], sweep.metric.score(one.score), color=colour, lw=0.7, alpha=0.35)
             by_step = rows.groupby("step")
             mean = by_step[["seconds", "score"]].mean()[by_step.trial.nunique() == len(names)]
-            drawn += len(rows)
+            drawn += sweep.metric.score(rows.score[np.isfinite(rows.score)]).tolist()
             axis.plot(mean.index if column == "step" else mean.seconds, sweep.metric.score(mean.score), color=colour, lw=2.3, marker="o", ms=3.5,
                       label=f"{arm} (n = {len(names)})")  # fmt: skip
-        for (name, value), dash in zip(_floors(sweep).items(), DASHES):
-            axis.axhline(value, color=INK, lw=1.1, ls=dash, label=name)
-        axis.set_xlabel(label)
         axis.set_xlim(left=0)
+    if not drawn:
+        return None
+    _steps(axes[0])
+    axes[1].set_xlabel("Training time (s)")
+    _draw_floors(sweep, axes, min(drawn), max(drawn))
     axes[0].set_ylabel(f"Validation {_score_label(sweep)}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=9, frameon=False)
-    return figure if drawn else None
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
+def _draw_floors(sweep: Sweep, axes: list[Axes], low: float, high: float) -> None:
+    """A line each; of those too far from curves between `low` and `high`, the value at the edge that they lie beyond."""
+    room = AWAY * ((high - low) or abs(high) or 1.0)
+    floors = _floors(sweep)
+    near = [value for value in floors.values() if low - room <= value <= high + room]
+    beyond: dict[str, list[str]] = {"above": [], "below": []}
+    for (name, value), dash in zip(floors.items(), DASHES):
+        if value in near:
+            for axis in axes:
+                axis.axhline(value, color=INK, lw=1.1, ls=dash, label=name)
+            continue
+        side = "above" if value > high else "below"
+        beyond[side].append(name)
+        axes[0].plot([], [], color=INK, lw=1.1, ls=dash, label=f"{name}: {measured(sweep.metric, value)}, {side} what is shown")
+    for (names, arrow, height, end), axis in itertools.product(
+        ((beyond["above"], "↑", 0.98, "top"), (beyond["below"], "↓", 0.02, "bottom")), axes
+    ):
+        if names:
+            axis.text(0.99, height, f"{', '.join(names)} {arrow}", color=INK, fontsize=8.5, ha="right", va=end, transform=axis.transAxes)
+    pad = 0.1 * (max([high, *near]) - min([low, *near]))
+    if pad:
+        axes[0].set_ylim(min([low, *near]) - pad, max([high, *near]) + pad)
 
 
 def _floors(sweep: Sweep) -> dict[str, float]:
@@ -143,7 +182,7 @@ def _floors(sweep: Sweep) -> dict[str, float]:
 def slopes(sweep: Sweep) -> Figure | None:
     """Slope of each loss over training: mean over the seeds, band from the least to the greatest; controls dashed."""
     table, (primary, genuine, planted) = tables.slopes(sweep), tables.losses_of(sweep)
-    if table.empty:
+    if table.empty or tables.are_fixed(table):
         return None
     figure, (axis,) = _figure(9, 4.2)
     lines = [(primary, INK, "-"), *((loss, colour, "-") for loss, colour in zip(genuine, OKABE_ITO)),
@@ -158,8 +197,9 @@ def slopes(sweep: Sweep) -> Figure | None:
     order = np.argsort([-table.groupby("step")[loss].mean().iloc[-1] for loss, *_ in lines])
     figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside right center", frameon=False,
                   title="highest at the end first", title_fontsize=9)  # fmt: skip
-    axis.set(xlabel="Optimiser steps", ylabel="Slope d g(l) / d l")
-    _title(axis, f"{sweep.ours}, n = {table.seed.nunique()} seeds")
+    _steps(axis)
+    axis.set_ylabel("Slope d g(l) / d l")
+    _title(axis, f"{sweep.ours}, {count(table.seed.nunique(), 'seed')}")
     return figure
 
 

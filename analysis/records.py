@@ -44,6 +44,8 @@ class Sweep:
     """Split -> `chance` or `ridge` -> metric -> value."""
     absent: list[str] = field(default_factory=list)
     """Files of the folder that are missing, and what that costs."""
+    unevaluated: list[str] = field(default_factory=list)
+    """Trials that were begun and have no row of the table."""
 
     @property
     def metric(self) -> Metric:
@@ -99,6 +101,11 @@ class Sweep:
             return self.about["confirmation"] if self.confirmed else [NONE, ALL]
         return list(dict.fromkeys([self.plan.ours, *self.plan.baselines]))
 
+    @property
+    def status_unevaluated(self) -> str:
+        """Of a trial without a row."""
+        return "stopped" if self.about.get("ended") else "running"
+
     @cached_property
     def trials(self) -> pd.DataFrame:
         return _trials(self.rows, self.metric)
@@ -130,7 +137,8 @@ def load(folder: str | Path) -> Sweep:
     names = {item.name for item in dataclasses.fields(SweepConfig)}
     plan = SweepConfig(**{name: about.pop(name) for name in names & set(about)})
     metrics = {name: Metric(**known) for name, known in about.pop("metrics", {}).items()} or dict(UNKNOWN)
-    return Sweep(table.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent)
+    begun = {path.parent.name for path in folder.glob("trials/*/config.yaml")} - set(table["trial"].to_pylist())
+    return Sweep(table.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent, sorted(begun))
 
 
 def column(rows: pd.DataFrame, name: str) -> pd.Series:

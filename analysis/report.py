@@ -23,6 +23,7 @@ from analysis import agreement, cells, effect_plots, pages, plots, screening, sp
 from analysis.chosen import chosen_table
 from analysis.leaders import leaders_table, sentences
 from analysis.methods import methods
+from analysis.screening_text import count
 from analysis.signals import signals_table
 from analysis.standing import standing_table
 from analysis.tables import Sweep
@@ -38,7 +39,7 @@ def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
         return f"{who}: no pair of finished trials with the same seed yet, so no finding."
     difference = f"{cells.score(sweep, result.difference, True)} {sweep.points}".strip()
     bracket = cells.bracket(sweep, result.low, result.high) if "bootstrap" in result.interval else "(too few for an interval)"
-    pairs, p = f"{result.n} pair{'' if result.n == 1 else 's'}", cells.p_value(result.p_adjusted)
+    pairs, p = count(result.n, "pair"), cells.p_value(result.p_adjusted)
     after = table.index.get_loc(baseline)
     corrected = f" tested after {cells.plain_name(table.index[after - 1])}" if after else ""
     p = p if "<" in p else f"= {p}"
@@ -59,7 +60,7 @@ def answer(sweep: Sweep) -> list[str]:
     if seconds.n.iloc[0]:
         lines.insert(1, _finding(sweep, "seconds", seconds, table.index[0]))
     if more := len(table) - len(few):
-        lines.append(f"{more} more baselines: see the tables, the first of which says where each arm ends.")
+        lines.append(f"{count(more, 'more baseline')}: see the tables, the first of which says where each arm ends.")
     if sweep.plan.leaders:
         lines = [*sentences(sweep), *lines,
                  "The test split is scored in the leaders' runs on fresh seeds alone; the others are validation scores."]  # fmt: skip
@@ -67,7 +68,7 @@ def answer(sweep: Sweep) -> list[str]:
         lines.append("No pair of trials has test scores yet; validation scores are shown in their place.")
     n, least = table.n.iloc[0], table.least_p_adjusted.iloc[0]
     if n and least >= statistics.SIGNIFICANCE:
-        lines.append(f"With {n} pair{'s' * int(n > 1)} p can't fall below {cells.p_value(least)}, so no other "
+        lines.append(f"With {count(n, 'pair')} p can't fall below {cells.p_value(least)}, so no other "
                      "verdict than inconclusive was possible; more seeds are needed to find out.")  # fmt: skip
     return lines
 
@@ -86,7 +87,7 @@ class Section:
     title: str
     texts: list[str] = field(default_factory=list)
     figure: str | None = None
-    """PNG, base64."""
+    """Its name among the figures; what no section names isn't drawn."""
     caption: str = ""
     tables: list[cells.Table | None] = field(default_factory=list)
     items: list[str] = field(default_factory=list)
@@ -126,32 +127,40 @@ def _floors(sweep: Sweep) -> dict[str, bool]:
             above, below = mine.low > floor, mine.high < floor
             clears, fails = (above, below) if sweep.metric.higher else (below, above)
             side = "above" if above else "below"
-            ends = f"lies wholly {side if clears else side.upper()}" if clears or fails else "DOES NOT CLEAR"
-            what = "interval" if "bootstrap" in mine.interval else "range"
+            what = "interval of the mean" if "bootstrap" in mine.interval else "range of the seeds" if mine.n > 1 else "one seed"
+            lies = "lies" if what == "one seed" else "lies wholly"
+            ends = f"{lies} {side if clears else side.upper()}" if clears or fails else "DOES NOT CLEAR"
             means = f"{cells.score(sweep, mine.score)} against {cells.score(sweep, floor)}"
-            found[f"On {split}, the {what} of {cells.plain_name(sweep.ours)}'s mean {ends} {name}: {means}{sweep.better}."] = clears
+            found[f'On {split}, the {what} of {cells.plain_name(sweep.ours)} {ends} the baseline "{name}": {means}{sweep.better}.'] = clears
     return found
 
 
-def sections(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, str]) -> list[Section]:
+def sections(sweep: Sweep, one: screening.Screened | None) -> list[Section]:
     """The page after the answer; a part without data says so or is left out."""
     if sweep.screened:
-        return [*_of_screening(sweep, one, pictures), *_of_any(sweep, pictures)]
+        return [*_of_screening(sweep, one), *_of_any(sweep)]
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
     bars = "Dots: seeds. Diamond: mean. Thick bar: 95 % bootstrap interval. Thin bar: Student's."
     return [
         Section("Every arm", tables=[leaders_table(sweep), standing_table(sweep)]),
-        Section("Against the baselines", figure=pictures.get("paired_differences"), tables=tests,
+        Section("Against the baselines", figure="paired_differences", tables=tests,
                 caption=f"Paired differences, {sweep.ours} minus baseline; each panel has its own scale. {bars}"),
-        *_curves_and_floors(sweep, pictures),
-        Section("Which losses help", figure=pictures.get("leave_one_out"), tables=[cells.leave_one_out_table(sweep)],
+        *_curves_and_floors(sweep),
+        Section("Which losses help", figure="leave_one_out", tables=[cells.leave_one_out_table(sweep)],
                 caption=f"{sweep.ours} minus {sweep.ours} without it, paired by seed. "
                         f"{'Positive' if sweep.metric.higher else 'Negative'}: leaving it out hurts. {bars}"),
-        Section("What the combiner does with them", _controls_words(sweep), pictures.get("slopes"),
-                "Slope of each loss over training: mean, and band from the least to the greatest seed. Dashed: planted controls.",
-                [cells.controls_table(sweep)]),
-        *_of_any(sweep, pictures),
+        _combined(sweep),
+        *_of_any(sweep),
     ]  # fmt: skip
+
+
+def _combined(sweep: Sweep) -> Section:
+    title, table = "What the combiner does with them", cells.controls_table(sweep)
+    if tables.are_fixed(tables.slopes(sweep)):
+        return Section(title, ["No slope changes between evaluations, so none is drawn.", *_controls_words(sweep)], tables=[table])
+    return Section(title, _controls_words(sweep), "slopes",
+                   "Slope of each loss over training: mean, and band from the least to the greatest seed. Dashed: planted controls.",
+                   [table])  # fmt: skip
 
 
 def _learned(one: screening.Screened, arm: str) -> Section:
@@ -167,19 +176,19 @@ def _learned(one: screening.Screened, arm: str) -> Section:
     )
 
 
-def _of_screening(sweep: Sweep, one: screening.Screened | None, pictures: dict[str, str]) -> list[Section]:
-    found = [Section("Pairs of losses", figure=pictures["interactions"], caption="What either loss of a pair gives with the other in, minus what "
-                     "it gives with the other out, on average over the rest. Bars: plain 95 % intervals, each by itself.")] if "interactions" in pictures else []  # fmt: skip
+def _of_screening(sweep: Sweep, one: screening.Screened | None) -> list[Section]:
+    found = [Section("Pairs of losses", figure="interactions", caption="What either loss of a pair gives with the other in, minus what "
+                     "it gives with the other out, on average over the rest. Bars: plain 95 % intervals, each by itself.")] if one and one.found.interactions else []  # fmt: skip
     found += [_learned(one, arm) for arm in sweep.plan.arms if one and len(tables.slopes(sweep, arm))]
     if not sweep.confirmed:
-        return [*found, *_curves_and_floors(sweep, pictures)]
+        return [*found, *_curves_and_floors(sweep)]
     tests = [cells.comparison_table(sweep, how) for how in tables.HOW]
-    return [*found, Section("Confirmation on fresh seeds", figure=pictures.get("paired_differences"), tables=tests,
+    return [*found, Section("Confirmation on fresh seeds", figure="paired_differences", tables=tests,
                             caption="Paired differences, the best set minus each of the others; each panel has its own scale."),
-            *_curves_and_floors(sweep, pictures)]  # fmt: skip
+            *_curves_and_floors(sweep)]  # fmt: skip
 
 
-def _curves_and_floors(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+def _curves_and_floors(sweep: Sweep) -> list[Section]:
     split, _ = tables.sceptic(sweep)
     unknown = (
         f"{cells.plain_name(sweep.ours)} has no score yet."
@@ -187,22 +196,22 @@ def _curves_and_floors(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
         else f"Chance and closed forms are not known for {split}."
     )
     return [
-        Section("Learning curves", figure=pictures.get("learning_curves"),
+        Section("Learning curves", figure="learning_curves",
                 caption="Validation score over steps and over training time. Thin: each seed. Thick: mean over finished trials."),
         Section("For the sceptic", list(_floors(sweep)) or [unknown], tables=[cells.sceptic_table(sweep)]),
     ]  # fmt: skip
 
 
-def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+def _of_any(sweep: Sweep) -> list[Section]:
     seen = signals_table(sweep)
     return [
         *([Section("What held-out batches said", tables=[seen])] if seen else []),
         Section("What it cost", tables=[cells.ledger_table(sweep)]),
-        Section("Configurations and their cost", figure=pictures.get("cost"),
+        Section("Configurations and their cost", figure="cost",
                 tables=[cells.configurations_table(sweep), cells.settings_table(sweep)],
                 caption="Time a step, means over finished trials, and the largest peak memory among them."),
-        _searched(sweep, pictures),
-        *_space(sweep, pictures),
+        _searched(sweep),
+        *_space(sweep),
         Section("Trials that did not finish", [] if len(tables.not_finished(sweep)) else ["None."],
                 tables=[cells.not_finished_table(sweep)]),
         Section("How the numbers were made", items=methods(sweep)),
@@ -210,7 +219,7 @@ def _of_any(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
     ]  # fmt: skip
 
 
-def _searched(sweep: Sweep, pictures: dict[str, str]) -> Section:
+def _searched(sweep: Sweep) -> Section:
     if sweep.plan.budget_each:
         table = chosen_table(sweep)
         return Section("Settings that each arm chose", [] if table else ["No search has ended yet."], tables=[table])
@@ -218,18 +227,18 @@ def _searched(sweep: Sweep, pictures: dict[str, str]) -> Section:
     return Section(
         "Learning rates",
         [] if searched else ["No learning rate was searched."],
-        pictures.get("learning_rate_search"),
+        "learning_rate_search",
         "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "",
         [cells.learning_rate_table(sweep)],
     )
 
 
-def _space(sweep: Sweep, pictures: dict[str, str]) -> list[Section]:
+def _space(sweep: Sweep) -> list[Section]:
     if not space.has_search(sweep):
         return []
     told = space.importance_table(sweep)
     few = f"Fewer than {space.LEAST} configurations have ended, or optuna isn't installed, so nothing is said of how much each setting mattered."
-    return [Section("Which settings mattered", [] if told else [few], pictures.get("parallel_coordinates"), space.CAPTION,
+    return [Section("Which settings mattered", [] if told else [few], "parallel_coordinates", space.CAPTION,
                     [told, space.best_table(sweep)])]  # fmt: skip
 
 
@@ -249,7 +258,7 @@ def _grown(sweep: Sweep) -> list[str]:
 
 
 def _listed(value: Any) -> str:
-    return f"{len(value)} arms" if isinstance(value, list) else str(value)
+    return count(len(value), "arm") if isinstance(value, list) else str(value)
 
 
 def _environment(sweep: Sweep) -> list[str]:
@@ -263,21 +272,20 @@ def _environment(sweep: Sweep) -> list[str]:
 
 
 def _facts(sweep: Sweep) -> str:
-    count = sweep.trials.status.value_counts()
-    state = ", ".join(f"{count[status]} {status}" for status in cells.STATUSES if status in count)
+    trials = [*sweep.trials.status, *[sweep.status_unevaluated] * len(sweep.unevaluated)]
+    state = ", ".join(f"{trials.count(status)} {status}" for status in cells.STATUSES if status in trials)
     data = (sweep.about.get("data") or {}).get("name")
-    ended = sweep.about.get("ended")
-    when = f"ended {ended}" if ended else "not ended yet"
-    parts = [f"{len(sweep.trials)} trials ({state or 'none yet'})", data and f"data: {data}", when]
+    when = f"ended {sweep.about['ended']}" if sweep.about.get("ended") else "not ended yet"
+    parts = [f"{count(len(trials), 'trial')} ({state or 'none yet'})", data and f"data: {data}", when]
     return " · ".join(part for part in parts if part)
 
 
-def _figures(sweep: Sweep, one: screening.Screened | None) -> Iterator[tuple[str, Figure | None]]:
+def _figures(sweep: Sweep, one: screening.Screened | None, shown: set[str | None]) -> Iterator[tuple[str, Figure | None]]:
+    """Every figure by its name; None where no section shows it, or there is nothing to draw."""
     for name, draw in effect_plots.FIGURES.items():
-        yield name, draw(one) if one else None
-    for name, draw in plots.FIGURES.items():
-        yield name, draw(sweep)
-    yield "parallel_coordinates", space.parallel_coordinates(sweep)
+        yield name, draw(one) if one and name in shown else None
+    for name, draw in (plots.FIGURES | {"parallel_coordinates": space.parallel_coordinates}).items():
+        yield name, draw(sweep) if name in shown else None
 
 
 def write_report(folder: str | Path) -> Path:
@@ -285,7 +293,9 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     sweep, pictures = tables.load(folder), {}
     one = screening.screened(sweep) if sweep.screened else None
-    for name, figure in _figures(sweep, one):
+    lead = Section("", figure="effects", caption=EFFECTS, tables=[screening.table(one)]) if one else None
+    parts = sections(sweep, one)
+    for name, figure in _figures(sweep, one, {section.figure for section in [*parts, *([lead] if lead else [])]}):
         path = folder / "plots" / f"{name}.png"
         if figure is None:
             path.unlink(missing_ok=True)  # of an earlier report on other data
@@ -297,8 +307,8 @@ def write_report(folder: str | Path) -> Path:
     below = [text for text, clears in _floors(sweep).items() if not clears]
     page = pages.render(
         "report.html.j2", title=f"Sweep {folder.resolve().name}", css=pages.text("report.css"), facts=_facts(sweep), answer=answer(sweep),
-        lead=Section("", figure=pictures["effects"], caption=EFFECTS, tables=[screening.table(one)]) if one else None,
-        care=[*below, *sweep.about.get("caveats", []), *_grown(sweep), *tables.missing(sweep)], sections=sections(sweep, one, pictures),
+        lead=lead, pictures=pictures,
+        care=[*below, *sweep.about.get("caveats", []), *_grown(sweep), *tables.missing(sweep)], sections=parts,
     )  # fmt: skip
     put(folder / "report.html", page)
     return folder / "report.html"

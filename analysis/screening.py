@@ -75,7 +75,7 @@ def title(one: Screened) -> str:
     rates = sorted(trials.learning_rate.dropna().unique())
     minutes = device_seconds(sweep).reindex(trials.index).sum() / 60
     parts = [f"{sweep.label}, validation", "weight 1", *([f"rate {rates[0]:.3g}"] if len(rates) == 1 else []),
-             f"{len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}", f"{len(trials)} trials",
+             screening_text.count(len(found.seeds), "seed"), screening_text.count(len(trials), "trial"),
              *([f"{minutes:.0f} device-minutes" if minutes >= 2 else f"{60 * minutes:.0f} device-seconds"] if minutes else [])]  # fmt: skip
     return ", ".join(parts) + sweep.better
 
@@ -128,7 +128,7 @@ def _of_diverged(one: Screened) -> list[str]:
     arms = ", ".join(f"{arm} {count}" for arm, count in one.diverged.items())
     stated = cells.score(one.sweep, one.stated)
     return [
-        f"{int(one.diverged.sum())} trials diverged and count as {stated}, the worst that finished: {arms}.",
+        f"Diverged: {screening_text.count(int(one.diverged.sum()), 'trial')}, each counted as {stated}, the worst that finished: {arms}.",
         *_losses_that_diverge(one),
     ]
 

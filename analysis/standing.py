@@ -97,5 +97,5 @@ def standing_table(sweep: Sweep) -> Table | None:
     return Table("Where each arm ends", header, rows, f"Behind the best: in units of {sweep.margin:g}, the least difference that counts; the best of many "
                  "means is flattered by chance. Interval: Student's over seeds. Equal steps, equal seconds: the best of a run on validation "
                  "within the steps, and within the device-seconds of training, that the cheapest arm's runs take, mean over seeds. Learning rates were laid out for whole runs, "
-                 "so at equal seconds a dearer arm is cut off before its rate has fallen: its score there is a lower bound. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
+                 "so at equal seconds a dearer arm is cut off before its rate has fallen: laid out for so long, it might score better there. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
                  f"beyond a plain one. Tuning, a run: device-seconds of an arm's searches, and of a trial.{_charges(sweep)}") if rows else None  # fmt: skip

@@ -17,10 +17,11 @@ from analysis.records import LED, Sweep, arm_trials, arms, column, load, losses_
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import METRIC, SEARCHES, SETTING, SLOPE
 from meltr_ray.results.migration import RENAMED
+from meltr_ray.results.numbers import DASH
 from tune_spaces.arms import TUNED
 
 __all__ = [
-    "HOW", "Sweep", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
+    "HOW", "Sweep", "are_fixed", "arm_trials", "arms", "comparisons", "configurations", "controls", "differences",
     "headline_comparison", "learning_rate_search", "leave_one_out", "load", "losses_of", "missing", "not_finished",
     "pairs", "sceptic", "settings_apart", "slopes",
 ]  # fmt: skip
@@ -135,6 +136,11 @@ def slopes(sweep: Sweep, arm: str | None = None, family: str = SLOPE) -> pd.Data
     for loss in [*([primary] if primary else []), *genuine, *planted]:
         table[loss] = column(rows, f"{family}{loss}")
     return table.dropna(thresh=3)  # an arm without a combiner that learns may have none
+
+
+def are_fixed(found: pd.DataFrame) -> bool:
+    """Whether no slope of a table of `slopes` changes over training, so that there is no course to draw."""
+    return not found.empty and bool((found.drop(columns="step").groupby("seed").nunique() <= 1).all(axis=None))
 
 
 def controls(sweep: Sweep) -> pd.DataFrame:
@@ -269,7 +275,7 @@ def missing(sweep: Sweep) -> list[str]:
         bad = mine.status[mine.status != "finished"].value_counts()
         done, seen = len(mine) - bad.sum(), len(mine)
         if done < planned or len(bad):
-            parts = [f"{n} {status}" for status, n in bad.items()] + ([f"{planned - seen} not started"] if planned > seen else [])
+            parts = [f"{n} {status}" for status, n in bad.items()] + ([f"{planned - seen} not evaluated yet"] if planned > seen else [])
             notes.append(f"{arm}: {done} of {max(planned, seen)} planned trials finished ({', '.join(parts)}).")
         scored = LED[1:] if sweep.plan.leaders else LED
         if mine.phase.isin(scored).any() and done and (short := int(mine[mine.status == "finished"].test_score.isna().sum())):
@@ -289,6 +295,9 @@ def missing(sweep: Sweep) -> list[str]:
 
 
 def not_finished(sweep: Sweep) -> pd.DataFrame:
-    """Trials that failed, diverged or still run, with the reason that they gave; those that a rung has ended are meant to."""
+    """Trials that failed, diverged, were cut off or still run, with the reason that they gave; those that a rung has ended are meant to."""
     found = sweep.trials[~((sweep.trials.status == "stopped") & sweep.trials.error.notna())]
-    return found.loc[found.status != "finished", ["arm", "seed", "phase", "status", "step", "error"]]
+    found = found.loc[found.status != "finished", ["arm", "seed", "phase", "status", "step", "error"]]
+    for name in sweep.unevaluated:
+        found.loc[name] = [DASH, DASH, DASH, sweep.status_unevaluated, np.nan, "no evaluation yet"]
+    return found

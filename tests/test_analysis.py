@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import itertools
 import json
 import os
@@ -219,7 +220,7 @@ def test_a_control_is_demoted_only_when_its_whole_interval_is(tmp_path, slope, e
 def test_a_method_below_a_trivial_baseline_is_told_so_at_the_top(tmp_path):
     small(tmp_path, [-20.0] * 6)  # about 22 %, where ridge has 38
     page = report.write_report(tmp_path).read_text()
-    assert page.index("lies wholly BELOW ridge") < page.index("Against the baselines")
+    assert page.index("lies wholly BELOW the baseline") < page.index("Against the baselines")
 
 
 def test_the_report_stands_alone_and_escapes_what_trials_said(full):
@@ -288,7 +289,7 @@ def test_a_sweep_of_version_1_is_reported(old):
     assert (row["first"], row["second"]) == pytest.approx((1.05 + 0.07 / 3, 1.15 + 0.14 / 3)) and row.difference < 0
     page = report.write_report(old / "sentiment").read_text()
     assert "MAE (lower is better) −0.123" in page and "negative_mae" not in page
-    assert "lies wholly below constant: 1.073 against 1.400" in page
+    assert 'lies wholly below the baseline "constant": 1.073 against 1.400' in html.unescape(page)
 
 
 def test_a_stopped_trial_is_said(tmp_path):
@@ -297,8 +298,26 @@ def test_a_stopped_trial_is_said(tmp_path):
     results.mark_stopped(tmp_path)
     sweep = tables.load(write_plan(tmp_path))
     assert sweep.trials.status.to_dict() == {"comparison_meltr_0_0.001": "stopped", "comparison_uniform_0_0.001": "finished"}
-    assert "meltr: 0 of 6 planned trials finished (1 stopped, 5 not started)." in tables.missing(sweep)
-    assert "(1 finished, 1 stopped)" in report.write_report(tmp_path).read_text()
+    assert "meltr: 0 of 6 planned trials finished (1 stopped, 5 not evaluated yet)." in tables.missing(sweep)
+    begun = tmp_path / "trials/uniform-seed1/config.yaml"  # it was cut off before it had a row
+    begun.parent.mkdir()
+    begun.touch()
+    assert list(tables.not_finished(tables.load(tmp_path)).index) == ["comparison_meltr_0_0.001", "uniform-seed1"]
+    page = report.write_report(tmp_path).read_text()
+    assert "3 trials (1 finished, 2 stopped)" in page and "no evaluation yet" in page
+
+
+def test_a_sweep_of_one_trial_that_learns_no_weights_is_said_as_it_is(tmp_path):
+    """A baseline far from its curve is named at the edge; steps are whole."""
+    write_trial(tmp_path, "meltr", 0, [20.0, 21.0, 22.0], every=1, slopes={"joint": 1.0, "caption": 1.0})
+    sweep = tables.load(write_plan(tmp_path))
+    page = html.unescape(report.write_report(tmp_path).read_text())
+    assert "1 trial (1 finished)" in page and 'the one seed of MELTR lies BELOW the baseline "ridge": 22.0 against 38.0.' in page
+    assert "No slope changes" in page and not (tmp_path / "plots/slopes.png").exists()
+    figure = plots.learning_curves(sweep)
+    labels, ticks = [text.get_text() for text in figure.legends[0].get_texts()], figure.axes[0].get_xticks()
+    assert "ridge: 38.0 %, above what is shown" in labels and "chance: 5.0 %, below what is shown" in labels
+    assert figure.axes[0].get_ylim() == pytest.approx((19.8, 22.2)) and (ticks == ticks.round()).all()
 
 
 def test_any_workload_is_reported(tmp_path):

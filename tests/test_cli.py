@@ -144,6 +144,14 @@ def test_nothing_changes_the_exit_code_of_a_command_whose_work_is_done(arguments
     assert said is None or ended.stdout.splitlines() == ["done", "waited for", "put away"][:said]
 
 
+@pytest.mark.parametrize("command", ["train", "sweep", "evaluate", "prepare"])
+def test_a_command_whose_reader_has_gone_ends_quietly(command):
+    arguments = [sys.executable, ROOT / "workloads" / f"{command}.py", "--help"]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 128 + signal.SIGPIPE
+
+
 def test_the_default_sweep_compares_what_it_promises():
     settings, config = configured([])
     trials = comparison(settings, config, {"meltr": 1e-3, "uniform": 4e-3})

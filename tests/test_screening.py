@@ -172,7 +172,9 @@ def test_the_report_says_what_is_so(higher, tmp_path):
     assert f"Best set: primary + a: {'+' if higher else '−'}4." in said or f"Best set: primary + a: {'+' if higher else '−'}3." in said
     page = report.write_report(folder).read_text()
     assert "Confirmation on fresh seeds" in page and '<tr class="helps">' in page and "What it cost" in page
+    assert ("above 0 helps, below 0 harms" if higher else "below 0 helps, above 0 harms") in page
     assert (folder / "plots/effects.png").exists() and (folder / "plots/interactions.png").exists()
+    assert page.count("data:image/png;base64") == len(list((folder / "plots").glob("*.png")))  # no figure that no section shows
 
 
 def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
@@ -202,11 +204,11 @@ def test_what_is_missing_or_diverged_is_said(tmp_path):
     diverges = [("with_c", 0), ("with_a_and_c", 1), ("uniform", 2)]
     folder = write_screening(tmp_path, diverges=diverges, drop=[("with_b", 3)], confirmed=0)
     said = report.headline(folder)
-    assert "3 trials diverged and count as" in said and "Every one of them trained with c: it makes training diverge." in said
+    assert "Diverged: 3 trials, each counted as" in said and "Every one of them trained with c: it makes training diverge." in said
     assert "Trials without a score: 1" in said and "not confirmed on fresh seeds" in said
     page = report.write_report(folder).read_text()
     assert (
-        "with_b: 5 of 6 planned trials finished (1 not started)." in page
+        "with_b: 5 of 6 planned trials finished (1 not evaluated yet)." in page
         and "uniform: 5 of 6 planned trials finished (1 diverged)." in page
     )
 
@@ -214,7 +216,8 @@ def test_what_is_missing_or_diverged_is_said(tmp_path):
 def test_a_sweep_under_way_has_a_report(tmp_path):
     folder = write_screening(tmp_path, seeds=1, confirmed=0)
     assert "undecided: too few trials" in report.headline(folder) and screening.best_set_of(folder) == ()
-    report.write_report(folder)
+    page = report.write_report(folder).read_text()
+    assert page.count("data:image/png;base64") == len(list((folder / "plots").glob("*.png")))
     for path in (tmp_path / "trials").glob("*with*"):
         (path / "results.parquet").unlink()
     results.gather(folder)

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from meltr_ray.cluster import sweep as phases
+from meltr_ray.cluster.progress import Progress
 from meltr_ray.results import table as results
+from meltr_ray.workload import Metric
 from tests.commands import QUICK, ROOT, kill_all, listening, run, start
 from workloads import cli
 
@@ -197,6 +199,23 @@ def test_arms_search_their_own_settings_are_compared_and_the_leader_runs_again(t
     assert tested == {("confirmation", 2000), ("confirmation", 2001)}
     report = (folder / "report.html").read_text()
     assert all(text in report for text in ("What each arm chose", "settings search", "Leaders on fresh seeds", "validation, equal seconds"))
+
+
+def test_progress_of_a_sweep_that_goes_on_knows_what_it_had():
+    """Of validation alone, in the metric's direction and digits; the rest of its line, and that nobody may read it."""
+    reader, writer = os.pipe()
+    with open(reader) as lines, open(writer, "w") as terminal:
+        progress = Progress(terminal, 12, 0, Metric("px", higher=False, digits=3))
+        rows = {"early": ("validation", "finished", -0.4), "tested": ("test", "finished", -0.1), "off": ("validation", "diverged", None)}
+        progress.take_up(
+            [[{"trial": trial, "split": split, "status": status, "score": score}] for trial, (split, status, score) in rows.items()]
+        )
+        progress.skip(3)
+        progress.see("validation", -0.4316, "late")
+        progress.show()
+        assert lines.readline() == "3/12 trials done  0 running  1 failed  best 0.400 px (early)  time left: not known yet\n"
+        lines.close()
+        progress.show()
 
 
 @pytest.mark.whole

@@ -76,7 +76,9 @@ def announced(settings: DictConfig, config: Config, folder: Path, trials: list[T
             counted = EqualBudgets(settings, config, {}).count(timed.cost)
         trials, words = plan.all_trials(settings, config, counted), EqualBudgets(settings, config, counted).in_words()
     words += plan.search_in_words(settings, config)
-    print("\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trials in all -> {folder}"]), flush=True)
+    print(
+        "\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trial{'s' * (len(trials) > 1)} in all -> {folder}"]), flush=True
+    )
     if timed is None and (plan_only or config.sweep.budget):
         timed = time_some(config, trials)
     if timed:

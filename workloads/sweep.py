@@ -12,6 +12,7 @@ python workloads/sweep.py resume=outputs/sweeps/which_losses  go on with an inte
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from meltr_ray.storage.writers import only_writer
 from workloads import cli
@@ -52,15 +53,19 @@ def sweep(request: cli.Request) -> int:
                 report = None if interruption.over else write_report(folder)
             except KeyboardInterrupt:  # a second signal, or the end of the grace
                 ending, report = phases.Ending.INTERRUPTED, None
-    if report:
-        print(headline(folder))
-        print(f"report: {report}")
+    print(f"{headline(folder)}\nreport: {report}" if report else unreported(folder))
     if ending is phases.Ending.BUDGET:
         more = f"python workloads/sweep.py resume={folder} sweep.budget=<more>"
         print(cli.as_called(f"sweep.budget={config.sweep.budget} is used up; go on with more: {more}"))
     if ending is phases.Ending.INTERRUPTED:
         print(cli.as_called(f"interrupted; go on with: python workloads/sweep.py resume={folder}"))
     return interruption.code if ending is phases.Ending.INTERRUPTED else 0
+
+
+def unreported(folder: Path) -> str:
+    """What is said where the time to end was over before the report was written."""
+    old = folder / "report.html"
+    return "the report was not written; going on with the sweep writes it" + (f", and {old} is of before" if old.exists() else "")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from meltr_ray.config.used import check_given
 from meltr_ray.config.workload_file import keep_text
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.results import table as results
+from meltr_ray.results.numbers import measured
 from meltr_ray.storage import sealed
 from meltr_ray.storage.writers import only_writer
 from workloads import cli
@@ -77,14 +78,15 @@ def run(folder: Path, config: Config) -> int:
         from meltr_ray.cluster.interruption import Interruption
         from meltr_ray.cluster.machines import check_machines
         from meltr_ray.cluster.placement import check_holds
+        from meltr_ray.cluster.terminal import tell
         from meltr_ray.cluster.trial import record_failure, run_trial
         from meltr_ray.training.stopping import End
 
         name, metric = next(iter(config.workload.metrics.items()))
 
         def show(row: dict) -> None:
-            shown = metric.score(row["score"])  # the metric itself, whose negative is the score where lower is better
-            print(f"step {row['step']}/{config.train.steps}  {name} {shown:.4g} {metric.unit}".rstrip(), file=terminal)
+            shown = measured(metric, metric.score(row["score"]))  # the metric itself, whose negative is the score where lower is better
+            tell(terminal.fileno(), f"step {row['step']}/{config.train.steps}  {name} {shown}\n")
 
         def attempt() -> End:
             try:
@@ -117,7 +119,7 @@ def finish(folder: Path, config: Config) -> int:
         return 1
     name, metric = next(iter(config.workload.metrics.items()))
     best = max(rows, key=lambda row: row["score"])
-    print(f"best validation {name} {best[f'metric.{name}']:.4g} {metric.unit}".rstrip() + f" at step {best['step']} -> {folder}")
+    print(f"best validation {name} {measured(metric, best[f'metric.{name}'])} at step {best['step']} -> {folder}")
     return 0
 
 

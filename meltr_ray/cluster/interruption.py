@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Iterator, TextIO
 
+from meltr_ray.cluster.terminal import tell
 from meltr_ray.storage import stop
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -62,7 +62,7 @@ class Interruption:
         self.number, self.ends = number, time.monotonic() + self.grace
         stop.ask(self.folder)
         line = f"{signal.Signals(number).name}: what runs saves its step and stops, within {self.grace:g} s; again to end at once\n"
-        os.write(self.terminal.fileno(), line.encode())  # a signal may come in the middle of a print
+        tell(self.terminal.fileno(), line)  # a signal may come in the middle of a print
         self.in_seconds(max(self.grace - FOR_THE_REPORT, self.grace / 2))
 
     @property

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from ray import tune
 
+from meltr_ray.cluster.terminal import tell
+from meltr_ray.results.numbers import measured
+from meltr_ray.results.table import status_of
 from meltr_ray.workload import Metric
 
 
@@ -23,6 +27,18 @@ class Progress(tune.Callback):
         self.best: tuple[float, str] | None = None
         self.started = self.shown = time.monotonic()
 
+    def take_up(self, trials: Iterable[Sequence[dict[str, Any]]]) -> None:
+        """What an earlier run of this sweep has left: the rows of each of its trials."""
+        for rows in trials:
+            for row in rows:
+                self.see(row["split"], row["score"], row["trial"])
+            self.failed += status_of(row["status"] for row in rows) == "diverged"  # those that failed run again
+
+    def see(self, split: str | None, score: float | None, name: str) -> None:
+        """An evaluation of the trial `name`."""
+        if split == "validation" and score is not None and score == score and (self.best is None or score > self.best[0]):
+            self.best = (score, name)
+
     def skip(self, count: int) -> None:
         """Trials that an earlier run of this sweep has finished."""
         self.skipped += count
@@ -32,9 +48,8 @@ class Progress(tune.Callback):
         self.total += count
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        score, name = result.get("score"), trial.config["trial"]["name"]
-        if score is not None and score == score and (self.best is None or score > self.best[0]):
-            self.best = (score, name)
+        name = trial.config["trial"]["name"]
+        self.see(result.get("split"), result.get("score"), name)
         self.failed += result.get("step") == -1  # how train.py reports a trial that ended badly
         self.under_way[name] = max(0, result.get("step", 0)) / trial.config["trial"]["steps"]
 
@@ -60,7 +75,7 @@ class Progress(tune.Callback):
         left = (now - self.started) / made * (self.total - self.skipped - made) if made else None
         parts = [f"{self.done + self.skipped}/{self.total} trials done", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"best {self.metric.score(self.best[0]):.4g} ({self.best[1]})"] if self.best else []
+        parts += [f"best {measured(self.metric, self.metric.score(self.best[0]))} ({self.best[1]})"] if self.best else []
         parts += [f"about {left / 60:.0f} min {left % 60:02.0f} s left" if left is not None else "time left: not known yet"]
         line = "  ".join(parts)
-        os.write(self.terminal, (f"\r\033[K{line}" if on_terminal else line + "\n").encode())
+        tell(self.terminal, f"\r\033[K{line}" if on_terminal else line + "\n")

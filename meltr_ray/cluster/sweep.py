@@ -100,6 +100,7 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
     metric, counted = next(iter(config.workload.metrics.values())), candidates_of(folder)
     equal = equal_budgets.EqualBudgets(settings, config, counted) if config.sweep.budget_each else None
     progress = Progress(terminal, total, config.sweep.progress_every, metric)
+    progress.take_up(results.read_trial(trial) for trial in folder.glob("trials/*"))
     budget = Budget.of(folder, config.sweep.budget_seconds)
     ending = Ending.FINISHED
     try:

@@ -72,7 +72,7 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     Args:
         trial: folder (absolute, reachable by every worker), arm, phase, test, the folder in which the driver asks it to stop, and under
             Tune how often its process may die; its settings are read from `<folder>/config.yaml`.
-        report: takes {"step", "score"} after each evaluation.
+        report: takes {"step", "split", "score"} after each evaluation.
 
     Returns:
         How it ended; `End.LEAVING`: the machine of this process will be taken away.
@@ -143,7 +143,7 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
                 ended.append(why)
                 row = row | {"status": "stopped", "error": why}
             results.append(folder, row, columns)
-        report({"step": row["step"], "score": row["score"]})
+        report({name: row[name] for name in ("step", "split", "score")})
 
     try:
         return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(lambda: bool(ended) or asked(), leaving))
