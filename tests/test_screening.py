@@ -63,7 +63,7 @@ def test_no_trial_is_trained_twice(best):
     ("experiment=primes sweep.design=full", "changes the loss set, which the design does"),
     ("sweep.space=[damping]", "sweep.space=['damping']: has no part in a screening"),
     ("sweep.other_seeds=3", "sweep.other_seeds=3: has no part in a screening"),
-    ("experiment=compare sweep.margin=2", "sweep.margin=2.0: has no part in a comparison of arms"),
+    ("experiment=compare sweep.looks=[6,9]", "sweep.looks=[6, 9]: has no part in a comparison of arms"),
     ("seed=998", "seed=998: seeds from 1000 on are those of searches"),
 ])  # fmt: skip
 def test_a_screening_that_cannot_be_is_refused(settings, rule):

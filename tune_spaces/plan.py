@@ -121,7 +121,7 @@ OF_A_COMPARISON = (
     "budget_each",
     "leaders",
 )
-OF_A_SCREENING = ("looks", "margin", "confirm", "confirmation_seeds")
+OF_A_SCREENING = ("looks", "confirm", "confirmation_seeds")
 """Settings of a sweep that the other kind of sweep doesn't look at."""
 OF_BOTH = "confirmation_seeds"
 """Of these, the one that `leaders` takes."""
