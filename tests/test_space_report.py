@@ -62,7 +62,7 @@ def test_what_decides_is_important():
 
 def test_the_report_has_the_figure_and_both_tables():
     sweep = searched()
-    (section,) = report._space(sweep, {"parallel_coordinates": "picture"})
+    (section,) = report._space(sweep)
     assert [table.caption for table in section.tables] == [
         "How much each setting mattered",
         "The best configurations",
@@ -72,10 +72,10 @@ def test_the_report_has_the_figure_and_both_tables():
     (axis,) = figure.axes
     assert len([line for line in axis.lines if len(line.get_xdata()) > 1 and line.get_marker() == "o"]) == len(space.configurations(sweep))
     assert [text.get_text().replace("\n", "") for text in axis.get_xticklabels()] == ["aid.solver", "aid.damping", "workload.width"]
-    (few,) = report._space(searched(6), {})
+    (few,) = report._space(searched(6))
     assert few.texts and few.tables[0] is None
     none = Sweep(sweep.rows, SweepConfig(arms=sweep.plan.arms), sweep.metrics)
-    assert report._space(none, {}) == [] and space.parallel_coordinates(none) is None
+    assert report._space(none) == [] and space.parallel_coordinates(none) is None
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,9 @@ class MetaOptimizer:
     def __init__(self, combiner: nn.Module, aid: Any):
         self.phi = [p for p in combiner.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.phi, aid.learning_rate, tuple(aid.betas), weight_decay=aid.weight_decay)
-        self.clip, self.normalise = aid.clip, aid.normalise
+        self.clip = aid.clip
         self.length = torch.zeros((), dtype=torch.float64)
-        """Exponential mean of the alignments' lengths, from 0."""
+        """Exponential mean of the alignments' lengths, from 0; stays there where nobody asks for a unit."""
 
     def unit(self, alignments: Tensor, number: int) -> float:
         """Exponential mean of the lengths of `alignments` (T,), these of meta step `number` included; 1 if it is 0 or not finite."""
@@ -57,7 +57,7 @@ class MetaOptimizer:
         return float(norm)
 
     def state(self) -> dict[str, Tensor]:
-        lengths = {"length": self.length} if self.normalise else {}
+        lengths = {"length": self.length} if self.length else {}
         return kept.of_optimizer(self.adam, "meta_optimizer") | lengths
 
     def load_state(self, state: dict[str, Tensor]) -> None:
