@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import check_positive
@@ -64,16 +65,21 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> list[str]:
 
 def check_flat(config: Config, model: LossVector, flat: list[str]) -> None:
     """Losses whose gradient is 0 on the first batch, such as one of masked words where none was masked, have another on one of the next."""
-    workload = config.workload
-    batches = Batches(workload, "train", config.train.batch_size, config.seed)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for number in range(1, min(TRIED, batches.per_epoch) if flat else 0):
+    if not flat:
+        return
+    batches = Batches(config.workload, "train", config.train.batch_size, config.seed)
+    parameters, tried = [p for p in model.parameters() if p.requires_grad], min(TRIED, batches.per_epoch)
+    for number in range(1, tried):
         batch = batches[number]
-        for name, loss in model.named(batch[0] if isinstance(batch, WithControl) else batch, tuple(flat)).items():
-            found = torch.autograd.grad(loss.sum(), parameters, retain_graph=True, allow_unused=True)
-            if any(bool(g.any()) for g in found if g is not None):
-                flat = [other for other in flat if other != name]
+        losses = model.named(batch[0] if isinstance(batch, WithControl) else batch, tuple(flat))
+        flat = [name for name in flat if not _has_gradient(losses[name], parameters)]
         if not flat:
             return
-    check(not flat, "losses.set", flat[:1] and flat[0], f"has the gradient 0 for every weight on each of the first {min(TRIED, batches.per_epoch)} batches, so it "
-          "trains nothing; mend it, or name it in `controls`")  # fmt: skip
+    where = "the first batch" if tried == 1 else f"each of the first {tried} batches"
+    check(not flat, "losses.set", flat[:1] and flat[0], f"has the gradient 0 for every weight on {where}, so it trains nothing; mend it, "
+          "or name it in `controls`")  # fmt: skip
+
+
+def _has_gradient(loss: Tensor, parameters: list[Tensor]) -> bool:
+    found = torch.autograd.grad(loss.sum(), parameters, retain_graph=True, allow_unused=True)
+    return any(bool(g.any()) for g in found if g is not None)
