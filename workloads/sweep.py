@@ -1,6 +1,6 @@
 """The main job: which auxiliary losses help, by how much, how surely? On a laptop or a Ray cluster, with an honest report.
 
-python workloads/sweep.py                                     experiment=which_losses: the embedded data, two cores, about 9 minutes
+python workloads/sweep.py                                     experiment=which_losses: the embedded data, two cores, 7 to 15 minutes
 python workloads/sweep.py plan_only=true                      how many trials that is, and how long they take
 python workloads/sweep.py sweep.budget=2h                     as many of them as two hours of device time allow
 python workloads/sweep.py workload=my_losses.py:Primes        a model, losses and data of your own (docs/workloads.md)
