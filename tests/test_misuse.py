@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from meltr_ray import MELTR, BilevelProblem, ModuleProblem, hypergradient, unrolled_hypergradient
 from meltr_ray.hypergrad import ConjugateGradient, FixedPoint, Identity, product_errors
-from meltr_ray.hypergrad.products import tell
+from meltr_ray.hypergrad.products import HVP, Choice, NotAdmitted, tell
+from meltr_ray.hypergrad.trust import Trust, settle_hessian
+from meltr_ray.hypergrad.vectors import Vector
 from tests.misuse import DOUBLE, SINGLE, USES, Cube, Use, beside, by_list, changed, cubed, giving, parts
 from tests.reference import flat, relative_error
 
@@ -331,3 +333,24 @@ def test_a_product_that_torch_cannot_take_of_an_operator_is_refused_by_name_and_
     with pytest.raises(ValueError, match="^hessian_product=forward_over_reverse: .*this model does not admit it .*; use "):
         found("forward_over_reverse")
     assert relative_error(found("auto"), found("double_backward")) < 1e-6
+
+
+# --- H by differences where no exact product is to be had, as under ZeRO 3
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.5])
+def test_differences_alone_are_taken_where_two_lengths_agree(apart):
+    radius, u, random = 1e-3, Vector((torch.ones(50),)), Vector((torch.randn(50, generator=torch.Generator().manual_seed(0)),))
+    choice = Choice("hessian_product", "auto", HVP, 1e-2, torch.float32, whole=False)
+
+    def product(name: str, length: float, x: Vector) -> Vector:  # H = 1, or more at the greater length
+        return (1 + apart * (length > radius)) * x
+
+    def settled() -> None:
+        settle_hessian(Trust(nn.Linear(1, 1), [], ()), choice, product, lambda: u, u, random, radius, None, torch.float32, whole=False)
+
+    if apart:
+        with pytest.raises(NotAdmitted, match="differences of two lengths are .* apart .*; use"):
+            settled()
+    else:
+        settled()

@@ -170,7 +170,7 @@ def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, 
 
     Exact products are right where they agree with a central difference. Where they don't, and differences of two lengths agree with
     each other, the exact one is wrong; where these don't agree either (a unit that switches, or rounding), the exact one is right if
-    it is symmetric.
+    it is symmetric. Where no exact one is to be had (ZeRO 3), differences are right if two lengths agree.
 
     Args:
         product: (name, radius, u) -> H u.
@@ -226,7 +226,9 @@ def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, 
         own = product(name, 0.0, direction)
         bound = within if choice.is_auto else room
         if not references:
-            return None
+            if smooth:
+                return None
+            return f"differences of two lengths are {apart(near, further):.0%} apart (rounding, or a unit that switches), and no exact product is to be had"
         errors = [(own - value).norm() - noise * (not choice.is_auto) - bound * max(value.norm(), own.norm()) for value in references]
         if min(errors) <= 0 or (smooth and not any(agree(value, near) for value in references) and agree(own, near)):
             return None
