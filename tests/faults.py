@@ -86,6 +86,14 @@ PREDICTED = """\
 
 """
 
+ROWS = """\
+    def predict(self, module, examples, device):
+        return {rows}
+
+    def measure(self, rows): return {{'error': 1.0}}
+
+"""
+
 STRUCTURE = (
     "return Net(self.width)",
     """net = Net(self.width)
@@ -205,6 +213,7 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     ('{"error": float(', '{"eror": float(', "", "evaluate gave no error, but eror; return every declared metric"),
     (METRIC, METRIC[:-1] + " / 0 * 0 }".replace("/ 0", "* float('nan')"), "", "evaluate gave error = nan on 12 validation examples"),
     (METRIC, "return 0.5", "", "evaluate gave a float; return a value for each metric, by name"),
+    (METRIC, "return None", "", "evaluate gave None; return a value for each metric, by name"),
     (METRIC, "return {'error': np.random.rand()}", "", "two evaluations of the same weights give error ="),
     (METRIC, "module.body.weight.data.mul_(0.9)\n        " + METRIC, "", "two evaluations of the same weights give error"),
     (METRIC, "module.head.bias.data[1].add_(1)\n        " + METRIC, "", "an evaluation or a forward changes the module's weights (head.bias) or which of them train; leave them as they are"),
@@ -279,14 +288,11 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     (METRIC, "module.train()\n        " + METRIC, "", "an evaluation puts the module into training mode"),
     (EVALUATE, PREDICTED.format(rows="examples", change="error += 1") + EVALUATE, "", "let both measure the same, or leave one out"),
     (EVALUATE, PREDICTED.format(rows="examples", change="return None") + EVALUATE.replace("evaluate", "unused"), "", "measure gave None; return a value for each metric"),
-    (EVALUATE, EVALUATE.replace("evaluate", "predict") + "        return None\n\n    def measure(self, rows): return {'error': 1.0}\n\n" + EVALUATE.replace("evaluate", "unused"), "",
+    (EVALUATE, ROWS.format(rows="None") + EVALUATE.replace("evaluate", "unused"), "",
      "predict gave None; return a list of dictionaries"),
-    (EVALUATE, EVALUATE.replace("evaluate", "predict") + "        return [(0, each) for each in examples]\n\n    def measure(self, rows): return {'error': 1.0}\n\n"
-     + EVALUATE.replace("evaluate", "unused"), "", "predict gave a tuple; return a list of dictionaries"),
-    (EVALUATE, EVALUATE.replace("evaluate", "predict") + "        return [{'correct': 'yes'} for each in examples]\n\n    def measure(self, rows): return {'error': 1.0}\n\n"
-     + EVALUATE.replace("evaluate", "unused"), "", "predict gave a row with correct = 'yes'; give True or False"),
-    (EVALUATE, EVALUATE.replace("evaluate", "predict") + "        return [{'quality': 'good'} for each in examples]\n\n    def measure(self, rows): return {'error': 1.0}\n\n"
-     + EVALUATE.replace("evaluate", "unused"), "", "predict gave a row with quality = 'good'; give a number"),
+    (EVALUATE, ROWS.format(rows="[(0, each) for each in examples]") + EVALUATE.replace("evaluate", "unused"), "", "predict gave a tuple; return a list of dictionaries"),
+    (EVALUATE, ROWS.format(rows="[{'correct': 'yes'} for each in examples]") + EVALUATE.replace("evaluate", "unused"), "", "predict gave a row with correct = 'yes'; give True or False"),
+    (EVALUATE, ROWS.format(rows="[{'quality': 'good'} for each in examples]") + EVALUATE.replace("evaluate", "unused"), "", "predict gave a row with quality = 'good'; give a number"),
     (DOC, DOC + "    def control(self, batch, generator): return None\n", "losses.set=controlled", "control gave a batch of another form, in its type"),
     (DOC, DOC + "    def control(self, batch, generator): return {}\n", "losses.set=controlled", "control gave a batch of another form, in its keys"),
     (DOC, DOC + "    def caveats(self): return ['one', None]\n", "", "caveats gave None; return a list of sentences"),

@@ -57,16 +57,19 @@ def member_that_scores(workload: Workload) -> str:
 def metrics_of(workload: Workload, module: nn.Module, some: Sequence[Any], device: torch.device) -> dict[str, float]:
     """A value for each metric; the module comes back in the mode that evaluation puts it in."""
 
+    member = member_that_scores(workload)
+
     def evaluated() -> dict[str, float]:
-        found = workload.evaluate(module, some, device) if workload.defines("evaluate") else None
-        if found is None:
+        if member == "evaluate":
+            found = workload.evaluate(module, some, device)
+        else:
             rows = predicted(workload, module, some, device)
-            found = called(workload, "measure", lambda: workload.measure(rows))
+            found = called(workload, member, lambda: workload.measure(rows))
         on = next((name or "the module" for name, each in module.named_modules() if each.training), None)
         check(on is None, "workload", workload.source, f"an evaluation puts {on} into training mode; leave it in evaluation mode")
-        return checked(workload, found, member_that_scores(workload))
+        return checked(workload, found, member)
 
-    return called(workload, "evaluate" if workload.defines("evaluate") else "predict", lambda: quietly(module, evaluated))
+    return called(workload, "evaluate" if member == "evaluate" else "predict", lambda: quietly(module, evaluated))
 
 
 def check_agree(workload: Workload, found: dict[str, float], rows: list[dict[str, Any]]) -> None:
