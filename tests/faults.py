@@ -243,7 +243,7 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     (DOC, DOC + "    aliases = {'breadth': 'width'}\n", "", "aliases has breadth, which is no setting of a group"),
     (DOC, DOC + "    conf = 'mine'\n", "", "conf names mine, and there is no such file"),
     (DOC, DOC + "    def control(self, batch, generator): return {'x': batch['y']}\n", "losses.set=controlled", "control failed (line 12): KeyError"),
-    (DOC, DOC + "    def prepare(self): pass\n", "", "prepare failed"),
+    (DOC, DOC + "    def prepare(self, report): 1 / 0\n", "", "prepare failed (line 12): ZeroDivisionError"),
     (DOC, DOC + "    def control(self, batch, generator):\n        batch['x'][:] = 0\n        return batch\n", "losses.set=controlled",
      "control changes ['x'] of the batch that it is given, whose own targets are trained on; change a copy"),
     (DOC, DOC + "    def control(self, batch, generator): return dict(batch)\n", "losses.set=controlled", "control gave the batch as it is; permute its targets"),
@@ -309,6 +309,28 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
                 return losses.sum() + self.phi.sum()
         return Plain()
 """, "combiner.name=own", "has slopes that don't depend on its parameters"),
+    (DOC, DOC + "    def prepare(self): pass\n", "", "prepare takes (self); write def prepare(self, report)"),
+    (EVALUATE, "    def evaluate(self, module, examples):\n", "", "evaluate takes (self, module, examples); write def evaluate(self, module, examples, device)"),
+    (DOC, DOC + "    control = ('size',)\n", "", "control is ('size',), where a method is asked for; did you mean controls"),
+    (DOC, DOC + "    baselines = {}\n", "", "baselines is {}, where a method is asked for; write def baselines(self)"),
+    ("bounds =", "def losses(self): return ('total',)\n    bounds =", "", "losses is a method; give it as a class attribute, or write @property"),
+    ('losses = ("total", "size")', 'losses = ("total", "sise")', "", "losses.set=sise: forward knows no such loss (KeyError: 'sise'); compute it there"),
+    ("return Net(self.width)", "net = Net(self.width)\n        net.__dict__['loose'] = nn.Linear(2, 2)\n        net.head.register_forward_hook(lambda m, x, y: net.loose(y))\n        return net", "",
+     "a loss depends on a parameter of shape (2, 2) that the module doesn't have, so it would never train"),
+    ("x = np.stack(examples)", "examples.pop()\n        x = np.stack(examples)", "", "batch changes the list of examples that it is given"),
+    (RETURN, "        losses['size'] = losses['size'] / (x[0, 0] < 0.3)\n" + RETURN, "", "losses.set=size: is inf on batch"),
+    (DOC, DOC + "    def control(self, batch, generator): return {'x': batch['x'][:, :2]}\n", "losses.set=controlled", "control gave a batch that forward fails on (RuntimeError"),
+    (DOC, DOC + "    def control(self, batch, generator): return {'x': batch['x'].flip(0)}\n", "losses.set=controlled", "control's batch has the same total as the batch that it is made of"),
+    (DOC, DOC + """    def combiner(self):
+        class Cut(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.phi = nn.Parameter(torch.ones(()))
+
+            def forward(self, losses):
+                return losses.detach().sum() * self.phi
+        return Cut()
+""", "combiner.name=own", "gave what doesn't depend on the losses; combine them, without detach"),
     # a product that the model doesn't admit, or that is wrong for it
     (DETACHED, "(out[:, 0] - x.sum(1)).square().mean() * (1 + out.square().mean().detach())", "aid.product=one_sided",
      "aid.product=one_sided: one_sided is wrong here, it is off by"),

@@ -20,7 +20,7 @@ from meltr_ray.training.loader import Loader
 from meltr_ray.training.loss_vector import LossVector, WithControl
 from meltr_ray.training.tuning import prepare_for_tuning
 from tests.commands import run
-from tests.faults import DETACHED, DOC, EVALUATE, FAULTS, HEAD, MINE, PREDICTED, attempt, written
+from tests.faults import DETACHED, DOC, EVALUATE, FAULTS, HEAD, METRIC, MINE, PREDICTED, attempt, written
 from workloads import cli
 
 
@@ -129,7 +129,7 @@ def test_worker_processes_make_the_same_batches(tmp_path):
 def test_batches_and_their_controls_reach_the_module_as_they_were_made(tmp_path):
     """A tuple with an array, and the same with targets of other examples: torch's loader would make lists and tensors of them."""
     batch = "x = np.stack(examples)\n        return (x, {'x': torch.tensor(x)})\n\n    def unused(self, x, generator):"
-    text = MINE.replace(DOC, DOC + "    def control(self, batch, generator): return batch[0][::-1], batch[1]\n")
+    text = MINE.replace(DOC, DOC + "    def control(self, batch, generator): return batch[0][::-1], {'x': 2 * batch[1]['x']}\n")
     text = text.replace("x = np.stack(examples)", batch).replace('batch["x"]', 'batch[1]["x"]')
     (tmp_path / "mine.py").write_text(text)
     config = attempt(f"{tmp_path}/mine.py:Mine", "losses.set=controlled")
@@ -138,6 +138,16 @@ def test_batches_and_their_controls_reach_the_module_as_they_were_made(tmp_path)
     (batch, control), (same, _) = micro[0], train[0]
     assert isinstance(micro[0], WithControl) and isinstance(batch, tuple) and isinstance(batch[0], np.ndarray)
     assert np.array_equal(batch[0], same[0]) and np.array_equal(control[0], batch[0][::-1])
+
+
+def test_an_evaluation_may_go_by_slices_of_what_it_is_given(tmp_path):
+    """More validation examples than the rehearsal takes, and a test split that is split off: neither is the workload's own sequence."""
+    by_parts = "examples = [one for k in range(0, len(examples), 5) for one in examples[k : k + 5]]\n        "
+    text = MINE.replace('"validation": 12', '"validation": 90').replace(METRIC, by_parts + METRIC)
+    (tmp_path / "mine.py").write_text(text)
+    workload = attempt(f"{tmp_path}/mine.py:Mine").workload
+    part = splits.examples(workload, "test")
+    assert np.array_equal(np.stack(list(part[3:7])), np.stack([part[k] for k in range(3, 7)])) and len(part[::2]) == (len(part) + 1) // 2
 
 
 def test_python_meets_the_same_lines(tmp_path):

@@ -15,6 +15,7 @@ from types import ModuleType
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from meltr_ray.config.members import check_members, check_spelling
 from meltr_ray.config.user_code import in_words, line_of
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put
@@ -26,8 +27,6 @@ TRAVELLED = "meltr_ray_workload"
 """Name of the folder of a workload's files on a machine to which they were sent; on its `sys.path`."""
 GENERATED = "<string>"
 """Where dataclass writes the code of the methods that it makes."""
-NEAR = 0.9
-"""Likeness of two names from which on one counts as the other misspelt."""
 NEEDED = ("module", "examples", "batch")
 """Methods that a workload can't do without."""
 
@@ -59,6 +58,7 @@ def _check_whole(source: str, cls: type[Workload]) -> None:
         check(default, "workload", source, f"{item.name} has no default; give it one")
     check_groups(cls, source)
     check_spelling(cls, source)
+    check_members(cls, source)
     try:
         OmegaConf.structured(cls)
     except (OmegaConfBaseException, NameError, TypeError) as error:
@@ -80,17 +80,6 @@ def _check_whole(source: str, cls: type[Workload]) -> None:
             source,
             f"{cls.__name__} names no {member}; give them as a class attribute",
         )
-
-
-def check_spelling(cls: type[Workload], source: str) -> None:
-    """A member whose name is nearly that of an optional one was meant to be it: it would be left out in silence."""
-    members = [name for name in vars(Workload) if not name.startswith("_")]
-    settings = {item.name for item in dataclasses.fields(cls)}
-    for name in vars(cls):
-        if name.startswith("_") or name in members or name in settings:
-            continue
-        near = [member for member in difflib.get_close_matches(name, members, 1, NEAR) if member not in vars(cls)]
-        check(not near, "workload", source, f"{name} is no part of a workload; did you mean {near and near[0]} (else call it otherwise)")
 
 
 def check_groups(cls: type[Workload], source: str) -> None:

@@ -21,7 +21,7 @@ SEED = 20230613
 
 @dataclass(frozen=True)
 class Part(Sequence):
-    """Some of a sequence's examples, by their numbers."""
+    """Some of a sequence's examples, by their numbers; a slice is another part."""
 
     whole: Sequence[Any]
     numbers: tuple[int, ...]
@@ -29,8 +29,8 @@ class Part(Sequence):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.whole[self.numbers[index]]
+    def __getitem__(self, index: int | slice) -> Any:
+        return Part(self.whole, self.numbers[index]) if isinstance(index, slice) else self.whole[self.numbers[index]]
 
 
 def examples(workload: Workload, split: str) -> Sequence[Any]:

@@ -30,7 +30,9 @@ def statistics(config: Config, losses: Tensor, a: Tensor, value: Tensor, step: i
     loss_values, slope_values, train_loss = numbers[: len(names)], numbers[len(names) : -2], numbers[-2]
     for name, number in [*zip(names, loss_values), ("g_phi(l)", train_loss)]:
         if number - number != 0:  # neither NaN nor infinity
-            raise Diverged(f"loss {name} is {number} at step {step}; lower optimizer.learning_rate or aid.learning_rate")
+            raise Diverged(
+                f"loss {name} is {number} at step {step}; lower optimizer.learning_rate or aid.learning_rate, or mend the loss if some batches alone make it so"
+            )
     return (
         {"train_loss": train_loss, "negative_slopes": numbers[-1] / count}
         | {f"loss.{name}": number for name, number in zip(names, loss_values)}

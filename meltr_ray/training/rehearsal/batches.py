@@ -31,6 +31,7 @@ def check_batches(config: Config) -> Any:
         return Batches(workload, "train", config.train.batch_size, config.seed)
 
     batches = made()
+    check_list_kept(workload, batches)
     if batches.with_control:
         check_control(workload, batches)
     member = "control" if batches.with_control else "batch"
@@ -59,6 +60,15 @@ def check_batches(config: Config) -> Any:
             break
         batches[number]
     return batch
+
+
+def check_list_kept(workload: Workload, batches: Batches) -> None:
+    """batch leaves the list of examples that it is given as it is."""
+    drawn = called(workload, "examples", lambda: [batches.examples[number] for number in range(batches.batch_size)])
+    given = list(drawn)
+    called(workload, "batch", lambda: workload.batch(given, np.random.default_rng(0)))
+    same = len(given) == len(drawn) and all(a is b for a, b in zip(given, drawn))
+    check(same, "workload", workload.source, "batch changes the list of examples that it is given, so some are left out; change a copy")
 
 
 def check_tensors(workload: Workload, batch: Any) -> None:

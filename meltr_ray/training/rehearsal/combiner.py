@@ -25,7 +25,7 @@ from meltr_ray.training.refused import refused_in_settings
 def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
     """The combiner of a workload gives a scalar that depends on the losses."""
     way = called(config.workload, "combiner", lambda: WAYS["own"].of(config, config.workload))
-    losses = model(batch).detach()
+    losses = model(batch).detach().requires_grad_()
     value = called(config.workload, "combiner", lambda: way.combiner(losses, *way.beside(batch)))
     check(
         isinstance(value, Tensor) and value.dim() == 0,
@@ -33,6 +33,8 @@ def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
         "own",
         f"gave {f'the shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'}; return a scalar",
     )
+    check(reaches(value, losses), "combiner.name", "own", "gave what doesn't depend on the losses; combine them, without detach")
+    losses = losses.detach()
     _, a = called(config.workload, "combiner", lambda: way.slopes(losses, batch))
     check(
         called(config.workload, "combiner", lambda: depends_on_phi(way.combiner, losses, way.beside(batch))),
@@ -46,6 +48,11 @@ def check_own_combiner(config: Config, model: nn.Module, batch: Any) -> None:
         "own",
         "has slopes that are not finite or all zero, so nothing would train; start it near the plain sum",
     )
+
+
+def reaches(value: Tensor, losses: Tensor) -> bool:
+    """Whether a value depends on the losses."""
+    return value.requires_grad and torch.autograd.grad(value, losses, retain_graph=True, allow_unused=True)[0] is not None
 
 
 def depends_on_phi(combiner: nn.Module, losses: Tensor, beside: list[Any]) -> bool:

@@ -19,7 +19,7 @@ from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.rehearsal.batches import check_batches
 from meltr_ray.training.rehearsal.combiner import check_meta_step, check_own_combiner, may_be_refused
 from meltr_ray.training.rehearsal.evaluation import check_evaluation
-from meltr_ray.training.rehearsal.losses import check_flat, check_losses
+from meltr_ray.training.rehearsal.losses import check_flat, check_losses, check_more_batches
 from meltr_ray.training.rehearsal.module import check_made_anew, check_module, check_unchanged
 from meltr_ray.training.rehearsal.owners import used_by_their_owners
 from meltr_ray.training.rehearsal.seeds import SEED, seeded_by_the_run
@@ -92,6 +92,7 @@ def rehearse(config: Config) -> None:
             check_meta_step(config, model, batch)
         with torch.no_grad(), used_by_their_owners(model) if config.engine.zero_stage == 3 else nullcontext():
             called(workload, "module", lambda: model(batch))
+            check_more_batches(config, model)
             metrics = check_evaluation(workload, module)
         check_unchanged(workload, module, before)
         check_structure(config, module, batch, metrics)

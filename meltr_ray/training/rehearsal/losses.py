@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meltr_ray.combining.named import WAYS
 from meltr_ray.combining.way import check_positive
 from meltr_ray.config import Config
-from meltr_ray.config.user_code import called
-from meltr_ray.errors import check
+from meltr_ray.config.user_code import called, in_words
+from meltr_ray.errors import ConfigError, check
+from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.training.batches import Batches
 from meltr_ray.training.difference import copied, difference
 from meltr_ray.training.loss_vector import LossVector, WithControl
 from meltr_ray.training.rehearsal.seeds import seeded_by_the_run
+from meltr_ray.workload import Workload
 
 TRIED = 5
 """Batches on which a loss may have no gradient before it counts as one that has none."""
+CLOSE = 1e-5
+"""Relative difference of two losses that are the same but for the order of their sums."""
+SECONDS = 0.5
+"""For how long further batches are tried."""
 
 
 def check_losses(config: Config, model: LossVector, batch: Any) -> list[str]:
@@ -29,7 +36,7 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> list[str]:
     workload, names = config.workload, config.losses.set
     count = len(names) if not workload.per_example else config.train.batch_size
     start, before = torch.get_rng_state(), copied(batch)
-    losses = seeded_by_the_run(workload, "forward", lambda: model(batch))
+    losses = first_losses(config, model, batch)
     where = difference(before, batch)
     check(where is None, "workload", workload.source, f"forward changes its batch, in {where}; change a copy")
     check(len(losses) == count, "losses.set", names, f"gave {len(losses)} numbers for {count} examples; return one for each")
@@ -58,9 +65,81 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> list[str]:
         )
         if not any(bool(g.any()) for g in found if g is not None):
             flat.append(name)
+    check_registered(workload, model, losses)
     torch.set_rng_state(start)
     called(workload, "module", lambda: model(batch, (workload.primary,)))
     return flat
+
+
+def first_losses(config: Config, model: LossVector, batch: Any) -> Tensor:
+    """Those of a first pass. What it raises is said of forward, of a loss that it doesn't know, or of the control's batch."""
+    workload = config.workload
+    try:
+        return seeded_by_the_run(workload, "forward", lambda: model(batch))
+    except ConfigError as error:
+        cause = error.__cause__
+        if isinstance(cause, KeyError) and cause.args[0] in config.losses.set:
+            raise ConfigError(f"losses.set={cause.args[0]}: forward knows no such loss ({in_words(cause)}); compute it there, "
+                              "or correct the names in `losses`") from error  # fmt: skip
+        if cause is None or not isinstance(batch, WithControl):
+            raise
+        try:
+            model.named(batch[0], (workload.primary,))
+        except Exception:
+            raise error from None
+        raise ConfigError(
+            f"workload={workload.source}: control gave a batch that forward fails on ({in_words(cause)}); give it the form of the other"
+        ) from error
+
+
+def check_registered(workload: Workload, model: LossVector, losses: Tensor) -> None:
+    """They depend on no parameter that the module doesn't have: it would stay as it is."""
+    known = {id(p) for p in model.parameters()}
+    loose = [leaf for leaf in graph_of([losses]).leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in known]
+    check(not loose, "workload", workload.source,
+          f"a loss depends on a parameter of shape {tuple(loose[0].shape) if loose else ()} that the module doesn't have, so it would never train; make what holds it "
+          "an attribute of the module, lists of layers by nn.ModuleList, or freeze it")  # fmt: skip
+
+
+def check_more_batches(config: Config, model: LossVector) -> None:
+    """Some batches more: losses are finite on each, and the control's batch has another primary loss than the one it is made of."""
+    batches, workload, started = (
+        Batches(config.workload, "train", config.train.batch_size, config.seed),
+        config.workload,
+        time.perf_counter(),
+    )
+    tried, told_apart = min(TRIED, batches.per_epoch), not batches.with_control
+    for number in range(tried):
+        if number and told_apart and time.perf_counter() - started > SECONDS:
+            break
+        batch = batches[number]
+        losses = called(workload, "forward", lambda: model(batch))
+        for name, loss in zip(config.losses.set * (len(losses) if workload.per_example else 1), losses):
+            check(
+                bool(loss.isfinite()),
+                "losses.set",
+                name,
+                f"is {loss.item()} on batch {number + 1} of the first epoch; mend it, or leave it out",
+            )
+        told_apart = told_apart or differ(workload, model, batch)
+    check(
+        told_apart,
+        "workload",
+        workload.source,
+        f"control's batch has the same {workload.primary} as the batch that it is made of; permute what that loss reads",
+    )
+
+
+def differ(workload: Workload, model: LossVector, batch: WithControl) -> bool:
+    """Whether the primary loss of the control's batch is another one, without dropout."""
+    try:
+        model.eval()
+        one, other = (model.named(each, (workload.primary,))[workload.primary] for each in batch)
+    except Exception:  # a module that has losses in training alone
+        return True
+    finally:
+        model.train()
+    return not torch.allclose(one, other, rtol=CLOSE)
 
 
 def check_flat(config: Config, model: LossVector, flat: list[str]) -> None:
