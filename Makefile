@@ -25,7 +25,7 @@ slow: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
-	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[sweep,methods,search,test]'
+	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[sweep,methods,search,loggers,test]'
 	touch $@
 
 clean:

@@ -19,7 +19,7 @@ meltr_ray.cluster
 meltr_ray.video meltr_ray.huggingface tune_spaces
 meltr_ray.training
 meltr_ray.config
-meltr_ray.combining
+meltr_ray.combining meltr_ray.loggers
 meltr_ray.hypergrad meltr_ray.results
 meltr_ray.workload
 meltr_ray.bounds meltr_ray.storage meltr_ray.extras

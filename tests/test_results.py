@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from meltr_ray.cluster import live
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import migration
 from meltr_ray.results import table as results
@@ -199,3 +201,26 @@ def test_sweep_json_of_version_1(old):
     found = migration.migrate_about(about, results.load(old / "retrieval" / results.FILE).column_names)
     assert list(found["metrics"]) == ["recall_at_10", "recall_at_1", "recall_at_5", "median_rank"]
     assert found["losses"]["controls"] == ["constant", "shuffled"] and migration.migrate_about(found, []) is found
+
+
+def test_the_table_of_a_running_sweep_grows_with_its_trials_and_reads_what_changed_alone(tmp_path, monkeypatch):
+    read: list[str] = []
+    monkeypatch.setattr(results, "load_of_trial", lambda path, load=results.load_of_trial: read.append(path.parent.name) or load(path))
+    monkeypatch.setattr(live, "EVERY", 0.0)
+    monkeypatch.setattr(live, "SHARE", 1e9)
+    watched = live.Live(tmp_path)
+    watched.next = 0.0
+
+    def after(*rows: tuple[str, int]) -> list[tuple[str, int]]:
+        for trial, step in rows:
+            results.append(tmp_path / "trials" / trial, row(step, trial=trial), columns())
+        read.clear()
+        watched.on_step_end(0, [])
+        return [(one["trial"], one["step"]) for one in results.load(tmp_path / results.FILE).to_pylist()]
+
+    assert after(("b", 1)) == [("b", 1)]
+    assert after(("a", 1), ("b", 2)) == [("a", 1), ("b", 1), ("b", 2)] and read == ["a", "b"]
+    assert after(("a", 2)) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)] and read == ["a"]
+    (tmp_path / "trials/b/results.parquet").unlink()
+    assert after() == [("a", 1), ("a", 2)] and read == []
+    assert len(pickle.dumps(watched)) < 1000

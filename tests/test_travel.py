@@ -89,7 +89,7 @@ def test_another_text_of_the_code_on_a_machine_is_one_line(mine, monkeypatch):
     monkeypatch.syspath_prepend(mine)
     (mine / ".seen").write_text(".seen")
     config, own = toy_config(0), [str(path) for path in travel.texts(make(f"{mine}/own.py:Own"))]
-    asked = (str(mine / ".seen"), {}, own, ["package"], TRAVELLED)
+    asked = (str(mine / ".seen"), {}, own, ["package"], TRAVELLED, ["torch"])
     here = asker()(*asked)
 
     def refused() -> str:

@@ -55,6 +55,7 @@ def checked_trials(request: cli.Request, settings: DictConfig, config: Config) -
     for trial in trials:
         cli.check_machine(trial.config)
     cli.check_cluster(config)
+    cli.check_loggers(config)
     cli.prepare(config)
     from meltr_ray.training.rehearsal import check_all
 

@@ -291,6 +291,14 @@ def check_cluster(config: Config) -> None:
         check_answers(config.cluster)
 
 
+def check_loggers(config: Config) -> None:
+    """Raises ConfigError: one of `loggers` would show nothing."""
+    if config.loggers:
+        from meltr_ray.loggers.named import check_loggers as check_each
+
+        check_each(config.loggers)
+
+
 def prepare(config: Config) -> None:
     """What the workload has to make or check before any worker starts."""
     called(config.workload, "prepare", lambda: config.workload.prepare(print))

@@ -11,7 +11,7 @@ from meltr_ray.errors import check
 from workloads import cli
 
 HOW_IT_RUNS = ("sweep.max_concurrent", "sweep.progress_every", "sweep.budget", "train.cpus_per_worker", "train.accelerator", "train.resources",
-               "train.placement", "train.grace", "cluster")  # fmt: skip
+               "train.placement", "train.grace", "cluster", "loggers")  # fmt: skip
 """Settings that may be anything."""
 
 

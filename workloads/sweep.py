@@ -30,7 +30,7 @@ class Own:
 
 def sweep(request: cli.Request) -> int:
     """Run the plan's phases, gather, report. Returns the exit code."""
-    cli.check_taken(request, "sweep.py", ("name", "output", "resume", "cluster"))
+    cli.check_taken(request, "sweep.py", ("name", "output", "resume", "cluster", "loggers"))
     settings, config, folder = resumed(request) if request.config.resume else planned(request)
     trials = checked_trials(request, settings, config)
     plan_only = request.own is not None and request.own.plan_only

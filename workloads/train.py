@@ -30,7 +30,7 @@ OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
 
 def train(request: cli.Request) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
-    cli.check_taken(request, "train.py", ("name", "output", "resume", "cluster"))
+    cli.check_taken(request, "train.py", ("name", "output", "resume", "cluster", "loggers"))
     config = request.config
     if config.resume:
         folder = Path(config.resume).absolute()
@@ -57,6 +57,7 @@ def train(request: cli.Request) -> int:
     check_given(request.given, config, [config])
     cli.check_machine(config)
     cli.check_cluster(config)
+    cli.check_loggers(config)
     cli.make_paths_absolute(config)
     cli.prepare(config)
     from meltr_ray.training import checkpoint
@@ -80,8 +81,10 @@ def run(folder: Path, config: Config) -> int:
         from meltr_ray.cluster.placement import check_holds
         from meltr_ray.cluster.terminal import tell
         from meltr_ray.cluster.trial import record_failure, run_trial
+        from meltr_ray.loggers.named import begin
         from meltr_ray.training.stopping import End
 
+        begin(config.loggers, folder)
         name, metric = next(iter(config.workload.metrics.items()))
 
         def show(row: dict) -> None:

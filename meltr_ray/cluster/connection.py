@@ -17,6 +17,7 @@ from meltr_ray.cluster.travel import packed
 from meltr_ray.config import Config
 from meltr_ray.config.run import LOCAL
 from meltr_ray.errors import ConfigError, check, shown
+from meltr_ray.loggers.named import environment as loggers_environment
 
 ANSWER_SECONDS = 6
 """In which a cluster has to accept a connection, and to greet."""
@@ -164,7 +165,7 @@ def start() -> None:
 
 def options(modules: Sequence[str] = ()) -> dict[str, Any]:
     """`modules`: folders of code that travels."""
-    environment = {"env_vars": ray_environment()} | ({"py_modules": list(modules)} if modules else {})
+    environment = {"env_vars": ray_environment() | loggers_environment()} | ({"py_modules": list(modules)} if modules else {})
     return {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": environment}
 
 

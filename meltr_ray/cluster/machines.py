@@ -12,6 +12,7 @@ from meltr_ray.config import Config
 from meltr_ray.config.run import LOCAL, paths
 from meltr_ray.config.workload_file import TRAVELLED
 from meltr_ray.errors import check
+from meltr_ray.loggers.named import logger
 
 PACKAGES = ("torch", "ray", "deepspeed")
 ANSWER_SECONDS = 120
@@ -36,7 +37,8 @@ def check_machines(config: Config, folder: Path) -> None:
     marker.write_text(marker.name, encoding="utf-8")
     try:
         modules = ["meltr_ray", *filter(None, [own_package(config.workload)])]
-        asked = (str(marker), wanted, [str(path) for path in texts(config.workload)], modules, TRAVELLED)
+        packages = [*PACKAGES, *(logger(name).package for name in config.loggers)]
+        asked = (str(marker), wanted, [str(path) for path in texts(config.workload)], modules, TRAVELLED, packages)
         here, answers = asker()(*asked), ask_all(*asked)
     finally:
         marker.unlink()
@@ -73,9 +75,10 @@ def compare(machine: str, found: dict[str, Any] | None, here: dict[str, Any], co
 
 def asker() -> Callable[..., dict[str, Any]]:
     """A function that runs where this package may be missing: its text travels, and not its name."""
-    packages = PACKAGES
 
-    def look(marker: str, wanted: dict[str, str], own: list[str], modules: list[str], travelled: str) -> dict[str, Any]:
+    def look(
+        marker: str, wanted: dict[str, str], own: list[str], modules: list[str], travelled: str, packages: list[str]
+    ) -> dict[str, Any]:
         import hashlib
         import os
         import platform

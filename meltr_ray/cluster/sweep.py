@@ -25,6 +25,7 @@ from meltr_ray.cluster.tune import run_source, run_trials
 from meltr_ray.config import Config, SweepConfig
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
+from meltr_ray.loggers.named import begin
 from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
 from meltr_ray.training import splits
@@ -103,6 +104,7 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
     progress.take_up(results.read_trial(trial) for trial in folder.glob("trials/*"))
     budget = Budget.of(folder, config.sweep.budget_seconds)
     ending = Ending.FINISHED
+    begin(config.loggers, folder)
     try:
         with connected(config):
             check_machines(config, folder)

@@ -47,8 +47,9 @@ def timed(trials: list[Trial], folder: Path, config: Config) -> Timed:
 
 
 def cut(config: Config) -> Config:
-    """The same run, evaluated `EVALUATIONS` times with a few steps between."""
+    """The same run, evaluated `EVALUATIONS` times with a few steps between, and shown in no logger."""
     config = copy.deepcopy(config)
+    config.loggers = []
     combiner, least = config.combiner, LEAST_STEPS
     if combiner.horizon:  # as large a share of steps is looked ahead, only sooner
         share, rests = combiner.horizon / combiner.every, WAYS[combiner.name].rests

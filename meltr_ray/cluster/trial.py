@@ -31,6 +31,8 @@ from meltr_ray.config import file as config_file
 from meltr_ray.config.run import LOCAL
 from meltr_ray.config.user_code import in_words
 from meltr_ray.errors import ConfigError
+from meltr_ray.loggers.logger import Tracked
+from meltr_ray.loggers.named import opened
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.storage import put
@@ -136,6 +138,7 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
 
     folder, columns, rungs, asked = Path(trial["folder"]), columns_of(config), Rungs.of(trial), Asked(trial["stop"])
     ended: list[str] = []
+    tracked = Tracked(Path(trial["stop"]), trial["name"], trial["arm"], trial["phase"], recorded(config))
 
     def record(row: dict[str, Any]) -> None:
         if rank == 0:
@@ -143,10 +146,15 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
                 ended.append(why)
                 row = row | {"status": "stopped", "error": why}
             results.append(folder, row, columns)
+            loggers.add(row)
         report({name: row[name] for name in ("step", "split", "score")})
 
     try:
-        return run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(lambda: bool(ended) or asked(), leaving))
+        shown = config.loggers if rank == 0 else []
+        with opened(shown, tracked, results.read_trial(folder) if shown else ()) as loggers:
+            end = run(config, folder, record, trial["phase"], trial["arm"], trial["test"], Stop(lambda: bool(ended) or asked(), leaving))
+            loggers.status = "finished" if end is End.FINISHED else "stopped"
+        return end
     except SystemExit as error:  # a thread of Ray's would take it for the end of the trial
         raise ConfigError(f"workload={config.workload.source}: its code asks for the end of the process in training "
                           f"({in_words(error)}); raise an error in place of it") from error  # fmt: skip

@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 
 from meltr_ray.cluster import rungs
 from meltr_ray.cluster.budget import Budget
+from meltr_ray.cluster.live import Live
 from meltr_ray.cluster.placement import at_once, of_trial
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.trial import trainable
@@ -122,7 +123,7 @@ def run_source(source: Source, folder: Path, config: Config, progress: Progress 
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder / "ray"),
-            callbacks=[progress] if progress else [],
+            callbacks=[progress, Live(folder)] if progress else [],
             failure_config=tune.FailureConfig(max_failures=config.train.max_failures + MACHINES_LEFT),
             verbose=0,
         ),

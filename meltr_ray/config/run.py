@@ -37,6 +37,8 @@ class Config:
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
     cluster: str = LOCAL
     """Ray cluster: `local` starts one on this machine, `auto` joins the one found, else its address."""
+    loggers: list[str] = field(default_factory=list)
+    """Trackers that show the rows of the results table besides: tensorboard, mlflow, wandb, such as [tensorboard,wandb]."""
     seed: int = bounded(0, 0, 2**31 - 1)
     """Seed of weights, data order, masks and dropout; the same seed pairs two configurations."""
     workload: Workload = field(default_factory=Workload)
@@ -71,6 +73,10 @@ class Config:
         for setting, path in paths(self).items():
             check_local(setting, path)
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
+        if self.loggers:
+            from meltr_ray.loggers.named import check_names
+
+            check_names(self.loggers)
         check_declared(self.workload)
         self.losses.resolve(self.workload)
         called(self.workload, "resolve", lambda: self.workload.resolve(self.losses.primary, self.losses.set))
@@ -159,7 +165,7 @@ def paths(config: Config) -> dict[str, str]:
     return {name: flat[name] for name in names if isinstance(flat.get(name), str)}
 
 
-ABOUT_THE_COMMAND = ("name", "output", "resume", "checkpoint", "split", "cluster")
+ABOUT_THE_COMMAND = ("name", "output", "resume", "checkpoint", "split", "cluster", "loggers")
 """Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 

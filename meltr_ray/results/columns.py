@@ -148,6 +148,8 @@ def common(a: pa.DataType, b: pa.DataType) -> pa.DataType:
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` in the columns of a unified schema; numbers that become text are written as JSON has them."""
+    if table.schema.equals(schema):
+        return table.cast(schema)  # only meanings differ
     names = set(table.column_names)
 
     def column(one: pa.Field) -> pa.Array | pa.ChunkedArray:

@@ -191,17 +191,42 @@ def stop(folder: Path) -> bool:
     return True
 
 
-def gather(sweep: Path) -> pa.Table:
-    """Join the tables of all trials of `sweep` into `<sweep>/results.parquet` and return it; works on a running sweep.
+class Gathered:
+    """`<sweep>/results.parquet`, made of the tables of its trials as often as it is asked for; what is as it was isn't read again."""
 
-    A table that is damaged, or another trial's, is left out, and a line says so.
-    """
-    tables = []
-    for path in sorted(Path(sweep).glob(f"trials/*/{FILE}")):
+    def __init__(self, sweep: Path):
+        self.sweep = Path(sweep)
+        self.tables: dict[Path, tuple[tuple[int, int, int], pa.Table | None]] = {}
+        """File of a trial -> what tells its versions apart, and its table; None of one that is left out."""
+
+    def __call__(self) -> pa.Table:
+        """Join them, write the file and return the table; works on a running sweep.
+
+        A table that is damaged, or another trial's, is left out, and a line says so.
+        """
+        versions = {path: _version(path) for path in sorted(self.sweep.glob(f"trials/*/{FILE}"))}
+        self.tables = {
+            path: known if (known := self.tables.get(path)) and known[0] == version else (version, self._load(path))
+            for path, version in versions.items()
+        }
+        table = join(table for _, table in self.tables.values() if table is not None)
+        write(self.sweep / FILE, table)
+        return table
+
+    def _load(self, path: Path) -> pa.Table | None:
         try:
-            tables.append(load_of_trial(path))
+            return load_of_trial(path)
         except Damaged as error:
             say(f"{error}; it is left out")
-    table = join(tables)
-    write(Path(sweep) / FILE, table)
-    return table
+            return None
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Of a file that is replaced as a whole whenever it changes."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def gather(sweep: Path) -> pa.Table:
+    """`Gathered`, once."""
+    return Gathered(sweep)()
