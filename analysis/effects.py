@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from analysis import contrasts
-from analysis.family import Cells, Contrast, Estimate, contrast, plain, together
+from analysis.family import Cells, Contrast, Estimate, contrast, grain, plain, together
 from analysis.simultaneous import LEVEL, spent
 from analysis.verdicts import kind_of, seeds_to_tell, words
 from tune_spaces.designs import Design, Pair
@@ -112,7 +112,8 @@ def effects(scores: Scores, margin: float, looks: Sequence[int] = ()) -> Screeni
     design, names = scores.design, list(scores.controls)
     seen = ~np.isnan(scores.values).all(1)
     values, seeds = scores.values[seen], tuple(seed for seed, there in zip(scores.seeds, seen) if there)
-    cells = Cells(contrasts.fill(values), np.isnan(values))
+    everything = np.concatenate([values.ravel(), *(each[seen].ravel() for each in scores.controls.values())])
+    cells = Cells(contrasts.fill(values), np.isnan(values), grain(everything))
     losses = {loss: _of_loss(design, loss, cells) for loss in design.losses}
     controls = {name: _of_control(scores.controls[name][seen], cells) for name in names}
     share = spent(looks, len(seeds)) if seeds else 1.0
@@ -153,7 +154,7 @@ def _of_control(values: np.ndarray, cells: Cells) -> dict[str, Contrast | None]:
         per_seed, there = control - cells.filled[:, row], ~np.isnan(control)
         seeds = there.sum() - cells.absent[there, row].sum() / 2
         lost = int((~there).sum() + cells.absent[there, row].sum())
-        found[name] = Contrast(per_seed, 2.0, float(seeds), lost) if np.isfinite(per_seed).any() else None
+        found[name] = Contrast(per_seed, 2.0, float(seeds), lost, cells.grain) if np.isfinite(per_seed).any() else None
     return found
 
 

@@ -188,6 +188,26 @@ def test_diverged_trials_make_no_false_verdicts():
     assert wrong["helps"].mean() <= ALLOWED and wrong["harms"].mean() <= ALLOWED
 
 
+GRAIN = 1.25
+"""Of an accuracy over 80 examples."""
+
+
+def test_scores_that_move_in_steps_make_no_false_verdicts():
+    """Two seeds often have the same contrast then, to the last digit: that isn't a spread of 0."""
+    design, generator, seen = designs.screening(losses(1)), np.random.default_rng(0), []
+    for _ in range(COUNT):
+        scores = 30 + generator.normal(0, 1, (2, 1)) + generator.normal(0, 0.8, (2, 2))  # no effect
+        seen.append(screening(np.round(scores / GRAIN) * GRAIN, design).effects[0].kind)
+    assert np.mean([kind in ("helps", "harms") for kind in seen]) <= ALLOWED
+
+
+@pytest.mark.parametrize("seeds, kind", [(2, "undecided"), (12, "none")])
+def test_equal_contrasts_have_the_spread_of_rounding(seeds, kind):
+    scores = GRAIN * np.random.default_rng(0).integers(20, 30, (seeds, 1)) * np.ones((1, 2))
+    (effect,) = screening(scores, designs.screening(losses(1))).effects
+    assert effect.kind == kind and effect.average.mean == 0 and effect.average.half > GRAIN / np.sqrt(6 * seeds)
+
+
 @pytest.mark.parametrize("count, missing", [(2, 0.0), (4, 0.1), (5, 0.1), (6, 0.1)])
 def test_many_at_once_are_analysed_as_one(count, missing):
     """The simulation's intervals are those of the function that users get."""

@@ -74,6 +74,7 @@ def interrupted(digits_folder, tmp_path_factory) -> Interrupted:
     try:
         wait_for_a_trial(folder, process)
         os.kill(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # as `timeout` sends it, to the command and to its group
         assert process.wait(120) == 143, (cwd / "sweep.out").read_text()
     finally:
         kill_all(process)

@@ -17,6 +17,10 @@ FOR_THE_REPORT = 10.0
 """Seconds of `train.grace`, half of it at most, that are kept for what comes after the trials."""
 
 
+TWICE = 0.05
+"""Seconds in which a second signal isn't meant as one."""
+
+
 class Interruption:
     """A context in which the first signal asks whoever trains under `folder` to stop, and a second one, or the end of the grace, raises
     KeyboardInterrupt wherever the driver stands.
@@ -29,6 +33,8 @@ class Interruption:
         self.folder, self.grace, self.terminal = folder, grace, terminal
         self.number = 0
         """Of the first signal."""
+        self.since = 0.0
+        """When it came."""
         self.again = False
         """Whether there was a second, so that nothing more is waited for."""
         self.ends = float("inf")
@@ -55,11 +61,14 @@ class Interruption:
         return self.number > 0
 
     def take(self, number: int, frame: FrameType | None) -> None:
-        """A signal."""
+        """A signal. `timeout` sends its own twice at once, to the command and to its group: those are one."""
+        if self.asked and time.monotonic() - self.since < TWICE:
+            return
         if self.asked:
             self.again = True
             raise KeyboardInterrupt
-        self.number, self.ends = number, time.monotonic() + self.grace
+        self.number, self.since = number, time.monotonic()
+        self.ends = self.since + self.grace
         stop.ask(self.folder)
         line = f"{signal.Signals(number).name}: what runs saves its step and stops, within {self.grace:g} s; again to end at once\n"
         tell(self.terminal.fileno(), line)  # a signal may come in the middle of a print

@@ -5,6 +5,7 @@ docs/security.md says what is left beyond that, and what protects it; `tests/tes
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
@@ -15,21 +16,26 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 
 
 @contextmanager
 def kept_to_this_machine() -> Iterator[None]:
-    """Around `ray.init` of a cluster of our own."""
+    """Around `ray.init` of a cluster of our own.
+
+    Ray's processes get a process group of their own: a signal to the group of the command, as `timeout` sends it, would end them before what
+    they train is saved. They still die with the command.
+    """
     keep_token()
-    before = ray_constants.ENABLE_RAY_CLUSTER
+    before, popen = ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen
     ray_constants.ENABLE_RAY_CLUSTER = False  # as Ray has it on macOS and Windows: nodes get the address 127.0.0.1
+    services.ConsolePopen = functools.partial(popen, process_group=0)
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        ray_constants.ENABLE_RAY_CLUSTER, services.ConsolePopen = before, popen
 
 
 def keep_token() -> None:
