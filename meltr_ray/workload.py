@@ -274,6 +274,12 @@ class Workload:
         return metric.score(values[name])
 
 
+def made_anew(workload: Workload) -> Workload:
+    """As another process makes it."""
+    make, given = workload.__reduce__()
+    return make(*given)
+
+
 def rebuild(cls: type[Workload], settings: dict[str, Any], primary: str | None, loss_set: list[str] | None) -> Workload:
     """A workload in another process."""
     made = cls(**settings)

@@ -331,6 +331,8 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
                 return losses.detach().sum() * self.phi
         return Cut()
 """, "combiner.name=own", "gave what doesn't depend on the losses; combine them, without detach"),
+    ("width: int = 4", "width: int = 4\n    source: str = 'mine'", "", "source is no setting but a part of every workload"),
+    ("sizes = {", "sizes = self.table and {", "", "examples failed (line 24): AttributeError"),
     # a product that the model doesn't admit, or that is wrong for it
     (DETACHED, "(out[:, 0] - x.sum(1)).square().mean() * (1 + out.square().mean().detach())", "aid.product=one_sided",
      "aid.product=one_sided: one_sided is wrong here, it is off by"),

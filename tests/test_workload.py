@@ -18,6 +18,7 @@ from meltr_ray.training import checkpoint, splits
 from meltr_ray.training.batches import Batches, MetaBatches
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.loss_vector import LossVector, WithControl
+from meltr_ray.training.overlap import overlap
 from meltr_ray.training.tuning import prepare_for_tuning
 from tests.commands import run
 from tests.faults import DETACHED, DOC, EVALUATE, FAULTS, HEAD, METRIC, MINE, PREDICTED, attempt, written
@@ -148,6 +149,22 @@ def test_an_evaluation_may_go_by_slices_of_what_it_is_given(tmp_path):
     workload = attempt(f"{tmp_path}/mine.py:Mine").workload
     part = splits.examples(workload, "test")
     assert np.array_equal(np.stack(list(part[3:7])), np.stack([part[k] for k in range(3, 7)])) and len(part[::2]) == (len(part) + 1) // 2
+
+
+def test_what_prepare_keeps_on_the_workload_is_not_there_in_a_worker_and_so_not_here(tmp_path):
+    source = written(tmp_path, "sizes = {", "sizes = self.table and {")
+    text = (tmp_path / "mine.py").read_text().replace(DOC, DOC + "    def prepare(self, report): self.table = 1\n")
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=r"examples failed \(line 25\): AttributeError"):
+        attempt(source)
+
+
+@pytest.mark.parametrize("drawn, alike", [("len(split)", 0), ("0", 8), ("len(split) if split == 'train' else 3", 0)])
+def test_a_split_that_repeats_train_is_said_at_the_start_and_in_the_report(drawn, alike, tmp_path, capsys):
+    source = written(tmp_path, "default_rng(len(split))", f"default_rng({drawn})")
+    workload = attempt(source).workload
+    line = f"Of 12 validation examples tried, {alike} stand in train, too: what is measured on validation says little of new data."
+    assert overlap(workload) == [line] * (alike > 0) and (f"note: {line}" in capsys.readouterr().err) == (alike > 0)
 
 
 def test_python_meets_the_same_lines(tmp_path):

@@ -35,7 +35,7 @@ from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
 from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import sealed
-from meltr_ray.workload import Workload
+from meltr_ray.workload import Workload, made_anew
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
@@ -300,8 +300,9 @@ def check_loggers(config: Config) -> None:
 
 
 def prepare(config: Config) -> None:
-    """What the workload has to make or check before any worker starts."""
+    """What the workload has to make or check before any worker starts. What it keeps on itself is left behind, as workers make it anew."""
     called(config.workload, "prepare", lambda: config.workload.prepare(print))
+    config.workload = made_anew(config.workload)
 
 
 def check_once(arguments: list[str]) -> None:

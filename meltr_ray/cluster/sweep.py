@@ -29,6 +29,7 @@ from meltr_ray.loggers.named import begin
 from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
 from meltr_ray.training import splits
+from meltr_ray.training.overlap import overlap
 from tune_spaces import equal_budgets, plan, screening, space_search
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
@@ -188,7 +189,7 @@ def describe(
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}",
             "command": command,
             "data": workload.describe(),
-            "caveats": [*workload.caveats(), *splits.said(workload)],
+            "caveats": [*workload.caveats(), *splits.said(workload), *overlap(workload)],
             "learning_rate_chosen": rates,
             "best": list(best) if best is not None else before.get("best"),
         }

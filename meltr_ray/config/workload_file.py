@@ -47,9 +47,10 @@ def find(source: str) -> type[Workload]:
 
 @functools.cache
 def _check_whole(source: str, cls: type[Workload]) -> None:
+    written = {name for each in cls.__mro__[: cls.__mro__.index(Workload)] for name in vars(each).get("__annotations__", {})}
     for item in dataclasses.fields(cls):
         check(
-            item.name == "source" or not hasattr(Workload, item.name),
+            item.name not in written or not hasattr(Workload, item.name),
             "workload",
             source,
             f"{item.name} is no setting but a part of every workload; leave its annotation out",

@@ -12,10 +12,12 @@ from torch import nn
 from meltr_ray.config import Config, workload_settings
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import check
+from meltr_ray.storage.sealed import say
 from meltr_ray.training.batches import check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.fits import check_fits
 from meltr_ray.training.loss_vector import LossVector
+from meltr_ray.training.overlap import overlap
 from meltr_ray.training.rehearsal.batches import check_batches
 from meltr_ray.training.rehearsal.combiner import check_meta_step, check_own_combiner, may_be_refused
 from meltr_ray.training.rehearsal.evaluation import check_evaluation
@@ -51,6 +53,8 @@ def check_all(configs: Iterable[Config]) -> None:
                 "has no validation example; return some from examples('validation')",
             )
             check_said(config.workload)
+            for line in overlap(config.workload):
+                say(f"note: {line}")
         for split in ["train"] + ["meta"] * config.draws_from_meta:
             check_enough(config.workload, split, known[split], config.train.batch_size, max(1, config.train.num_workers))
         deepspeed_settings(config)
