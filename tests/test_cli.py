@@ -48,7 +48,7 @@ WRONG = [
     ("backbone=violet losses.primary=joint", "use one of matching"),
     ("just-a-word", "write key=value"),
     ("experiment=aid", "sets workload.width, which this workload lacks; name the one that it is for"),
-    ("sweep.arms.meltr.seed=1", "workloads/conf/experiment/"),
+    ("sweep.arms.meltr.seed=1", "write them into a file, experiment=<file>.yaml"),
 ]
 
 
@@ -150,6 +150,42 @@ def test_a_command_whose_reader_has_gone_ends_quietly(command):
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 128 + signal.SIGPIPE
+
+
+OWN = """\
+defaults: [compare, _self_]
+sweep:
+  baselines: [uniform, doubled]
+  arms:
+    doubled: {combiner.name: fixed, combiner.weights: [1, 2]}
+"""
+
+
+def test_an_experiment_may_be_a_file_anywhere(tmp_path):
+    """It inherits from shipped ones; one with a shipped name is still the user's."""
+    primes = [f"workload={ROOT}/workloads/examples/primes.py:Primes", "losses.set=[prime,digit]"]
+    for name, text in (("mine.yaml", OWN), ("screening.yaml", f"# @package _global_\n{OWN}")):
+        (tmp_path / name).write_text(text)
+        sweep = cli.configure([*primes, f"experiment={tmp_path / name}", "sweep.seeds=3"]).config.sweep
+        assert list(sweep.arms) == ["primary_only", "uniform", "meltr", "doubled"] and sweep.seeds == 3
+        assert sweep.arms["doubled"]["combiner.weights"] == [1, 2] and sweep.baselines == ["uniform", "doubled"]
+
+
+@pytest.mark.parametrize("text, words", [
+    (None, "no such file; correct the path"), ("a: [1", "is no YAML of settings (while parsing a flow sequence); correct it"),
+    ("defaults: [nope]", "Could not load 'experiment/nope'; correct it"),
+    ("sweep: {seedz: 3}", "sets sweep.seedz, which is no setting of this workload or of a run; correct it"),
+    ("seed: ${oc.create:1}", "calls oc.create; correct it"), ("sweep: {seeds: -1}", "sweep.seeds=-1: must lie between"), ("- 1", "holds no settings by name; correct it"),
+])  # fmt: skip
+def test_a_wrong_file_of_an_experiment_meets_one_line(text, words, tmp_path):
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as line:
+        cli.configure([f"experiment={path}"])
+    assert (
+        words in str(line.value) and "\n" not in str(line.value) and (f"experiment={path}: " in str(line.value) or "sweep.seeds" in words)
+    )
 
 
 def test_the_default_sweep_compares_what_it_promises():

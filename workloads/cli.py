@@ -36,6 +36,7 @@ from meltr_ray.config.written import how_to_quote, override, value_of
 from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload, made_anew
+from workloads import own_experiment
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
@@ -145,6 +146,8 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         if key in mine:
             continue
         _check_key(cls, key, value, list(mine))
+        if key == "experiment" and own_experiment.is_file(value):
+            continue
         written = key.removeprefix("workload.") if key.startswith(tuple(f"workload.{group}." for group in cls.groups)) else key
         overrides.append(override(written, kinds.get(written, kinds.get(f"workload.{written}", "")), value))
     overrides += [f"{old}=null" for old, new in cls.aliases.items() if new in given]  # else a file's older name would win
@@ -156,8 +159,8 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
         f"conf names {cls.conf}, and there is no such file in {CONF}; leave it out",
     )
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            settings = compose(cls.conf, overrides=overrides)
+        with initialize_config_dir(str(CONF), version_base="1.3"), own_experiment.found_by_hydra(given) as more:
+            settings = compose(cls.conf, overrides=[*more, *overrides])
         OmegaConf.update(settings, "workload.source", absolute(source))
         chosen = own and OmegaConf.merge(own, {key: _own_value(item, given[key]) for key, item in mine.items() if key in given})
         if own:
@@ -357,16 +360,20 @@ def _options(cls: type[Workload], group: str) -> list[str]:
 
 
 def _check_key(cls: type[Workload], key: str, value: str, mine: list[str]) -> None:
+    if key == "experiment" and own_experiment.is_file(value):
+        return own_experiment.check_file(value)
     if key in (*cls.groups, "experiment"):
         if value not in _options(cls, key):
-            raise ConfigError(f"{key}={value}: unknown; use one of {', '.join(_options(cls, key))}")
+            raise ConfigError(
+                f"{key}={value}: unknown; use one of {', '.join(_options(cls, key))}{', or a YAML file of yours' * (key == 'experiment')}"
+            )
         return
     group, _, inner = key.partition(".")
     if group in cls.choices and inner == "name":
         raise ConfigError(f"{key}={value}: is chosen with all that hangs on it; write {group}={value}")
     known = [*mine, *(field.name for field in fields(cls) if field.name != "workload.source")]
     if key.startswith("sweep.arms"):
-        raise ConfigError(f"{key}={value}: arms are not given on the command line; write a file in workloads/conf/experiment/")
+        raise ConfigError(f"{key}={value}: arms are not given on the command line; write them into a file, experiment=<file>.yaml")
     if key == "workload.source" or (key not in known and not key.startswith("workload.") and f"workload.{key}" in known):
         raise ConfigError(f"{key}={value}: unknown setting; did you mean workload{'' if key == 'workload.source' else '.' + key}")
     if key not in known and not (key.startswith("workload.") and key.removeprefix("workload.") in known):
@@ -390,6 +397,8 @@ def _one_line(cls: type[Workload], error: Exception, given: dict[str, str], know
             key, first = cause.full_key, str(cause).splitlines()[0]
             if " not in '" in first:  # known, or it would have been refused above: of another choice of its group
                 group = key.partition(".")[0]
+                if key not in given and own_experiment.is_file(given.get("experiment", "")):
+                    return f"experiment={given['experiment']}: sets {key}, which is no setting of this workload or of a run; correct it"
                 if key not in given and "experiment" in given:
                     return f"experiment={given['experiment']}: sets {key}, which this workload lacks; name the one that it is for, workload=<file.py:Class>"
                 chosen = given.get(group, next(iter(cls.choices.get(group, {"": None}))))
@@ -404,6 +413,8 @@ def _unreadable(error: Exception, given: dict[str, str], kinds: dict[str, str]) 
     """Of what the parser couldn't read at all: which setting that was, and how to quote it."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     near = [key for key, value in given.items() if f"{key}={value}" in str(error)] or list(given)
+    if own_experiment.is_file(given.get("experiment", "")) and own_experiment.ALIAS in str(error):
+        return f"experiment={given['experiment']}: {shown(first.rpartition(': ')[2].rstrip('.'))}; correct it"
     if len(near) == 1:
         key, kind = near[0], kinds.get(near[0], "setting")
         mend = how_to_quote(key, shown(given[key])) if any(word in kind for word in ("str", "Any")) else f"give a value of type {kind}"
