@@ -91,7 +91,7 @@ def opened(setting: str, text: str) -> Store:
         bucket = base.partition("/")[0]
         if system.get_file_info(bucket).type == FileType.NotFound:  # else what is below it would only seem to be missing
             raise FileNotFoundError(f"there is no bucket {bucket}")
-        return Store(address, system, base)
+        return Store(address, system, base.rstrip("/"))
 
     return answered(setting, text, begin)
 
