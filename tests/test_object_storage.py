@@ -304,7 +304,9 @@ def test_a_sweep_killed_at_random_moments_goes_on_elsewhere(workers, options, tm
             sweep.until_steps(steps := chance.randint(20, 250))
             time.sleep(pause := chance.uniform(0, 3))
             there = opened("resume", f"s3://bucket/kept/sweeps/paced?{options}").names()
-            print(f"killed after {steps} steps and {pause:.1f} s, with {len(there)} files there, {sum('COMPLETE' in each for each in there)} checkpoints")
+            print(
+                f"killed after {steps} steps and {pause:.1f} s, with {len(there)} files there, {sum('COMPLETE' in each for each in there)} checkpoints"
+            )
             sweep.lose()
             sweep.start()
         sweep.finish()

@@ -123,7 +123,7 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
         workload.prediction_view,
     )
     page = write_page(target)
-    return predictions.finite(facts | {"page": f"{remote.send_back(folder, target)}/{page.name}" if folder in remote.FETCHED else str(page)})
+    return predictions.finite(facts | {"page": remote.send_back(folder, page) if folder in remote.FETCHED else str(page)})
 
 
 def value_of(config: Config, name: str) -> Any:

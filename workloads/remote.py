@@ -81,20 +81,22 @@ def above(store: Store) -> list[Store]:
     return found
 
 
-def send_back(folder: Path, made: Path) -> str:
-    """Copy what was made in a folder that was fetched to where that came from. Returns the address.
+def send_back(folder: Path, page: Path) -> str:
+    """Copy a page, and what lies beside it, that was made in a folder that was fetched to where that came from. Returns its address.
 
     Raises:
         ConfigError: it can't be written.
     """
     uri = FETCHED[folder]
-    store, name = opened("checkpoint", uri), made.relative_to(folder).as_posix()
+    store, name = opened("checkpoint", uri), page.relative_to(folder).as_posix()
     try:
-        for file in sorted(made.rglob("*")):
+        for file in sorted(page.parent.rglob("*")):
             if file.is_file():
                 store.send(file, file.relative_to(folder).as_posix())
     except OSError as error:
-        raise ConfigError(f"checkpoint={uri}: {name} can't be written there ({in_words(error)}); copy the run here and score that") from None
+        raise ConfigError(
+            f"checkpoint={uri}: {name} can't be written there ({in_words(error)}); copy the run here and score that"
+        ) from None
     return str(store.address / name)
 
 

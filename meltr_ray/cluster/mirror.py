@@ -132,9 +132,9 @@ class Mirror:
     def outdated(self, held: Held) -> list[str]:
         """Files of checkpoints that are gone here and older than the newest that the copy has, their markers first."""
         prefix = f"{held.part}/{CHECKPOINTS}/".lstrip("/")
-        newest = max((name for name in self.twin.sent if name.startswith(prefix) and name.rpartition("/")[0] in held.checkpoints), default="")
-        gone = [name for name in self.twin.sent if name.startswith(prefix) and name < newest and name.rpartition("/")[0] not in held.checkpoints]
-        return sorted(gone, key=lambda name: not name.endswith(f"/{MARKER}"))
+        newest = max((folder for folder in held.checkpoints if f"{folder}/{MARKER}" in self.twin.sent), default="")
+        of_others = [name for name in self.twin.sent if name.startswith(prefix) and name.rpartition("/")[0] not in held.checkpoints]
+        return sorted((name for name in of_others if name < newest), key=lambda name: not name.endswith(f"/{MARKER}"))
 
     def drop(self, names: list[str]) -> None:
         for name in names:
