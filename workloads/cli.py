@@ -243,7 +243,15 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
         return os.path.lexists(folder) or (is_address(config.output) and is_taken(config, f"{kind}/{folder.name}"))
 
     if chosen and exists(folder):
-        place = str(parsed("output", config.output) / kind / name) if is_address(config.output) else folder
+        place: object = folder
+        if is_address(config.output):
+            place = parsed("output", config.output) / kind / name
+            check(
+                is_taken(config, f"{kind}/{name}"),
+                "name",
+                name,
+                f"{folder} is of another sweep or run; move it away, or choose another name",
+            )
         raise ConfigError(f"name={name}: {place} exists; go on with resume={place} or choose another name")
     number = 1
     while exists(folder):
