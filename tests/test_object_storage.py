@@ -31,7 +31,7 @@ from meltr_ray.training import checkpoint
 from tests.commands import kill_all, run, start
 from tests.ends import Ended
 from tests.forks import ENVIRONMENT, ROOT
-from tests.object_storage import CREDENTIALS, SERVER, served
+from tests.object_storage import CREDENTIALS, SERVER, make, served
 from tests.test_analysis import LOSS_SET, METRICS, measured
 
 needs_server = pytest.mark.skipif(SERVER is None, reason="has no moto_server")
@@ -233,7 +233,8 @@ def test_a_run_in_a_bucket_is_scored_and_gone_on_with(options, tmp_path):
         assert code == 0 and "accuracy" in output, output
         assert (tmp_path / "outputs").exists() == (command == "train")
     (tmp_path / "train.out").unlink()
-    for settings, words in ((["name=one"], "exists; go on with resume=s3://bucket/a%20b/runs/one?"), (["name=two", "working_folder=/proc/x"], "nothing can be written")):  # fmt: skip
+    (tmp_path / "file").touch()
+    for settings, words in ((["name=one"], "exists; go on with resume=s3://bucket/a%20b/runs/one?"), (["name=two", "working_folder=file"], "is a file, where a folder is needed")):  # fmt: skip
         code, output = run("train", *PRIMES[:-1], f"output={where}", *settings, cwd=tmp_path)
         assert code == 2 and words in output and output.count("\n") == 1, output
         (tmp_path / "train.out").unlink()
@@ -246,7 +247,9 @@ def test_a_server_that_goes_away_ends_in_one_line_and_nothing_is_lost(tmp_path, 
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     with served() as options:
-        process = start("train", *PRIMES[:-1], "train.steps=2000", "name=one", f"output=s3://bucket/x?{options}", cwd=tmp_path)
+        process = start(
+            "train", *[each for each in PRIMES if "steps" not in each], "train.steps=2000", f"output=s3://bucket/x?{options}", cwd=tmp_path
+        )
         while "step 10/" not in (tmp_path / "train.out").read_text():
             assert process.poll() is None, (tmp_path / "train.out").read_text()
             time.sleep(0.05)
@@ -269,16 +272,21 @@ def test_a_server_that_goes_away_ends_in_one_line_and_nothing_is_lost(tmp_path, 
 class Stored(Ended):
     """A sweep whose folder here is lost whenever it is ended."""
 
+    bucket: str = ""
     options: str = ""
 
     @property
     def folder(self) -> Path:
-        return self.root / "outputs/s3/bucket/kept/sweeps/paced"
+        return self.root / "outputs/s3" / self.bucket / "kept/sweeps/paced"
+
+    @property
+    def address(self) -> str:
+        return f"s3://{self.bucket}/kept/sweeps/paced?{self.options}"
 
     def about(self) -> list[str]:
         if self.process:
-            return [f"resume=s3://bucket/kept/sweeps/paced?{self.options}"]
-        return ["name=paced", f"output=s3://bucket/kept?{self.options}", *self.prepared()]
+            return [f"resume={self.address}"]
+        return ["name=paced", f"output=s3://{self.bucket}/kept?{self.options}", *self.prepared()]
 
     def lose(self) -> None:
         """SIGKILL of the driver and all that it started, and the disk with it."""
@@ -293,17 +301,17 @@ class Stored(Ended):
 def test_a_sweep_killed_at_random_moments_goes_on_elsewhere(workers, options, tmp_path):
     """From the bucket alone; with two workers at ZeRO 3, each of which writes a file of every checkpoint."""
     settings = ("train.num_workers=2", "engine.zero_stage=3") if workers else ()
-    whole = Ended.whole(tmp_path / "whole") if not workers else Ended(tmp_path / "whole", settings)
-    if workers:
-        whole.start()
-        whole.finish()
-    sweep, chance = Stored(tmp_path / "killed", settings, 20, options=options), random.Random(f"{SEED} {workers}")
+    whole, chance = Ended(tmp_path / "whole", settings), random.Random(f"{SEED} {workers}")
+    whole.start()
+    whole.finish()
+    make(bucket := f"bucket-{workers}", options)
+    sweep = Stored(tmp_path / "killed", settings, 20, bucket=bucket, options=options)
     sweep.start()
     try:
         for _ in range(2):
             sweep.until_steps(steps := chance.randint(20, 250))
             time.sleep(pause := chance.uniform(0, 3))
-            there = opened("resume", f"s3://bucket/kept/sweeps/paced?{options}").names()
+            there = opened("resume", sweep.address).names()
             print(
                 f"killed after {steps} steps and {pause:.1f} s, with {len(there)} files there, {sum('COMPLETE' in each for each in there)} checkpoints"
             )
@@ -313,7 +321,7 @@ def test_a_sweep_killed_at_random_moments_goes_on_elsewhere(workers, options, tm
     finally:
         kill_all(sweep.process)
     shutil.rmtree(sweep.root / "outputs")
-    pulled("resume", opened("resume", f"s3://bucket/kept/sweeps/paced?{options}"), sweep.folder, ["settings.yaml"])
+    pulled("resume", opened("resume", sweep.address), sweep.folder, ["settings.yaml"])
     sweep.assert_whole(whole)
     for name in ("report.html", "sweep.json", "best/best.safetensors", "baselines.json"):
         assert (sweep.folder / name).exists(), name
