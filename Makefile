@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
+S3 := $(VENV)/s3/.ready
 
 .PHONY: sweep check test whole slow notebook clean
 sweep: $(READY)
@@ -12,13 +13,13 @@ check: $(READY)
 	$(VENV)/bin/ruff format -q --check .
 	$(VENV)/bin/mypy
 
-test: $(READY)
+test: $(READY) $(S3)
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-whole: $(READY)
+whole: $(READY) $(S3)
 	$(VENV)/bin/python -m pytest -q -m 'whole and not slow' -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-slow: $(READY)
+slow: $(READY) $(S3)
 	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
 
 # torch first, by its pin: a looser one would pull gigabytes of GPU packages on a machine without a GPU
@@ -26,6 +27,12 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[sweep,methods,search,loggers,test]'
+	touch $@
+
+# what tests of object storage run against: its boto3 asks for another python-dateutil than matplotlib has
+$(S3): $(READY) tests/object_storage.txt
+	$(PYTHON) -m venv $(VENV)/s3
+	$(VENV)/s3/bin/pip install -q --disable-pip-version-check -r tests/object_storage.txt
 	touch $@
 
 clean:

@@ -89,12 +89,16 @@ class Ended:
 
     def start(self, *more: str) -> None:
         """Or go on with it."""
-        about = [f"resume={self.folder}"] if self.folder.exists() else ["name=paced", *self.prepared()]
+        about = self.about()
         with open(self.root / "sweep.out", "wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, str(ROOT / "workloads/sweep.py"), *about, *more],
                 cwd=self.root, stdout=out, stderr=out, env=os.environ | ENVIRONMENT, start_new_session=True)  # fmt: skip
         self.drivers += (self.process.pid,)
+
+    def about(self) -> list[str]:
+        """What a command line says of it."""
+        return [f"resume={self.folder}"] if self.folder.exists() else ["name=paced", *self.prepared()]
 
     def until_steps(self, count: int) -> None:
         """Until the trials have done so many steps more, in all; the sweep must not end before."""

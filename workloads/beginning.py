@@ -19,11 +19,13 @@ from tune_spaces.cost import Timed
 from tune_spaces.equal_budgets import EqualBudgets
 from workloads import cli
 from workloads.growing import grow
+from workloads.remote import check_working_folder
 
 
 def planned(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     """A new sweep: its settings with absolute folders, and where it will be written."""
     settings, config = request.settings, request.config
+    check_working_folder(request.given, config)
     cli.make_paths_absolute(config, settings)
     return settings, config, cli.new_folder(config, "sweeps", chosen="name" in request.given)
 
@@ -73,7 +75,7 @@ def announced(settings: DictConfig, config: Config, folder: Path, trials: list[T
     if config.sweep.budget_each:
         counted = phases.candidates_of(folder)
         if not counted:
-            timed = time_some(config, trials)
+            timed = time_some(config, trials, folder)
             counted = EqualBudgets(settings, config, {}).count(timed.cost)
         trials, words = plan.all_trials(settings, config, counted), EqualBudgets(settings, config, counted).in_words()
     words += plan.search_in_words(settings, config)
@@ -81,19 +83,19 @@ def announced(settings: DictConfig, config: Config, folder: Path, trials: list[T
         "\n".join([*words, *plan.in_words(config, trials), f"{len(trials)} trial{'s' * (len(trials) > 1)} in all -> {folder}"]), flush=True
     )
     if timed is None and (plan_only or config.sweep.budget):
-        timed = time_some(config, trials)
+        timed = time_some(config, trials, folder)
     if timed:
         print("\n".join(plan.cost_in_words(config, trials, timed)), flush=True)
     return counted, timed, len(trials)
 
 
-def time_some(config: Config, trials: list[Trial]) -> Timed:
-    """What the trials of a plan cost, from a few that are cut short; their folder goes again."""
+def time_some(config: Config, trials: list[Trial], sweep: Path) -> Timed:
+    """What the trials of the plan of `sweep` cost, from a few that are cut short; their folder, beside those of sweeps, goes again."""
     from meltr_ray.cluster.timing import timed
 
-    Path(config.output).mkdir(parents=True, exist_ok=True)
+    sweep.parents[1].mkdir(parents=True, exist_ok=True)
     with (
-        TemporaryDirectory(prefix=".timing-", dir=config.output, ignore_cleanup_errors=True) as folder,
+        TemporaryDirectory(prefix=".timing-", dir=sweep.parents[1], ignore_cleanup_errors=True) as folder,
         cli.chatter_to(Path(folder) / "log.txt"),
     ):
         return timed(trials, Path(folder), config)

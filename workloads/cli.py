@@ -35,11 +35,15 @@ from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
 from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import sealed
+from meltr_ray.storage.address import is_address, parsed
 from meltr_ray.workload import Workload, made_anew
 from workloads import own_experiment
+from workloads.remote import fetched, is_taken
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
+OF_THE_RUN = ("output", "working_folder", "engine.deepspeed")
+"""Paths that are no workload's."""
 SCRIPT = re.compile(r"(?<![\w/.=-])(?:python )?(?:workloads/)?(sweep|train|evaluate|prepare)\.py(?!\w|:\w)")
 """How texts name the commands."""
 OF_THE_DISK = {
@@ -134,7 +138,7 @@ def configure(arguments: list[str], own: type | None = None) -> Request:
     Raises:
         ConfigError: an argument is not `key=value`, or a setting is unknown, of the wrong type or out of range.
     """
-    split = [_split(argument) for argument in arguments]
+    split = fetched([_split(argument) for argument in arguments], [item.name for item in own_fields(own)] if own else [])
     source = workload_of(dict(split))
     cls = find(source)
     split = [(cls.aliases.get(key, key), value) for key, value in split]
@@ -234,12 +238,26 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
         f"title gave {name!r}; return a name of letters, digits, _ and -, for folders",
     )
     check_name("name", name)
-    folder = Path(config.output) / kind / name
-    check_writable("output", config.output, folder.parent)
-    if os.path.lexists(folder) and chosen:
-        raise ConfigError(f"name={name}: {folder} exists; go on with resume={folder} or choose another name")
+    folder = config.local_output / kind / name
+    where = ("working_folder", config.working_folder) if is_address(config.output) else ("output", config.output)
+    check_writable(*where, folder.parent)
+
+    def exists(folder: Path) -> bool:
+        return os.path.lexists(folder) or (is_address(config.output) and is_taken(config, f"{kind}/{folder.name}"))
+
+    if chosen and exists(folder):
+        place: object = folder
+        if is_address(config.output):
+            place = parsed("output", config.output) / kind / name
+            check(
+                is_taken(config, f"{kind}/{name}"),
+                "name",
+                name,
+                f"{folder} is of another sweep or run; move it away, or choose another name",
+            )
+        raise ConfigError(f"name={name}: {place} exists; go on with resume={place} or choose another name")
     number = 1
-    while os.path.lexists(folder):
+    while exists(folder):
         number += 1
         folder = folder.with_name(f"{name}-{number}")
     return folder.absolute()
@@ -248,13 +266,15 @@ def new_folder(config: Config, kind: str, chosen: bool) -> Path:
 def make_paths_absolute(config: Config, settings: DictConfig | None = None) -> None:
     """In place, of a configuration and of settings: workers run in other folders."""
     inside = tuple(config.workload.groups)
-    for path in ("output", "engine.deepspeed", *config.workload.paths):
+    for path in (*OF_THE_RUN, *config.workload.paths):
         bare = path.partition(".")[0] in inside
-        written = path if bare or path in ("output", "engine.deepspeed") else f"workload.{path}"
+        written = path if bare or path in OF_THE_RUN else f"workload.{path}"
         *holders, name = (f"workload.{path}" if bare else written).split(".")
         holder = config
         for each in holders:
             holder = getattr(holder, each)
+        if path == "output" and is_address(config.output):
+            continue
         if (value := getattr(holder, name)) is not None:
             setattr(holder, name, str(Path(value).absolute()))
         if settings is not None and (value := OmegaConf.select(settings, written)) is not None:

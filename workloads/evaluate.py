@@ -23,7 +23,7 @@ from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import changed_since
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.workload import Workload
-from workloads import cli
+from workloads import cli, remote
 from workloads.ending import as_process
 
 OTHER_SETTINGS = ("checkpoint", "split", "train.use_gpu")
@@ -87,7 +87,7 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
         "workload": workload.source,
         "split": config.split,
         "data": workload.describe().get("name"),
-        "checkpoint": str(config.checkpoint),
+        "checkpoint": remote.FETCHED.get(folder, str(config.checkpoint)),
     }
     where = f"{len(found)} {config.split} examples"
     if not workload.defines("predict"):
@@ -122,7 +122,8 @@ def scored(folder: Path, trained: Config, changed: list[str], config: Config) ->
         workload.prediction_columns,
         workload.prediction_view,
     )
-    return predictions.finite(facts | {"page": str(write_page(target))})
+    page = write_page(target)
+    return predictions.finite(facts | {"page": remote.send_back(folder, page) if folder in remote.FETCHED else str(page)})
 
 
 def value_of(config: Config, name: str) -> Any:

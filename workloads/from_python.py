@@ -26,7 +26,7 @@ def sweep(workload: type[Workload], settings: dict[str, Any] | None = None) -> P
     request.config.name = request.settings.name = cli.new_folder(request.config, "sweeps", chosen="name" in request.given).name
     if code := command.sweep(request):
         raise KeyboardInterrupt if code == 130 else SystemExit(code)
-    return Path(request.config.output).absolute() / "sweeps" / request.config.name
+    return request.config.local_output.absolute() / "sweeps" / request.config.name
 
 
 def _as_text(value: Any) -> str:

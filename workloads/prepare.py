@@ -19,6 +19,7 @@ from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.paths import check_writable
 from meltr_ray.errors import ConfigError, check, shown
+from meltr_ray.storage.address import is_address
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.clips.settings import MADE
 from meltr_ray.video.settings import PrepareConfig
@@ -114,6 +115,7 @@ def import_checkpoint(request: cli.Request) -> int:
     config, given = request.config, request.given
     backbone, data = config.workload.backbone, config.workload.data
     files = request.own.checkpoint if isinstance(request.own.checkpoint, list) else [request.own.checkpoint]
+    check(not is_address(config.output), "output", config.output, "prepare.py writes weights here alone; give a folder, and copy that")
     check(len(files) > 0, "checkpoint", request.own.checkpoint, "names no file; give one or several")
     check(all(isinstance(file, str) for file in files), "checkpoint", files, "is a list of paths; quote what looks like a number")
     paths = [Path(file) for file in files]

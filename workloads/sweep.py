@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meltr_ray.storage.writers import only_writer
-from workloads import cli
+from workloads import cli, remote
 from workloads.beginning import announced, checked_trials, planned, resumed
 from workloads.ending import as_process
 
@@ -30,7 +30,7 @@ class Own:
 
 def sweep(request: cli.Request) -> int:
     """Run the plan's phases, gather, report. Returns the exit code."""
-    cli.check_taken(request, "sweep.py", ("name", "output", "resume", "cluster", "loggers"))
+    cli.check_taken(request, "sweep.py", ("name", "output", "working_folder", "resume", "cluster", "loggers"))
     settings, config, folder = resumed(request) if request.config.resume else planned(request)
     trials = checked_trials(request, settings, config)
     plan_only = request.own is not None and request.own.plan_only
@@ -41,9 +41,14 @@ def sweep(request: cli.Request) -> int:
     from analysis.screening import best_set_of
     from meltr_ray.cluster import sweep as phases
     from meltr_ray.cluster.interruption import Interruption
+    from meltr_ray.cluster.mirror import mirrored
 
-    with only_writer(folder):
+    twin = remote.twin_of(config, "sweeps", folder)
+    remote.told(twin)
+    with only_writer(folder), mirrored(folder, twin) as mirror:
         phases.start(folder, settings, config, request.command, counted)
+        if mirror:
+            mirror.begin()
         with (
             cli.chatter_to(folder / "log.txt") as terminal,
             Interruption(folder, config.train.grace, terminal) as interruption,
@@ -55,10 +60,10 @@ def sweep(request: cli.Request) -> int:
                 ending, report = phases.Ending.INTERRUPTED, None
     print(f"{headline(folder)}\nreport: {report}" if report else unreported(folder))
     if ending is phases.Ending.BUDGET:
-        more = f"python workloads/sweep.py resume={folder} sweep.budget=<more>"
+        more = f"python workloads/sweep.py resume={remote.place_of(folder, twin)} sweep.budget=<more>"
         print(cli.as_called(f"sweep.budget={config.sweep.budget} is used up; go on with more: {more}"))
     if ending is phases.Ending.INTERRUPTED:
-        print(cli.as_called(f"interrupted; go on with: python workloads/sweep.py resume={folder}"))
+        print(cli.as_called(f"interrupted; go on with: python workloads/sweep.py resume={remote.place_of(folder, twin)}"))
     return interruption.code if ending is phases.Ending.INTERRUPTED else 0
 
 

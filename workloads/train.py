@@ -21,7 +21,7 @@ from meltr_ray.results import table as results
 from meltr_ray.results.numbers import measured
 from meltr_ray.storage import sealed
 from meltr_ray.storage.writers import only_writer
-from workloads import cli
+from workloads import cli, remote
 from workloads.ending import as_process
 
 OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
@@ -30,11 +30,11 @@ OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
 
 def train(request: cli.Request) -> int:
     """Run to the end, or go on from `resume`. Returns the exit code."""
-    cli.check_taken(request, "train.py", ("name", "output", "resume", "cluster", "loggers"))
+    cli.check_taken(request, "train.py", ("name", "output", "working_folder", "resume", "cluster", "loggers"))
     config = request.config
     if config.resume:
         folder = Path(config.resume).absolute()
-        for key in ("name", "output"):
+        for key in ("name", "output", "working_folder"):
             check(
                 key not in request.given, key, request.given.get(key), "a resumed run stays in its folder; leave it out, or start a new run"
             )
@@ -44,6 +44,7 @@ def train(request: cli.Request) -> int:
             sealed.whole_of(folder / "config.yaml"), [f"{key}={value}" for key, value in request.given.items() if key != "resume"]
         )
     else:
+        remote.check_working_folder(request.given, config)
         folder = cli.new_folder(config, "runs", chosen="name" in request.given)
     for key, value in request.given.items():
         check(not key.startswith("sweep."), key, value, "one run makes nothing of it; leave it out, or use sweep.py")
@@ -65,14 +66,20 @@ def train(request: cli.Request) -> int:
 
     checkpoint.check_same(config, folder / "checkpoints")
     check_all([config])
-    with only_writer(folder):
-        return run(folder, config)
+    from meltr_ray.cluster.mirror import mirrored
+
+    twin = remote.twin_of(config, "runs", folder)
+    remote.told(twin)
+    with only_writer(folder), mirrored(folder, twin) as mirror:
+        keep_text(config.workload, folder / "workload")
+        config_file.write(folder / "config.yaml", config)
+        if mirror:
+            mirror.begin()
+        return run(folder, config, remote.place_of(folder, twin))
 
 
-def run(folder: Path, config: Config) -> int:
-    """Train in `folder`, which no other process writes."""
-    keep_text(config.workload, folder / "workload")
-    config_file.write(folder / "config.yaml", config)
+def run(folder: Path, config: Config, place: str) -> int:
+    """Train in `folder`, which no other process writes; at `place` it is gone on with."""
     trial = {"name": folder.name, "folder": str(folder), "arm": "single", "phase": "single", "test": False, "stop": str(folder)}
     with cli.chatter_to(folder / "log.txt") as terminal:
         from meltr_ray.cluster.connection import connected
@@ -109,7 +116,7 @@ def run(folder: Path, config: Config) -> int:
                 end = End.ASKED
     if end is not End.FINISHED:
         results.stop(folder)
-        print(f"stopped; go on with: python workloads/train.py resume={folder}")
+        print(f"stopped; go on with: python workloads/train.py resume={place}")
         return interruption.code
     return finish(folder, config)
 

@@ -13,6 +13,7 @@ from meltr_ray.config.run import LOCAL, paths
 from meltr_ray.config.workload_file import TRAVELLED
 from meltr_ray.errors import check
 from meltr_ray.loggers.named import logger
+from meltr_ray.storage.address import is_address
 
 PACKAGES = ("torch", "ray", "deepspeed")
 ANSWER_SECONDS = 120
@@ -56,8 +57,7 @@ def compare(machine: str, found: dict[str, Any] | None, here: dict[str, Any], co
     )
     check(
         found["marker"],
-        "output",
-        config.output,
+        *(("working_folder", config.working_folder) if is_address(config.output) else ("output", config.output)),
         f"machine {machine} doesn't see what was written in {folder} here; give a folder that all machines share",
     )
     for setting, path in found["missing"].items():

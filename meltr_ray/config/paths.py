@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from meltr_ray.errors import check
+from meltr_ray.storage.address import SCHEME, is_address, parsed
 
 NAME = re.compile(r"\w[\w .,+=@-]*")
 """Letters of any language, digits, and marks that neither shells nor file systems take for something else."""
@@ -23,9 +24,6 @@ def check_name(setting: str, name: str) -> None:
     check_path(setting, name)
 
 
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
-
-
 def check_local(setting: str, path: str) -> None:
     """A path, and no address of object storage or the like, which would become a folder called `s3:` here."""
     found = SCHEME.match(path)
@@ -35,6 +33,14 @@ def check_local(setting: str, path: str) -> None:
         path,
         f"{found and found[1]} isn't supported; give a folder of a file system that every machine reaches, without {found and found[1]}:",
     )
+
+
+def check_place(setting: str, text: str) -> None:
+    """Where outputs are: a path of which this program makes files or folders, or an address of object storage."""
+    if is_address(text):
+        parsed(setting, text)
+        return
+    check_path(setting, text)
 
 
 def check_path(setting: str, path: str) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 from meltr_ray.bounds import bounded, check_settings
 from meltr_ray.config.declared import check_declared
 from meltr_ray.config.losses import LossesConfig
 from meltr_ray.config.outer_level import AidConfig, CombinerConfig
-from meltr_ray.config.paths import check_local, check_name, check_path
+from meltr_ray.config.paths import check_local, check_name, check_path, check_place
 from meltr_ray.config.sweep import SweepConfig
 from meltr_ray.config.training import EngineConfig, OptimizerConfig, TrainConfig, TuningConfig
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import check, check_choice
+from meltr_ray.storage.address import is_address, parsed
 from meltr_ray.workload import Workload
 
 LOCAL = "local"
@@ -28,11 +30,14 @@ class Config:
     name: Optional[str] = None
     """Name of the output folder; default: the experiment's name, or that of the data set and of the task."""
     output: str = "outputs"
-    """Folder under which runs and sweeps are written, relative to the working folder."""
+    """Folder under which runs and sweeps are written, relative to the working folder; or an address of object storage, `s3://bucket/path` or
+    `gs://bucket/path`, to which they are copied while they go on (docs/cluster.md)."""
+    working_folder: str = "outputs"
+    """Where `output` or `resume` is an address: the folder under which runs and sweeps are written here; all machines of a cluster share it."""
     resume: Optional[str] = None
-    """Folder of an interrupted run or sweep to go on with, with the settings that it was started with."""
+    """Folder or address of an interrupted run or sweep to go on with, with the settings that it was started with."""
     checkpoint: Optional[str] = None
-    """Folder of a finished run or trial that evaluate.py scores."""
+    """Folder or address of a finished run or trial that evaluate.py scores."""
     split: str = "validation"
     """Split that evaluate.py scores: `validation`, `test`, `meta` or `train`."""
     cluster: str = LOCAL
@@ -52,6 +57,11 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
     @property
+    def local_output(self) -> Path:
+        """`output`, or the folder here whose copy is there."""
+        return parsed("output", self.output).below(self.working_folder) if is_address(self.output) else Path(self.output)
+
+    @property
     def draws_from_meta(self) -> bool:
         """Whether training takes batches of the meta split."""
         from meltr_ray.combining.named import WAYS
@@ -69,9 +79,13 @@ class Config:
         check_settings("", self)
         if self.name is not None:
             check_name("name", self.name)
-        check_path("output", self.output)
+        check_path("working_folder", self.working_folder)
+        check_place("output", self.output)
         for setting, path in paths(self).items():
-            check_local(setting, path)
+            if setting not in PLACES:
+                check_local(setting, path)
+        for setting in (each for each in ("resume", "checkpoint") if is_address(str(getattr(self, each) or ""))):
+            parsed(setting, getattr(self, setting))
         check_choice("split", self.split, ("train", "meta", "validation", "test"))
         if self.loggers:
             from meltr_ray.loggers.named import check_names
@@ -165,7 +179,9 @@ def paths(config: Config) -> dict[str, str]:
     return {name: flat[name] for name in names if isinstance(flat.get(name), str)}
 
 
-ABOUT_THE_COMMAND = ("name", "output", "resume", "checkpoint", "split", "cluster", "loggers")
+PLACES = ("output", "resume", "checkpoint")
+"""Paths that may be addresses of object storage."""
+ABOUT_THE_COMMAND = ("name", "output", "working_folder", "resume", "checkpoint", "split", "cluster", "loggers")
 """Settings of a command, not of what it computes: no columns of the results table, free to change on resuming."""
 
 

@@ -49,14 +49,14 @@ def save(root: Path, step: int, rank: int, shared: dict[str, Tensor], own: dict[
         put(temporary / MARKER, sealed.listed(temporary, [path.name for path in temporary.iterdir()]))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        for old in _complete(root)[:-keep]:
+        for old in complete(root)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     barrier()
 
 
 def latest(root: Path) -> Path | None:
     """The newest complete checkpoint under `root` whose files are as they were written; a line for each that isn't."""
-    for folder in reversed(_complete(Path(root))):
+    for folder in reversed(complete(Path(root))):
         wrong = sealed.differing(folder, (folder / MARKER).read_bytes().decode("utf-8", "replace"))
         if wrong is None:
             return folder
@@ -166,5 +166,6 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def _complete(root: Path) -> list[Path]:
+def complete(root: Path) -> list[Path]:
+    """Folders of the checkpoints under `root` that were written to their end, oldest first."""
     return sorted(folder for folder in root.glob("step-*") if (folder / MARKER).exists())
