@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,3 +339,15 @@ def test_what_can_not_be_used_is_refused_before_anything_is_written(argument, op
                           env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=200)  # fmt: skip
     assert done.returncode == 2 and done.stderr.startswith(f"error: {argument[:20]}") and done.stderr.count("\n") == 1, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@needs_server
+def test_a_strangers_names_lead_nowhere_else(options, tmp_path):
+    """A bucket may have any name of an object, and fetching one is writing a file."""
+    text, place = f"s3://bucket/strange?{options}", options.partition("&")[0].partition("=")[2]
+    opened("output", text).write("settings.yaml", b"seed: 0")
+    request = urllib.request.Request(f"http://{place}/bucket/strange/%2e%2e/%2e%2e/evil", b"1", method="PUT")
+    urllib.request.urlopen(request).close()
+    with pytest.raises(ConfigError, match=r"^resume=s3://.*: can't be fetched \('\.\./\.\./evil' is no name of a file below a folder\)"):
+        pulled("resume", opened("resume", text), tmp_path / "a/b", ["settings.yaml"])
+    assert not list(tmp_path.rglob("evil*"))
