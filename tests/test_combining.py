@@ -364,6 +364,25 @@ def test_softened_optimal_weights_are_those_of_the_paper():
     assert torch.allclose(a, expected / expected.sum()) and torch.allclose(value, a @ losses)
 
 
+@pytest.mark.parametrize("name", named.OF_LOSSES)
+def test_what_a_way_keeps_is_all_that_it_goes_on_from(name):
+    """Of all that see losses alone, those to come too."""
+    drawn = 0.5 + torch.rand(9, 3, generator=torch.Generator().manual_seed(0))
+
+    def slopes(way, first, last):
+        found = []
+        for number in range(first, last):
+            found.append(way.slopes(drawn[number], None)[1])
+            way.after(SimpleNamespace(number=number, average=lambda each: each, losses_again=lambda: [0.9 * drawn[number]]))
+        return torch.stack(found)
+
+    whole, before, again = (way_of(name, **({"window": 2} if "window" in vars(named.WAYS[name]) else {})) for _ in range(3))
+    expected = slopes(whole, 0, 9)
+    slopes(before, 0, 5)
+    again.load_state({key: value.clone() for key, value in before.state().items()})
+    assert torch.equal(slopes(again, 5, 9), expected[5:])
+
+
 @pytest.mark.parametrize("name, gramian", [*((name, "exact") for name in ("famo", "uncertainty", "dwa", "rlw", "gradvac", "pcgrad", "pcd", "aligned")),
                                            ("mgda", "random"), ("aligned", "random")])  # fmt: skip
 def test_a_resumed_run_is_bit_identical_and_alike_on_ranks(name, gramian, tmp_path):

@@ -125,7 +125,8 @@ def finish(folder: Path, config: Config) -> int:
     """Print how the run in `folder` ended; exit code 1 if badly."""
     rows = results.read_trial(folder)
     if not rows or rows[-1]["status"] != "finished":
-        print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/log.txt", file=sys.stderr)
+        where = next((name for name in ("error.txt", "log.txt") if (folder / name).exists()), "log.txt")
+        print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/{where}", file=sys.stderr)
         return 1
     name, metric = next(iter(config.workload.metrics.items()))
     best = max(rows, key=lambda row: row["score"])
