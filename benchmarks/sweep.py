@@ -40,8 +40,8 @@ class Watched:
 
     folder: Path
     seconds: float
-    memory: list[float] = field(default_factory=list)
-    """Of the driver, bytes, at each look."""
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    """Of the driver: seconds since the epoch, and bytes."""
     cpu: dict[int, float] = field(default_factory=dict)
     """Process -> CPU-seconds at the last look."""
 
@@ -59,7 +59,7 @@ def sweep(folder: Path, *settings: str) -> Watched:
     def watch() -> None:
         while process.poll() is None:
             try:
-                found.memory.append(driver.memory_info().rss)
+                found.memory.append((time.time(), driver.memory_info().rss))
                 for each in [driver, *driver.children(recursive=True)]:
                     times = each.cpu_times()
                     found.cpu[each.pid] = times.user + times.system
@@ -80,17 +80,17 @@ def of_many(watched: Watched) -> dict[str, float]:
     """Figures of a sweep of many short trials."""
     rows = load(watched.folder / "results.parquet").to_pandas().sort_values("time")
     trials = rows.groupby("trial").agg(end=("time", "max"), elapsed=("elapsed", "max"), training=("seconds", "max")).sort_values("end")
-    ends = trials.end.astype("int64").to_numpy() / 1e6
-    ends = (ends - ends[0]) if np.ptp(ends) < 1e6 else (ends - ends[0]) / 1e3
-    third, half = len(trials) // 3, len(watched.memory) // 2
-    span = ends[-1] + trials.elapsed.iloc[0]
+    ends = np.array([end.timestamp() for end in trials.end])
+    seen = [size for moment, size in watched.memory if ends[0] <= moment <= ends[-1]]  # the report, which comes after, draws plots
+    third, half = len(trials) // 3, len(seen) // 2
+    span = ends[-1] - ends[0] + trials.elapsed.iloc[0]
     return {
         "trials": len(trials),
         "training of a trial, s": trials.training.mean(),
         "fixed cost of a trial, s": (SLOTS * span - trials.training.sum()) / len(trials),
         "packing, over ideal": SLOTS * span / trials.elapsed.sum(),
         "last third over first": (ends[-1] - ends[-1 - third]) / (ends[third] - ends[0]),
-        "driver's memory, second half over first": max(watched.memory[half:]) / max(watched.memory[:half]),
+        "driver's memory, second half over first": max(seen[half:]) / max(seen[:half]),
         "sweep, start and report included, s": watched.seconds,
     }
 

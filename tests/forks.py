@@ -27,7 +27,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 def run(script: Path, arguments: list[str], folder: Path, output: Path, timeout: float, kill: Callable[[int], None]) -> int:
     """The exit code of `script`, run in `folder` with what it prints added to `output`; `kill` ends a process and its children."""
     server = forking_server()
-    server.stdin.write(json.dumps([str(script), arguments, str(folder), str(output)]).encode() + b"\n")
+    server.stdin.write(json.dumps([str(script), arguments, str(folder), str(output), dict(os.environ | ENVIRONMENT)]).encode() + b"\n")
     number = int(server.stdout.readline())
     ended = False
     try:
@@ -66,8 +66,10 @@ def serve() -> None:
     become(*json.loads(line))
 
 
-def become(script: str, arguments: list[str], folder: str, output: str) -> None:
+def become(script: str, arguments: list[str], folder: str, output: str, environment: dict[str, str]) -> None:
     """Put this process where a shell would have put a new one, and run the script."""
+    os.environ.clear()
+    os.environ.update(environment)
     os.setsid()
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

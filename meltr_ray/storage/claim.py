@@ -80,7 +80,12 @@ class Claim:
         uri = self.store.address
         answered("output", str(uri), self.beat)
         time.sleep(SETTLED)
-        if (now := answered("output", str(uri), lambda: said(self.store))).get("token") != self.token:
+        now = answered("output", str(uri), lambda: said(self.store))
+        if not now:
+            raise ConfigError(
+                f"output={uri}: what was written there can't be read again; give the credentials of the environment the right to read"
+            )
+        if now.get("token") != self.token:
             raise ConfigError(f"output={uri}: {_who(now)} began to write there at the same moment; end one of the two")
 
     def beat(self, released: bool = False) -> None:
