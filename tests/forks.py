@@ -21,13 +21,14 @@ from typing import Callable
 ROOT = Path(__file__).parents[1]
 IMPORTED = ("torch", "torch._dynamo", "deepspeed", "ray.train", "ray.tune", "meltr_ray.training.run", "meltr_ray.training.engine",
             "meltr_ray.cluster.tune", "meltr_ray.video.workload", "meltr_ray.video.datasets.prepare", "analysis.report")  # fmt: skip
+OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def run(script: Path, arguments: list[str], folder: Path, output: Path, timeout: float, kill: Callable[[int], None]) -> int:
     """The exit code of `script`, run in `folder` with what it prints added to `output`; `kill` ends a process and its children."""
     server = forking_server()
-    server.stdin.write(json.dumps([str(script), arguments, str(folder), str(output), dict(os.environ | ENVIRONMENT)]).encode() + b"\n")
+    server.stdin.write(json.dumps([str(script), arguments, str(folder), str(output), given()]).encode() + b"\n")
     number = int(server.stdout.readline())
     ended = False
     try:
@@ -39,6 +40,11 @@ def run(script: Path, arguments: list[str], folder: Path, output: Path, timeout:
     if not ended:
         raise subprocess.TimeoutExpired([script, *arguments], timeout)
     return code
+
+
+def given() -> dict[str, str]:
+    """The environment of the test, but for what an engine in this process has told torch of its ranks."""
+    return {name: value for name, value in (os.environ | ENVIRONMENT).items() if name not in OF_RANKS}
 
 
 @cache
@@ -68,7 +74,6 @@ def serve() -> None:
 
 def become(script: str, arguments: list[str], folder: str, output: str, environment: dict[str, str]) -> None:
     """Put this process where a shell would have put a new one, and run the script."""
-    os.environ.clear()
     os.environ.update(environment)
     os.setsid()
     os.chdir(folder)
