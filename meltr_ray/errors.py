@@ -31,6 +31,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """What it says first; its name, where it says nothing."""
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     check(value in choices, name, value, f"unknown; use one of {', '.join(choices)}")
 

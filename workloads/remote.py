@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from meltr_ray.config import Config
-from meltr_ray.errors import ConfigError, check
+from meltr_ray.errors import ConfigError, check, first_line
 from meltr_ray.storage.address import is_address, parsed
-from meltr_ray.storage.store import Store, answered, in_words, opened
+from meltr_ray.storage.store import Store, answered, opened
 from meltr_ray.storage.twin import Twin, pulled
 
 BEGUN = ("settings.yaml", "config.yaml")
@@ -65,7 +65,7 @@ def fetched_weights(text: str) -> Path:
             for name in one.names():
                 one.fetch(name, place / "workload" / name)
     except OSError as error:
-        raise ConfigError(f"checkpoint={text}: can't be fetched ({in_words(error)}); try again") from None
+        raise ConfigError(f"checkpoint={text}: can't be fetched ({first_line(error)}); try again") from None
     check("config.yaml" in there and "best.safetensors" in there, "checkpoint", text,
           "holds no config.yaml and best.safetensors; give the address of a run that was evaluated")  # fmt: skip
     FETCHED[folder] = str(store.address)
@@ -95,7 +95,7 @@ def send_back(folder: Path, page: Path) -> str:
                 store.send(file, file.relative_to(folder).as_posix())
     except OSError as error:
         raise ConfigError(
-            f"checkpoint={uri}: {name} can't be written there ({in_words(error)}); copy the run here and score that"
+            f"checkpoint={uri}: {name} can't be written there ({first_line(error)}); copy the run here and score that"
         ) from None
     return str(store.address / name)
 

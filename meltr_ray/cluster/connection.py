@@ -16,7 +16,7 @@ from meltr_ray.cluster.local import kept_to_this_machine
 from meltr_ray.cluster.travel import packed
 from meltr_ray.config import Config
 from meltr_ray.config.run import LOCAL
-from meltr_ray.errors import ConfigError, check, shown
+from meltr_ray.errors import ConfigError, check, first_line
 from meltr_ray.loggers.named import environment as loggers_environment
 
 ANSWER_SECONDS = 6
@@ -167,10 +167,6 @@ def options(modules: Sequence[str] = ()) -> dict[str, Any]:
     """`modules`: folders of code that travels."""
     environment = {"env_vars": ray_environment() | loggers_environment()} | ({"py_modules": list(modules)} if modules else {})
     return {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": environment}
-
-
-def first_line(error: Exception) -> str:
-    return shown((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
 @contextmanager

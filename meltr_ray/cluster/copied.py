@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meltr_ray.results import table as results
+from meltr_ray.storage.whole import stamp
 from meltr_ray.training import checkpoint
 
 CHECKPOINTS, TRIALS, LOG = "checkpoints", "trials", "log.txt"
@@ -106,12 +107,6 @@ def files(part: Path) -> Iterator[Path]:
             hidden = name.startswith(".") and not name.endswith(".copy")
             if not hidden and not name.endswith(".tmp") and Path(place, name) != part / LOG and not Path(place, name).is_symlink():
                 yield Path(place, name)
-
-
-def stamp(path: Path) -> tuple[int, int, int]:
-    """Differs where a file is another: ours are replaced, and users' may be written in place."""
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def linked(path: Path, place: Path) -> None:

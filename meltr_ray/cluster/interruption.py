@@ -15,8 +15,6 @@ from meltr_ray.storage import stop
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 FOR_THE_REPORT = 10.0
 """Seconds of `train.grace`, half of it at most, that are kept for what comes after the trials."""
-
-
 TWICE = 0.05
 """Seconds in which a second signal isn't meant as one."""
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from meltr_ray.cluster.copied import CHECKPOINTS, Held, Looker
-from meltr_ray.errors import ConfigError
+from meltr_ray.errors import ConfigError, first_line
 from meltr_ray.storage import sealed
 from meltr_ray.storage.claim import BEAT, Claim, Taken
-from meltr_ray.storage.store import Store, in_words, opened
+from meltr_ray.storage.store import Store, opened
 from meltr_ray.storage.twin import Twin
 from meltr_ray.training.checkpoint import MARKER
 
@@ -109,7 +109,7 @@ class Mirror:
             for held in self.looker.look(with_log):
                 self.send(held)
         except (OSError, Taken) as error:
-            return in_words(error)
+            return first_line(error)
         return ""
 
     def send(self, held: Held) -> None:
@@ -162,7 +162,7 @@ def mirrored(folder: Path, twin: Twin | None) -> Iterator[Mirror | None]:
     try:
         twin.forget_missing(store.names())
     except OSError as error:
-        raise ConfigError(f"output={store.address}: can't be read ({in_words(error)}); try again") from None
+        raise ConfigError(f"output={store.address}: can't be read ({first_line(error)}); try again") from None
     mirror = Mirror(folder, twin, store, claim)
     try:
         yield mirror

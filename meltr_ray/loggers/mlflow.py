@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from meltr_ray.errors import ConfigError, check, shown
+from meltr_ray.errors import ConfigError, check, first_line, shown
 from meltr_ray.loggers.logger import Logger, Tracked, token
 
 SERVER, FILE_STORE = "MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"
@@ -33,7 +33,7 @@ class MLflow(Logger):
             try:
                 client(Path()).search_experiments(max_results=1)
             except Exception as error:  # whatever it is, no trial would be shown there
-                raise ConfigError(f"{SERVER}={shown(uri)}: no MLflow server answers there ({shown(str(error).splitlines()[0])}); "
+                raise ConfigError(f"{SERVER}={shown(uri)}: no MLflow server answers there ({first_line(error)}); "
                                   "start it, give another, or leave mlflow out of loggers") from None  # fmt: skip
             finally:
                 for name, value in before.items():

@@ -22,6 +22,7 @@ from meltr_ray.results import migration
 from meltr_ray.results.columns import VERSION, Columns, conform, unify
 from meltr_ray.storage import put
 from meltr_ray.storage.sealed import Damaged, say
+from meltr_ray.storage.whole import stamp
 
 FILE, SEAL = "results.parquet", b"sha256"
 STATUSES = ("failed", "diverged", "finished", "stopped", "running")
@@ -204,7 +205,7 @@ class Gathered:
 
         A table that is damaged, or another trial's, is left out, and a line says so.
         """
-        versions = {path: _version(path) for path in sorted(self.sweep.glob(f"trials/*/{FILE}"))}
+        versions = {path: stamp(path) for path in sorted(self.sweep.glob(f"trials/*/{FILE}"))}
         self.tables = {
             path: known if (known := self.tables.get(path)) and known[0] == version else (version, self._load(path))
             for path, version in versions.items()
@@ -219,12 +220,6 @@ class Gathered:
         except Damaged as error:
             say(f"{error}; it is left out")
             return None
-
-
-def _version(path: Path) -> tuple[int, int, int]:
-    """Of a file that is replaced as a whole whenever it changes."""
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def gather(sweep: Path) -> pa.Table:

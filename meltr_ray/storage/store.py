@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from meltr_ray.errors import ConfigError, shown
+from meltr_ray.errors import ConfigError, first_line, shown
 from meltr_ray.storage.address import Address, parsed
 from meltr_ray.storage.whole import put_by_path
 
@@ -119,10 +119,6 @@ def answered(setting: str, text: str, ask: Callable[[], T]) -> T:
     thread.join(ANSWER_SECONDS)
     if found:
         return found[0]
-    why = in_words(failed[0]) if failed else f"it didn't answer in {ANSWER_SECONDS} s"
+    why = first_line(failed[0]) if failed else f"it didn't answer in {ANSWER_SECONDS} s"
     raise ConfigError(f"{setting}={shown(text)}: can't be used ({why}); correct the bucket, the options behind the ?, or the credentials "
                       "of the environment, or give a folder")  # fmt: skip
-
-
-def in_words(error: Exception) -> str:
-    return shown((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))

@@ -62,9 +62,13 @@ def check_batches(config: Config) -> Any:
     return batch
 
 
+def first_examples(workload: Workload, batches: Batches) -> list[Any]:
+    return called(workload, "examples", lambda: [batches.examples[number] for number in range(batches.batch_size)])
+
+
 def check_list_kept(workload: Workload, batches: Batches) -> None:
     """batch leaves the list of examples that it is given as it is."""
-    drawn = called(workload, "examples", lambda: [batches.examples[number] for number in range(batches.batch_size)])
+    drawn = first_examples(workload, batches)
     given = list(drawn)
     called(workload, "batch", lambda: workload.batch(given, np.random.default_rng(0)))
     same = len(given) == len(drawn) and all(a is b for a, b in zip(given, drawn))
@@ -93,7 +97,7 @@ def check_sent(workload: Workload, batch: Any) -> None:
 
 def check_control(workload: Workload, batches: Batches) -> None:
     """The control's batch is another one, and the batch that it is made of stays as it was."""
-    drawn = called(workload, "examples", lambda: [batches.examples[number] for number in range(batches.batch_size)])
+    drawn = first_examples(workload, batches)
     batch = called(workload, "batch", lambda: workload.batch(drawn, np.random.default_rng(0)))
     check_tensors(workload, batch)
     before = copied(batch)
