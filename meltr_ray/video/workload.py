@@ -90,7 +90,11 @@ class Video(Workload):
 
     @property
     def encoders(self) -> tuple[tuple[str, ...], ...]:
-        return self.backbone.encoders
+        """Those that the model has on this data; before the data is prepared, all."""
+        prepared = (Path(self.data.folder) / "manifest.json").is_file()
+        absent = self.backbone.of_frames if prepared and not self._manifest["feature_size"] else ()
+        present = [tuple(name for name in modules if name not in absent) for modules in self.backbone.encoders]
+        return tuple(modules for modules in present if modules)
 
     @property
     def loader_workers(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from meltr_ray.config import Config, OptimizerConfig, TuningConfig
+from meltr_ray.config import Config, OptimizerConfig, TrainConfig, TuningConfig
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.schedules import rate_factor
 from meltr_ray.training.tuning import check_tuning, layer_factors, merge, own_name, parameter_groups, prepare_for_tuning
@@ -16,8 +17,12 @@ from meltr_ray.video.backbones.univl.model import UniVL
 from meltr_ray.video.backbones.univl.settings import UniVLConfig
 from meltr_ray.video.backbones.violet.model import Violet
 from meltr_ray.video.backbones.violet.settings import VioletConfig
+from meltr_ray.video.clips.settings import DataConfig
+from meltr_ray.video.datasets.prepare import prepare
+from meltr_ray.video.tasks.settings import TaskConfig
 from meltr_ray.video.workload import Video
 from tests.reference import relative_error
+from tests.video.settings import video_config
 
 
 class Around(nn.Module):
@@ -190,3 +195,24 @@ def test_schedules_of_univl_and_violet():
     # UniVL with MELTR, n = 1, 2, .. of a period of 9 steps: x = n / 10, up to 0.2, then down, and over again
     univl = factors((0, 1, 2, 8, 9, 10), 100, schedule="warmup_linear", warmup=0.2, period=9)
     assert univl == pytest.approx([0.5, 1, 0.7 / 0.8, 0.1 / 0.8, 0, 0.5])
+
+
+def test_a_data_set_without_frames_lacks_the_encoder_of_frames_and_is_trained(tmp_path):
+    """As CMU-MOSI by its transcripts and audio."""
+    generator = np.random.default_rng(0)
+    names = [f"{video}_{clip}" for video in "abcdefgh" for clip in range(4)]
+    split = ["train"] * 20 + ["valid"] * 8 + ["test"] * 4
+    rows = [
+        f"{name[0]},{name[2]},{name},word {number},{number % 7 - 3},{part},0,1" for number, (name, part) in enumerate(zip(names, split))
+    ]
+    (tmp_path / "mosi_meta.csv").write_text("video_id,clip_id,id,text,score,split,start,end\n" + "\n".join(rows) + "\n")
+    np.savez(tmp_path / "mosi_audio.npz", id=names, audio=generator.normal(size=(len(names), 5)).astype(np.float32))
+    prepare("mosi", tmp_path, tmp_path / "out", lambda line: None)
+    data = DataConfig(name="mosi", folder=str(tmp_path / "out"))
+    config = video_config(
+        data=data, task=TaskConfig(name="sentiment"), train=TrainConfig(batch_size=2), tuning=TuningConfig(layer_decay=0.5)
+    )
+    module = config.workload.module()
+    prepare_for_tuning(module, config)
+    assert [encoder[0] for encoder in config.workload.encoders] == ["bert", "cross", "decoder.embeddings"]
+    assert len(parameter_groups(module, config)) > 2

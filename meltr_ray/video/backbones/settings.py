@@ -53,6 +53,8 @@ class BackboneConfig:
     """Name in `losses.set` -> auxiliary losses that join the primary, as far as the task offers them."""
     encoders: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Each the modules that it is made of, from its input on; all else is heads."""
+    of_frames: ClassVar[tuple[str, ...]] = ()
+    """Those of their modules that a data set without frame features does without."""
 
     name: str = ""
     """Backbone: `univl`, `violet` or `allinone`; chosen by `backbone=<name>`."""

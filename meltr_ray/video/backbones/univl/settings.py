@@ -66,6 +66,7 @@ class UniVLConfig(BackboneConfig):
         "generative": ["masked_language", "caption", "masked_caption"],
     }
     encoders = (("bert",), ("normalize_video", "visual"), ("cross",), ("decoder.embeddings", "decoder.decoder"))
+    of_frames = ("normalize_video", "visual")
 
     name: str = "univl"
     """Backbone: `univl`."""
