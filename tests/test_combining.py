@@ -55,13 +55,17 @@ class Numbered:
     def keys(self, step):
         return [("held_out", step)]
 
+    def ahead(self, first, steps):
+        return "train", range(first, first + steps)
+
     def of(self, way, step):
         """What the loop is given for a step."""
         beside = way.beside_step(step, self)
         return self.made(self.trained(step)), None if beside is None else self.made(beside)
 
     def made(self, keys):
-        return [toy_batch(self.start[source] + number) for source, number in keys]
+        return [self.made([(source, each) for each in number]) if isinstance(number, range) else toy_batch(self.start[source] + number)
+                for source, number in keys]  # fmt: skip
 
 
 def way_of(name, **settings):

@@ -17,7 +17,7 @@ import torch
 from meltr_ray import Metric, Workload
 from meltr_ray.config import Config
 from meltr_ray.errors import ConfigError
-from meltr_ray.training.batches import Batches, MetaBatches
+from meltr_ray.training.batches import Batches, MetaBatches, to_device
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.origin import checksum
 from meltr_ray.video.backbones.batch import Batch
@@ -97,6 +97,25 @@ def test_no_batch_is_made_twice_and_none_is_kept_too_long(digits_folder, kind):
     most = max(len(loader.gi_frame.f_locals["held"]) for _ in loader)
     assert len(made) == len(set(made)) == 60 * MICRO + {"recent": 0, "next": META * (60 % EVERY == 0), "held_out": 20 * META}[kind]
     assert most <= 10 + MICRO + META
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_range_of_batches_is_made_anew_each_time_it_is_gone_through(digits_folder, workers):
+    """Beside the first step; few are held at a time."""
+    batches, meta = make_batches(digits_folder, "univl", "held_out")
+    beside = [("held_out", 0), meta.ahead(1, 5)]
+    for step, (micro, given) in enumerate(Loader(meta, lambda step: beside if step == 0 else None, 0, 2, workers)):
+        assert len(micro) == MICRO and (given is None) == (step > 0)
+        if step == 0:
+            held_out, ahead = to_device(given, torch.device("cpu"))
+            for _ in range(2):
+                found = list(ahead)
+                assert len(found) == 5 * MICRO and all(equal(batch, batches[MICRO + at]) for at, batch in enumerate(found))
+    made.clear()
+    numbered = numbers(4, 1)
+    loader = Loader(MetaBatches("held_out", numbered, numbers(4, 2), MICRO), lambda step: [("train", range(40))], 0, 1)
+    (ahead,) = next(iter(loader))[1]
+    assert len(made) == MICRO and next(iter(ahead)) is not None and len(made) == MICRO + 1
 
 
 def test_a_worker_that_fails_is_one_line():

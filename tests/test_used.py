@@ -20,7 +20,7 @@ from tests.test_combining import Numbered, config_of
 from tune_spaces import plan
 from workloads import cli
 
-KINDS = [("fixed", {}), ("meltr", {}), ("aligned", {"gramian": "random"}), ("look_ahead", {}), ("meltr_ahead", {}), ("meltr_gated", {"every": 8}),
+KINDS = [("fixed", {}), ("meltr", {}), ("aligned", {"gramian": "random"}), ("look_ahead", {}), ("tryout", {}), ("meltr_ahead", {}), ("meltr_gated", {"every": 8}),
          ("upgrad", {"gramian": "exact"}), ("pcd", {"gramian": "random"}), ("dwa", {}), ("uw_so", {}), ("famo", {}), ("rlw", {})]  # fmt: skip
 """One of each implementation."""
 

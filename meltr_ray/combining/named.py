@@ -8,6 +8,7 @@ from meltr_ray.combining.aligned import Aligned
 from meltr_ray.combining.fixed import Fixed
 from meltr_ray.combining.learned import Meltr, Own
 from meltr_ray.combining.look_ahead import LookAhead
+from meltr_ray.combining.tryout import Tryout
 from meltr_ray.combining.uw_so import SoftOptimal
 from meltr_ray.combining.way import Way
 
@@ -15,6 +16,7 @@ LEARNED: dict[str, type[Way]] = {
     "meltr": Meltr,
     "own": Own,
     "aligned": Aligned,
+    "tryout": Tryout,
     "look_ahead": LookAhead,
     "meltr_ahead": MeltrAhead,
     "meltr_gated": MeltrGated,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar, Optional, Protocol, Sequence
+from typing import Any, Callable, ClassVar, Iterable, Optional, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -14,12 +14,12 @@ from meltr_ray.workload import Workload
 
 EFFECTS = "effects"
 """In what `before` returns: (T,), how much each loss lowers the primary loss of held-out batches, by what the way knows; NaN: not looked at."""
-OWN = ("temperature", "strength", "every", "window", "horizon", "start")
+OWN = ("temperature", "strength", "every", "window", "horizon", "start", "share")
 """Settings of `combiner` that a way has where its class gives them a default."""
 PRODUCTS = ("aid.product", "aid.accuracy", "aid.radius")
 """How J v is taken."""
-Key = tuple[str, int]
-"""Names a batch: `train` or `held_out`, and its number there."""
+Key = tuple[str, int | range]
+"""Names a batch: `train` or `held_out`, and its number there. A range names many at once, which are made anew, one by one, whenever they are gone through."""
 SlopesOf = Callable[[Tensor, Any], Tensor]
 """Losses of a micro-batch, (T,) detached, and the micro-batch -> slopes (T,)."""
 
@@ -32,6 +32,9 @@ class Sources(Protocol):
 
     def trained(self, step: int) -> list[Key]:
         """The M micro-batches of a step."""
+
+    def ahead(self, first: int, steps: int) -> Key:
+        """All micro-batches of `steps` steps, the first of which is `first`."""
 
 
 class Step(Protocol):
@@ -65,8 +68,14 @@ class Step(Protocol):
     def held_out_loss(self, batches: Sequence[Any]) -> float:
         """F: the primary loss at this w, in evaluation mode, mean over `batches` and ranks."""
 
-    def look_ahead(self, a: Tensor | SlopesOf, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
-        """F after optimiser steps with slopes `a`, (T,) or what says them, on the micro-batches `ahead`; then all is as it was, bit for bit."""
+    def look_ahead(self, a: Tensor | SlopesOf, ahead: Iterable[Any], batches: Sequence[Any], stops: bool = False) -> float:
+        """F after optimiser steps with slopes `a`, (T,) or what says them, on the micro-batches `ahead`; then all is as it was, bit for bit.
+
+        With `stops` a run that is asked to stop does so after any of these steps, by an exception: the way's state is saved as it is then.
+        """
+
+    def keep(self) -> None:
+        """Save the run as it is before this step, with what the way has found out so far."""
 
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Mean over ranks, bit-identical on each."""
@@ -100,7 +109,8 @@ class Way:
     """Defaults of `combiner.every` and `combiner.window`, likewise."""
     horizon: ClassVar[Optional[int]] = None
     start: ClassVar[Optional[str]] = None
-    """Defaults of `combiner.horizon` and `combiner.start`, likewise."""
+    share: ClassVar[Optional[float]] = None
+    """Defaults of `combiner.horizon`, `combiner.start` and `combiner.share`, likewise."""
     rests: ClassVar[bool] = False
     """Whether what it learns rests while a probe is under way, so that steps in between are needed."""
     held_out: ClassVar[bool] = False

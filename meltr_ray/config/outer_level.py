@@ -22,7 +22,7 @@ class CombinerConfig:
     """g_phi, which turns the vector of losses into one training loss."""
 
     name: str = "meltr"
-    """Way to combine losses: `fixed` weights; by held-out batches: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`, `look_ahead`, `meltr_ahead`, `meltr_gated`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
+    """Way to combine losses: `fixed` weights; by held-out batches: `meltr` (the meta loss transformer), `own` (the workload's), `aligned`, `tryout`, `look_ahead`, `meltr_ahead`, `meltr_gated`; from the losses alone: `uncertainty`, `uw_so`, `dwa`, `rlw`, `imtl_l`, `stch`, `famo`, `geometric_mean`; from their gradients: `pcgrad`, `cagrad`, `mgda`, `aligned_mtl`, `imtl_g`, `upgrad`, `dualproj`, `gradvac`, `fairgrad`, `pcd`, `cosine_gate` (docs/combining.md)."""
     weights: Any = bounded("uniform", -1e6, 1e6)
     """Weights of `fixed`: `uniform`, `primary` (the primary loss alone), or a list with one number per loss."""
     every: Optional[int] = bounded(None, 1, 10**6)
@@ -31,6 +31,8 @@ class CombinerConfig:
     """Steps that a probe of `look_ahead`, `meltr_ahead`, `meltr_gated` trains on before it is put back (default 20)."""
     start: Optional[str] = None
     """How `look_ahead` and the switches of `meltr_gated` begin: with the `primary` alone (default), `uniform`, or as a `probe` of all losses over the first tenth of training says."""
+    share: Optional[float] = bounded(None, 1e-6, 100)
+    """Steps that `tryout` spends on trying the auxiliary losses, all together, as a share of train.steps (default 0.6)."""
     gramian: str = "exact"
     """How `aligned` and those from gradients learn how the losses' gradients stand to each other: `exact`, T backward passes, or `random`, `passes` forward passes, with noise (docs/combining.md)."""
     passes: Optional[int] = bounded(None, 1, 1024)
@@ -40,7 +42,7 @@ class CombinerConfig:
     temperature: Optional[float] = bounded(None, 1e-6, 1e6)
     """How even weights are: of `dwa` (default 2), `uw_so` (1), `stch` (0.1)."""
     strength: Optional[float] = bounded(None, 1e-9, 1e3)
-    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` and `meltr_gated` (least effect that turns a switch, as a share of the primary loss, 0.001)."""
+    """The one number of `famo` (its learning rate, default 0.025), `cagrad` (c, 0.5), `fairgrad` (alpha, 2), `gradvac` (decay, 0.5), `pcd` (tau, 0.02), `aligned` (the primary's least share, 0.25) and `look_ahead` and `meltr_gated` (least effect that turns a switch, as a share of the primary loss, 0.001) and `tryout` (the same, of a loss that is trained with, 0.01)."""
     mode: str = "near_sum"
     """How MELTR starts: `near_sum` adds the transformer to the plain sum of losses, its last layer small; `paper` is the published form."""
     embedding_size: int = bounded(256, 8, 2048)
@@ -171,9 +173,9 @@ class AidConfig:
     regulariser: str = "phi_only"
     """What the regulariser differentiates: `phi_only` (direct term), `full` (and w: one more backward), `paper` (w alone, as published)."""
     meta_batch: Optional[str] = None
-    """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one; default) or `held_out` (the meta split; default of `look_ahead`, `meltr_ahead`, `meltr_gated`)."""
+    """Batch of the outer loss: `recent` (one of the last 10 training batches, published), `next` (the next one; default) or `held_out` (the meta split; default of `tryout`, `look_ahead`, `meltr_ahead`, `meltr_gated`)."""
     num_meta_batches: Optional[int] = bounded(None, 1, 256)
-    """Meta batches that the outer loss is the mean of (default 1; 8 of `look_ahead`, `meltr_ahead`, `meltr_gated`); each costs one forward and one backward of the primary loss, of a probe two forwards."""
+    """Meta batches that the outer loss is the mean of (default 1; 8 of `look_ahead`, `meltr_ahead`, `meltr_gated`; 16 of `tryout`); each costs one forward and one backward of the primary loss, of a probe two forwards."""
     product: str = "auto"
     """How J v is taken: `one_sided` or `central` differences, `forward` mode, `double_backward` or `gradients` (one of each loss); `auto`: the cheapest that the model admits at `accuracy`."""
     hessian_product: str = "auto"

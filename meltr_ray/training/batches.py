@@ -94,6 +94,10 @@ class MetaBatches:
         first = step * self.micro_batches
         return [("train", first + number) for number in range(self.micro_batches)]
 
+    def ahead(self, first: int, steps: int) -> Key:
+        """All micro-batches of `steps` steps, the first of which is `first`."""
+        return "train", range(first * self.micro_batches, (first + steps) * self.micro_batches)
+
     def keys(self, step: int) -> list[Key]:
         """The meta batches before it."""
         if self.kind == "held_out":

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from meltr_ray.combining.way import Key
 from meltr_ray.errors import ConfigError
-from meltr_ray.training.batches import Batches, MetaBatches
+from meltr_ray.training.batches import Batches, MetaBatches, to_device
 from meltr_ray.training.origin import check_as_known
 
 START_METHOD = "forkserver"
@@ -54,7 +54,9 @@ class Loader:
         self.steps = range(first, last)
         self.micro = [sources.trained(step) for step in self.steps]
         self.meta = [beside(step) for step in self.steps]
-        self.makes, self.drops = _plan([[*micro, *(meta or [])] for micro, meta in zip(self.micro, self.meta)])
+        self.makes, self.drops = _plan(
+            [[*micro, *(key for key in meta or [] if isinstance(key[1], int))] for micro, meta in zip(self.micro, self.meta)]
+        )
         self.maker = _Maker({"train": sources.train, "held_out": sources.held_out})
         self.workers, self.prefetch, self.preloaded, self.known = workers, prefetch, (*PRELOADED, *preloaded), known or {}
         self.seconds_waited = 0.0
@@ -62,7 +64,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[list[Any], list[Any] | None]]:
         held: dict[Key, Any] = {}
-        made = iter(self._data_loader())
+        made = iter(self._data_loader(self.makes))
+        of = {key: Again(self._data_loader, key) for meta in self.meta for key in meta or [] if isinstance(key[1], range)}
         for micro, meta, makes, drops in zip(self.micro, self.meta, self.makes, self.drops):
             started = time.perf_counter()
             found = next(made)
@@ -72,17 +75,40 @@ class Loader:
             for key, batch in zip(makes, found) if self.workers else ():
                 check_as_known(self.maker.sources[key[0]].workload, batch, self.known.get(key))
             held |= zip(makes, found)
-            yield [held[key] for key in micro], None if meta is None else [held[key] for key in meta]
+            yield [held[key] for key in micro], None if meta is None else [of[key] if key in of else held[key] for key in meta]
             for key in drops:
                 del held[key]
 
-    def _data_loader(self) -> DataLoader:
+    def _data_loader(self, makes: Sequence[list[Key]]) -> DataLoader:
         options: dict[str, Any] = {}
         if self.workers:
             options = dict(prefetch_factor=self.prefetch, worker_init_fn=_start_worker, multiprocessing_context=_context(self.preloaded))
         # A generator of its own: else torch draws a seed for its workers from the one that dropout draws from.
-        return DataLoader(self.maker, batch_size=None, sampler=self.makes, collate_fn=_as_they_are, num_workers=self.workers,
+        return DataLoader(self.maker, batch_size=None, sampler=makes, collate_fn=_as_they_are, num_workers=self.workers,
                           generator=torch.Generator(), **options)  # fmt: skip
+
+
+class Again:
+    """Many training batches, made anew whenever they are gone through, so that few are held at a time.
+
+    Args:
+        load: makes lists of batches of lists of keys.
+        key: names them, by a range.
+        device: where they go.
+    """
+
+    def __init__(self, load: Callable[[Sequence[list[Key]]], DataLoader], key: Key, device: torch.device | None = None):
+        self.load, self.key, self.device = load, key, device
+
+    def to(self, device: torch.device) -> Again:
+        return Again(self.load, self.key, device)
+
+    def __iter__(self) -> Iterator[Any]:
+        source, numbers = self.key
+        for found in self.load([[(source, number)] for number in numbers]):
+            if isinstance(found, ConfigError):
+                raise found
+            yield to_device(found[0], self.device) if self.device else found[0]
 
 
 def _as_they_are(batches: Any) -> Any:

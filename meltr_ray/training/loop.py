@@ -14,7 +14,7 @@ from meltr_ray.results.table import RunningMeans
 from meltr_ray.training.batches import to_device
 from meltr_ray.training.statistics import Diverged, by_name, statistics
 from meltr_ray.training.step import EngineStep
-from meltr_ray.training.stopping import End, Stop
+from meltr_ray.training.stopping import End, Stop, Stopped
 
 if TYPE_CHECKING:
     from meltr_ray.training.engine import Engine
@@ -45,9 +45,14 @@ def train(config: Config, engine: Engine, way: Way, batches: Iterable[tuple[list
     started = time.perf_counter()
     for number, (micro_batches, meta_batches) in zip(range(progress.step, config.train.steps), batches):
         micro_batches, meta_batches = (to_device(each, engine.device) for each in (micro_batches, meta_batches))
-        step = EngineStep(engine, number, micro_batches, meta_batches, config.losses.primary, config.aid)
+        step = EngineStep(engine, number, micro_batches, meta_batches, config.losses.primary, config.aid, save, stop)
         meta_started = time.perf_counter()
-        if learned := before(way, step, config):
+        try:
+            learned = before(way, step, config)
+        except Stopped as stopped:
+            save()
+            return stopped.end
+        if learned:
             progress.means.add(by_name(learned, config))
             progress.meta_seconds += time.perf_counter() - meta_started
         looked_at = way.learns and not config.workload.per_example and is_due(number + 1, config.train.evaluate_every, config.train.steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,14 +13,21 @@ from meltr_ray.hypergrad.module_problem import LossesProblem
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.training.engine import Engine
 from meltr_ray.training.evaluation import quietly
+from meltr_ray.training.stopping import Stop, Stopped
 
 
 class EngineStep:
-    """`Step` (combining/way.py) on an engine. To be made when the generators stand where the step starts."""
+    """`Step` (combining/way.py) on an engine. To be made when the generators stand where the step starts.
 
-    def __init__(self, engine: Engine, number: int, batches: list[Any], meta_batches: list[Any] | None, primary: str, aid: Any):
+    Args:
+        save: writes a checkpoint of the run as it is.
+        stop: whether the run ends, asked by every rank after the same steps.
+    """
+
+    def __init__(self, engine: Engine, number: int, batches: list[Any], meta_batches: list[Any] | None, primary: str, aid: Any,
+                 save: Callable[[], None] = lambda: None, stop: Stop | None = None):  # fmt: skip
         self.engine, self.number, self.batches, self.meta_batches = engine, number, batches, meta_batches
-        self.primary, self.aid = primary, aid
+        self.primary, self.aid, self.save, self.stop = primary, aid, save, stop or (lambda engine: None)
         self.start = get_generators(engine.device)
         self._problem: LossesProblem | None = None
 
@@ -52,7 +59,7 @@ class EngineStep:
             losses = [quietly(self.engine.module, lambda: self.engine.module(batch, (self.primary,)).mean()) for batch in batches]
         return float(self.engine.average([torch.stack(losses).double().mean()])[0])
 
-    def look_ahead(self, a: Tensor | SlopesOf, ahead: Sequence[Any], batches: Sequence[Any]) -> float:
+    def look_ahead(self, a: Tensor | SlopesOf, ahead: Iterable[Any], batches: Sequence[Any], stops: bool = False) -> float:
         engine, micro = self.engine, len(self.batches)
         before = engine.snapshot()
         for number, batch in enumerate(ahead):
@@ -60,9 +67,15 @@ class EngineStep:
             now = a if isinstance(a, Tensor) else a(engine.shared(losses), batch)
             engine.backward(now @ losses)
             engine.step(self.number + number // micro)
+            if stops and (number + 1) % micro == 0 and (end := self.stop(engine)):
+                engine.restore(before)
+                raise Stopped(end)
         found = self.held_out_loss(batches)
         engine.restore(before)
         return found
+
+    def keep(self) -> None:
+        self.save()
 
     def adam_scale(self) -> Vector | None:
         return self.engine.adam_scale()

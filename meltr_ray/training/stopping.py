@@ -19,6 +19,14 @@ class End(Enum):
     """A machine that it runs on will be taken away."""
 
 
+class Stopped(Exception):
+    """A run was asked to stop in the midst of a step's looking ahead; all is as it was before that."""
+
+    def __init__(self, end: End):
+        super().__init__(end.value)
+        self.end = end
+
+
 @dataclass
 class Stop:
     """Asks after each step whether a run goes on. Its callables may look at the world; that all ranks get one answer is seen to here."""
