@@ -79,8 +79,7 @@ class Tryout(Way):
             self.num_steps += 1
             step.keep()
         passes = self.K * len(step.batches)
-        effects = self.decide()
-        return {EFFECTS: effects, "meta_forward_passes": len(tries) * (passes + len(held_out)), "meta_backward_passes": len(tries) * passes}
+        return {EFFECTS: self.decide(), "meta_forward_passes": passes + len(held_out), "meta_backward_passes": passes}  # of a try
 
     def beside(self, t: int) -> Tensor:
         """Slopes (T,) of the primary and loss t."""
