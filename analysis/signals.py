@@ -13,6 +13,8 @@ from meltr_ray.results.columns import EFFECT, EFFECT_SQUARE
 
 LEAST = 2
 """Seeds without which noise can't be told."""
+ROUNDING = 1e-6
+"""A spread below this share of the mean is that of one look alone, as tryout has it."""
 
 
 def signals(sweep: Sweep, arm: str) -> pd.DataFrame:
@@ -33,7 +35,7 @@ def signals(sweep: Sweep, arm: str) -> pd.DataFrame:
         low, high = statistics.student_interval(mean.to_numpy()) if len(mean) >= LEAST else (np.nan, np.nan)
         says = "helps" if low > 0 else "harms" if high < 0 else "can't be told from noise"
         records.append({"loss": loss, "seeds": len(mean), "mean": mean.mean(), "low": low, "high": high,
-                        "ratio": (mean / spread)[spread > 0].mean(), "says": says})  # fmt: skip
+                        "ratio": (mean / spread)[spread > ROUNDING * mean.abs()].mean(), "says": says})  # fmt: skip
     return pd.DataFrame(records).set_index("loss") if records else pd.DataFrame()
 
 
@@ -46,7 +48,7 @@ def signals_table(sweep: Sweep) -> Table | None:
             rows.append([arm, loss, str(r.seeds), _short(r["mean"]), interval, number(r.ratio, 2, True), r.says])
     header = ["arm", "loss", "seeds", "lowers the held-out primary loss by", "95 % over seeds", "signal over noise of a look", "says"]
     return Table("What held-out batches said of each loss", header, rows, "Of arms that learn from held-out batches. To first order for a small step along each loss's "
-                 "gradient (MELTR, aligned; in their own units), or after combiner.horizon steps with the loss and without it (look_ahead). "
+                 "gradient (MELTR, aligned; in their own units), or after combiner.horizon steps with the loss and without it (look_ahead), or after a try of it (tryout). "
                  "A screening says what a loss does to the end of training; this says what the arm could see of it.") if rows else None  # fmt: skip
 
 

@@ -65,6 +65,24 @@ def test_signal_and_noise_are_those_of_all_looks(noisy):
     assert signals.signals(tables.load(folder), "uniform").empty
 
 
+def test_one_look_a_run_has_no_noise_of_a_look(tmp_path):
+    """As tryout takes it: the spread over seeds is all there is."""
+    looks = [0.1 + 0.01 * seed for seed in range(4)]  # whose squares, rounded, aren't those of the mean
+    for seed, look in enumerate(looks):
+        settings = {"seed": seed, "losses.set": LOSS_SET, "losses.primary": LOSS_SET[0], "combiner.name": "tryout"}
+        seen = {
+            "effect.caption": look,
+            "effect_square.caption": look**2 + 1e-17,
+            "effect.shuffled": -look,
+            "effect_square.shuffled": look**2,
+        }
+        about = {"trial": f"t{seed}", "arm": "meltr", "phase": "comparison", "split": "validation", "step": 9, "seconds": 1.0}
+        results.append(tmp_path / "trials" / f"t{seed}", about | {"status": "finished"} | measured(40.0) | seen,
+                       Columns.of(METRICS, LOSS_SET, settings, learns=True))  # fmt: skip
+    found = signals.signals(tables.load(write_plan(tmp_path)), "meltr")
+    assert found.ratio.isna().all() and list(found.says) == ["helps", "harms"]
+
+
 def test_the_report_has_them(noisy):
     assert "can&#x27;t be told from noise" in report.write_report(noisy[0]).read_text().replace("&#39;", "&#x27;")
 

@@ -4,7 +4,8 @@
     loss.<name>      mean since the last row              slope.<name>     d g_phi / d l, mean since the last row
     share.<name>     of the step before the row: a_t <g_t, g> / <g, g>, g = sum_t a_t g_t; of ways that learn
     effect.<name>    how much the loss lowers the primary loss of held-out batches, mean of the looks since the last row: to first order
-                     (J v, `meltr`, `own`, `aligned`), or in combiner.horizon steps (`look_ahead`, `meltr_gated`; `meltr_ahead`: for a slope of 1)
+                     (J v, `meltr`, `own`, `aligned`), or in combiner.horizon steps (`look_ahead`, `meltr_gated`; `meltr_ahead`: for a slope of 1),
+                     or at the end of its try (`tryout`)
     effect_square.<name>   mean of its square
 
 A trial's table has the columns of its own run. Tables of several trials are joined by `unify`: what a trial lacks is null there.
