@@ -35,12 +35,15 @@ def test_files_that_the_documentation_names_exist():
 
 
 def test_the_tutorial_shows_the_files_that_run():
-    """It has the whole of Primes; the page of the contract, the combiner of NoisyLabels."""
+    """It has the whole of Primes; the page of the contract, the combiner of NoisyLabels; that of transformers, the losses of XclipSquares."""
     (tutorial,) = [block for name, block in EXAMPLES if name == "tutorial.md"]
     assert tutorial == (ROOT / "workloads/examples/primes.py").read_text()
     first, *_ = [block for name, block in EXAMPLES if name == "workloads.md"]
     _, mark, combiner = (ROOT / "workloads/examples/noisy_labels.py").read_text().partition("class ExampleWeights")
     assert first.endswith(mark + combiner)
+    *_, last = [block for name, block in EXAMPLES if name == "huggingface.md"]
+    _, mark, losses = (ROOT / "workloads/examples/xclip_squares.py").read_text().partition("def own_losses")
+    assert mark + losses in last
 
 
 def test_the_readme_is_short():

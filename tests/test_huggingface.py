@@ -26,6 +26,7 @@ from meltr_ray.training.tuning import merge, prepare_for_tuning
 from tests.huggingface_models import MODELS
 from tests.ranks import on_ranks
 from tests.reference import flat, relative_error
+from workloads.examples.xclip_squares import CAPTIONS, COLOURS, MOVES, SIZES, STEP, XclipSquares
 
 ROUGH = {("detr", 3, 1): 0.5}
 """Where a difference, all that ZeRO 3 has, errs by 0.35, and forward mode (stage 0) doesn't. docs/huggingface.md says so."""
@@ -284,3 +285,45 @@ def test_the_best_weights_of_a_run_with_lora_are_loaded_back_by_from_pretrained(
     for name in LOSSES["luke"]:
         assert torch.allclose(loaded(**batch)[name], expected[name], rtol=1e-4)
         assert torch.allclose(again.module().eval()(batch)[name], expected[name], rtol=1e-4)
+
+
+def test_squares_move_as_their_captions_say():
+    """Without noise, colour, size and way are read off the first and the last frame."""
+    squares = XclipSquares(noise=0.0)
+    for split in ("train", "test"):
+        for frames, number in squares.examples(split)[:50]:
+            _, colour, size, move, _ = CAPTIONS[number]
+            shown = [np.argwhere(frame.any(0)) for frame in frames]
+            (top, left), (bottom, right) = shown[0].min(0), shown[0].max(0)
+            assert bottom - top == right - left == SIZES[size - 7] - 1
+            assert np.array_equal(frames[0][:, top, left], COLOURS[colour - 1])
+            assert np.array_equal(shown[-1], shown[0] + STEP * (len(frames) - 1) * np.array(MOVES[move - 9]))
+
+
+def test_x_clip_has_a_loss_of_its_own_and_two_of_ours_and_the_control_changes_captions_alone():
+    squares = XclipSquares()
+    config = Config(workload=squares, train=TrainConfig(batch_size=EXAMPLES))
+    assert config.losses.set == ["contrastive", "frames", "halves"]
+    torch.manual_seed(0)
+    module, examples = squares.module(), squares.examples("train")[:EXAMPLES]
+    batch = squares.batch(examples, np.random.default_rng(0))
+    assert len({number for _, number in examples}) == EXAMPLES
+    output = module.model(**batch, return_loss=True)
+    normalised = nn.functional.normalize(output.mit_output.last_hidden_state, dim=-1).detach()
+    found, control = module(batch), module(squares.control(batch, np.random.default_rng(0)))
+    assert found["contrastive"].equal(output.loss) and not torch.allclose(found["contrastive"], control["contrastive"])
+    right = 0.0
+    for clip in range(EXAMPLES):  # the mean over clips and frames of -log of the right caption's share
+        for frame in range(normalised.shape[1]):
+            shares = (normalised[clip, frame] @ output.text_embeds[clip].T / 0.07).softmax(-1)
+            right -= shares[clip].log().item() / EXAMPLES / normalised.shape[1]
+    assert found["frames"].item() == pytest.approx(right, rel=1e-4)
+    assert torch.allclose(found["halves"], control["halves"], rtol=1e-4)
+
+
+def test_a_caption_of_x_clip_is_read_at_its_end():
+    """At its largest id: what stands behind that, and nothing before, is out of reach."""
+    module, ids = XclipSquares().module(), torch.from_numpy(CAPTIONS)
+    pooled = module.model.text_model(ids).pooler_output
+    assert torch.equal(pooled, module.model.text_model(ids).last_hidden_state[:, -1])
+    assert len(pooled.detach().round(decimals=5).unique(dim=0)) == len(CAPTIONS)
