@@ -13,7 +13,7 @@ from meltr_ray.hypergrad import ConjugateGradient, FixedPoint, Identity, product
 from meltr_ray.hypergrad.products import HVP, Choice, NotAdmitted, tell
 from meltr_ray.hypergrad.trust import Trust, settle_hessian
 from meltr_ray.hypergrad.vectors import Vector
-from tests.misuse import DOUBLE, SINGLE, USES, Cube, Use, beside, by_list, changed, cubed, giving, parts
+from tests.misuse import DOUBLE, SINGLE, USES, Cube, Use, beside, by_list, changed, cubed, giving, over_a_running_mean, parts
 from tests.reference import flat, relative_error
 
 
@@ -104,6 +104,33 @@ def test_losses_that_change_behind_the_same_function_are_tested_again():
         found[name] = flat(hypergradient(problem, p.combiner, ConjugateGradient(60, damping=1.0, tolerance=1e-6)).total())
     for name, got in found.items():
         assert relative_error(got, found["plain"]) < 1e-2, name
+
+
+def test_losses_that_were_asked_for_before_go_with_the_buffers_of_their_pass():
+    use = over_a_running_mean(True)
+    got = []
+    for first in (False, True):
+        this = use(SINGLE)
+        problem = ModuleProblem(this.module, this.losses, this.primary, product="one_sided", trust=True)
+        if first:
+            problem.losses()
+        got.append(flat(hypergradient(problem, this.combiner).total()))
+        assert this.module.mean > 2  # it has moved on, once, as in training
+    assert relative_error(got[1], got[0]) < 1e-5
+
+
+def test_what_is_trained_is_settled_when_a_problem_is_made():
+    module, combiner, use = plain()
+    module.head.requires_grad_(False)
+    problem = ModuleProblem(module, use.losses, use.primary)
+    hypergradient(problem, combiner)
+    module.head.requires_grad_(True)
+    with pytest.raises(ValueError, match="^(losses|primary): head.weight was frozen .*; "):
+        hypergradient(problem, combiner)
+    problem = ModuleProblem(module, use.losses, use.primary)
+    module.trunk.requires_grad_(False)
+    with pytest.raises(ValueError, match="^module: trunk.0.weight has been frozen .*; "):
+        hypergradient(problem, combiner)
 
 
 # --- phi

@@ -47,6 +47,8 @@ class Book:
 
     by_graph: dict[int, Verdict] = field(default_factory=dict)
     last: Optional[Verdict] = None
+    needs_graph: bool = False
+    """Whether these losses take gradients of their own, so that they can't be had without a graph."""
 
 
 _BOOKS: WeakKeyDictionary[nn.Module, dict[Any, Book]] = WeakKeyDictionary()
