@@ -20,10 +20,13 @@ from meltr_ray.errors import ConfigError, check
 from meltr_ray.results import table as results
 from meltr_ray.results.numbers import measured
 from meltr_ray.storage import sealed
+from meltr_ray.storage.disk import check_files
 from meltr_ray.storage.writers import only_writer
 from workloads import cli, remote
 from workloads.ending import as_process
 
+WRITTEN = ("config.yaml", "results.parquet", "best.safetensors", "log.txt", "error.txt", ".attempt", ".lock", ".stop", ".writer.json")
+"""Files of a run, each replaced as it goes on."""
 OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
 """Settings of workers alone, where there is no sweep."""
 
@@ -40,6 +43,7 @@ def train(request: cli.Request) -> int:
             )
         if not (folder / "config.yaml").exists():
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
+        check_files("resume", folder, WRITTEN)
         config = config_file.read(
             sealed.whole_of(folder / "config.yaml"), [f"{key}={value}" for key, value in request.given.items() if key != "resume"]
         )
@@ -71,6 +75,7 @@ def train(request: cli.Request) -> int:
     twin = remote.twin_of(config, "runs", folder)
     remote.told(twin)
     with only_writer(folder), mirrored(folder, twin) as mirror:
+        results.set_aside(folder)
         keep_text(config.workload, folder / "workload")
         config_file.write(folder / "config.yaml", config)
         if mirror:
