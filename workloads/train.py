@@ -8,6 +8,7 @@ python workloads/train.py resume=outputs/runs/digits
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -134,7 +135,9 @@ def finish(folder: Path, config: Config) -> int:
         print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/{where}", file=sys.stderr)
         return 1
     name, metric = next(iter(config.workload.metrics.items()))
-    best = max(rows, key=lambda row: row["score"])
+    best = max(rows, key=lambda row: row["score"] if math.isfinite(row["score"]) else -math.inf)
+    if bad := [row["step"] for row in rows if not math.isfinite(row["score"])]:
+        print(f"note: {name} was not a finite number in {len(bad)} of {len(rows)} evaluations, first at step {bad[0]}", file=sys.stderr)
     print(f"best validation {name} {measured(metric, best[f'metric.{name}'])} at step {best['step']} -> {folder}")
     return 0
 
