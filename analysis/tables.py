@@ -300,7 +300,7 @@ def _not_numbers(sweep: Sweep) -> list[str]:
     diverged = set(sweep.trials.index[sweep.trials.status.isin(["diverged", "failed"])])
     rows = sweep.rows[sweep.rows.split.isin(["validation", "test"]) & ~sweep.rows.trial.isin(diverged)]
     notes = []
-    for name in [column for column in rows.columns if column.startswith(METRIC)]:
+    for name in [each for each in rows.columns if each.startswith(METRIC)]:
         bad = rows[~np.isfinite(rows[name].astype(float))]
         if len(bad) and len(bad) < len(rows):  # else no trial measures it
             first = bad.iloc[0]
