@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -360,6 +361,35 @@ def test_a_product_that_torch_cannot_take_of_an_operator_is_refused_by_name_and_
     with pytest.raises(ValueError, match="^hessian_product=forward_over_reverse: .*this model does not admit it .*; use "):
         found("forward_over_reverse")
     assert relative_error(found("auto"), found("double_backward")) < 1e-6
+
+
+# --- an exact H that differences can't judge
+
+
+@pytest.mark.parametrize("size", [300, 300_000])
+@pytest.mark.parametrize("apart, fits", [(0.0, True), (0.15, False), (1.0, False)])
+def test_an_exact_product_that_is_not_symmetric_is_found_among_many_weights(size, apart, fits):
+    """H a decaying diagonal, beside an antisymmetric part of low rank, `apart` times as long along the direction of the test."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(size, 20, generator=generator) / size**0.5 for _ in range(2))
+    decay = 1 / torch.arange(1.0, size + 1)[torch.randperm(size, generator=generator)]
+    u, random = Vector((decay * torch.randn(size, generator=generator),)), Vector((torch.randn(size, generator=generator),))
+
+    def curved(v: Tensor) -> Tensor:
+        return x @ (y.T @ v) - y @ (x.T @ v)
+
+    along = ((1 / u.norm()) * u + (1 / random.norm()) * random).pieces[0]
+    scale = apart * (decay * along).norm() / curved(along).norm()
+
+    def product(name: str, radius: float, v: Vector) -> Vector:
+        (piece,) = v.pieces
+        rough = 1e3 * radius * piece if name == "central" else 0.0  # differences of all lengths are off
+        return Vector((decay * piece + scale * curved(piece) + rough,))
+
+    choice = Choice("hessian_product", "double_backward", HVP, 1e-2, torch.float32, whole=True)
+    trust = Trust(nn.Linear(1, 1), [], ())
+    with nullcontext() if fits else pytest.raises(NotAdmitted, match="it isn't symmetric"):
+        settle_hessian(trust, choice, product, lambda: u, u, random, 1e-3, None, torch.float32, whole=True)
 
 
 # --- H by differences where no exact product is to be had, as under ZeRO 3
