@@ -44,13 +44,14 @@ class LossesProblem:
         num_ranks, rank, gather: how many processes share w, and how they exchange small tensors.
         average_losses: average the losses over ranks before g_phi.
         trust: take products as they are, without the test of trust.py, once a module.
+        differences: H u by differences alone, as where weights lie in shards.
     """
 
     def __init__(self, weights: ModuleWeights, losses: Sequence[Pass], primary: Sequence[Pass], *, product: str | Choice = "auto",
                  hessian_product: str | Choice = "auto", radius: float | None = None, accuracy: float | None = None,
                  fixed_point: FixedPoint | None = None, inner: Pass | None = None, arithmetic: torch.dtype | None = None,
                  num_ranks: int = 1, rank: int = 0, gather: Callable[[Tensor], list[Tensor]] | None = None,
-                 average_losses: bool = False, trust: bool = False):  # fmt: skip
+                 average_losses: bool = False, trust: bool = False, differences: bool = False):  # fmt: skip
         self.weights, self.forwards, self.primary = weights, list(losses), list(primary)
         self.inner, self.radius, self.fixed_point = inner or self.forwards[0], radius, fixed_point
         self.num_ranks, self.rank, self.gather = num_ranks, rank, gather or (lambda own: [own])
@@ -63,7 +64,8 @@ class LossesProblem:
         self.arithmetic = arithmetic
         self.jvp_choice = self._choice("product", product, JVP, weights.whole)
         # an average over ranks inside L has no derivative here: its second derivative is left to differences
-        self.hvp_choice = self._choice("hessian_product", hessian_product, HVP, weights.whole and not self.average_losses)
+        self.exact_hessian = weights.whole and not differences
+        self.hvp_choice = self._choice("hessian_product", hessian_product, HVP, self.exact_hessian and not self.average_losses)
         self.generators = get_generators(weights.device)
         self.trusts = trust or self.average_losses  # of averaged losses no rank sees all gradients
         self.trust = Trust(weights.module, self.forwards, (len(self.forwards), arithmetic, self.radius))
@@ -251,10 +253,10 @@ class LossesProblem:
 
         def product(name: str, radius: float, u: Vector) -> Vector:
             own = self.radius if radius == 0 else radius
-            return self._hessian(combiner, self._choice("hessian_product", name, HVP, self.weights.whole), own)(u)
+            return self._hessian(combiner, self._choice("hessian_product", name, HVP, self.exact_hessian), own)(u)
 
         settle_hessian(self.trust, self.hvp_choice, product, lambda: self.gradient(combiner), u, self.random(SEED),
-                       self.weights.radius_of("central"), self.radius, self.arithmetic, self.weights.whole)  # fmt: skip
+                       self.weights.radius_of("central"), self.radius, self.arithmetic, self.exact_hessian)  # fmt: skip
 
     def _test(self, test: Callable[[], None]) -> None:
         with self.weights.testing():
@@ -337,7 +339,7 @@ class ModuleProblem(LossesProblem):
         module: w are its parameters that require a gradient.
         losses: forward pass on the training batch, () -> (T,); or one for each micro-batch.
         primary: forward pass on the meta batch, () -> scalar; or one for each of several.
-        options: `product`, `hessian_product`, `radius`, `accuracy`, `fixed_point` and `trust` of `LossesProblem`.
+        options: `product`, `hessian_product`, `radius`, `accuracy`, `fixed_point`, `trust` and `differences` of `LossesProblem`.
     """
 
     def __init__(self, module: nn.Module, losses: Pass | Sequence[Pass], primary: Pass | Sequence[Pass], **options: Any):
