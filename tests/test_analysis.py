@@ -21,6 +21,7 @@ from analysis import cells, chosen, leaders, plots, report, standing, statistics
 from meltr_ray.config import SweepConfig
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
+from meltr_ray.storage import sealed
 from meltr_ray.workload import Metric
 from tests.notebooks import printed_by
 
@@ -369,6 +370,20 @@ def test_a_metric_that_turns_nan_in_training_is_said(tmp_path):
         note
         == "recall_at_10 was not a finite number in 1 of 22 evaluations, first at step 100 of comparison_meltr_3_0.001; such weights are never the best."
     )
+
+
+def test_a_plan_with_values_of_another_kind_makes_no_report_impossible(tmp_path):
+    """With a right checksum, or none: an older version's, or one that was edited."""
+    small(tmp_path, [1.0, 2.0])
+    facts = sealed.read_json(tmp_path / "sweep.json")
+    said = 0
+    for name in facts:
+        for odd in (None, [1, "x"]):
+            sealed.put_json(tmp_path / "sweep.json", facts | {name: odd})
+            sweep = tables.load(tmp_path)
+            assert report.headline(tmp_path)
+            said += any("sweep.json" in note for note in tables.missing(sweep))
+    assert said > len(facts)
 
 
 def test_the_command_ends_in_one_line_where_nobody_reads_or_nothing_can_be_written(tmp_path):
