@@ -125,6 +125,11 @@ def test_settings_that_are_cut_off_do_not_pass_for_older_ones(tmp_path, capsys):
             config_file.load(settings)
         assert sealed.read(sealed.whole_of(settings)) == text
     assert "its copy is used" in capsys.readouterr().err
+    cut = text[: len(text) // 2]  # of a version that sealed without a first line, and had copies
+    settings.write_text(cut)
+    assert sealed.read(sealed.whole_of(settings)) == text
+    sealed.copy_of(settings).unlink()
+    assert sealed.read(settings) == cut
 
 
 def test_a_request_to_stop_is_no_link_to_somewhere_else(tmp_path):

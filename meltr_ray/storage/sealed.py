@@ -53,7 +53,8 @@ def read(path: Path) -> str:
     if not seal or "\n" in known.strip():
         if not text:
             raise Damaged(f"{path}: is empty; restore it from a copy")
-        if text.startswith(HEAD) or HEAD.startswith(text):  # cut off
+        copy = copy_of(path)
+        if text.startswith(HEAD) or HEAD.startswith(text) or (copy.is_file() and SEAL.encode() in copy.read_bytes()):  # cut off
             raise _damaged(path)
         return text
     if _of(body) != known.strip():
