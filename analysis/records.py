@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from meltr_ray.config import SweepConfig
-from meltr_ray.errors import ConfigError
+from meltr_ray.errors import ConfigError, first_line
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import SEARCHES, SETTING
 from meltr_ray.results.migration import migrate_about
@@ -23,6 +25,12 @@ from tune_spaces.screening import ALL, NONE
 
 LED = ("comparison", "confirmation")
 """Phases whose trials the report leads with; their test split is scored."""
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "metrics": dict, "losses": dict, "data": dict, "screening": (dict, type(None)), "learning_rate_chosen": (dict, type(None)),
+    "settings_chosen": (dict, type(None)), "confirmation": (list, type(None)), "caveats": list,
+    "machine": str, "command": str, "started": str, "ended": (str, type(None)), "workload": str,
+}  # fmt: skip
+"""What sweep.json says beside the plan, as it is written."""
 UNKNOWN = {"score": Metric(digits=3)}
 """The metrics of a sweep that doesn't say what it measures: its score."""
 
@@ -134,11 +142,31 @@ def load(folder: str | Path) -> Sweep:
     baselines = read("baselines.json", "chance and ridge can't be shown")
     table = results.load(folder / results.FILE)
     about = migrate_about(about, table.column_names)
-    names = {item.name for item in dataclasses.fields(SweepConfig)}
-    plan = SweepConfig(**{name: about.pop(name) for name in names & set(about)})
-    metrics = {name: Metric(**known) for name, known in about.pop("metrics", {}).items()} or dict(UNKNOWN)
+    for name in [name for name, kind in KINDS.items() if name in about and not isinstance(about[name], kind)]:
+        del about[name]
+        absent.append(f"{name} of sweep.json has another form than a sweep writes: it is left out.")
+    plan, metrics = _planned(about, absent), _declared(about, absent)
     begun = {path.parent.name for path in folder.glob("trials/*/config.yaml")} - set(table["trial"].to_pylist())
     return Sweep(table.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent, sorted(begun))
+
+
+def _planned(about: dict[str, Any], absent: list[str]) -> SweepConfig:
+    """The plan that sweep.json has, taken out of it; the default where its values have other types than the settings."""
+    given = {item.name: about.pop(item.name) for item in dataclasses.fields(SweepConfig) if item.name in about}
+    try:
+        OmegaConf.merge(OmegaConf.structured(SweepConfig), given)
+        return SweepConfig(**given)
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as error:
+        absent.append(f"The plan in sweep.json can't be read ({first_line(error)}): the default plan is assumed.")
+        return SweepConfig()
+
+
+def _declared(about: dict[str, Any], absent: list[str]) -> dict[str, Metric]:
+    try:
+        return {name: Metric(**known) for name, known in about.pop("metrics", {}).items()} or dict(UNKNOWN)
+    except TypeError as error:
+        absent.append(f"The metrics in sweep.json can't be read ({first_line(error)}): they are shown by their names.")
+        return dict(UNKNOWN)
 
 
 def column(rows: pd.DataFrame, name: str) -> pd.Series:

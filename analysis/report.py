@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from analysis.signals import signals_table
 from analysis.standing import standing_table
 from analysis.tables import Sweep
 from meltr_ray.errors import ConfigError
-from meltr_ray.storage import put
+from meltr_ray.storage import disk, put
 
 
 def _finding(sweep: Sweep, how: str, table: pd.DataFrame, baseline: str) -> str:
@@ -93,6 +95,8 @@ class Section:
     items: list[str] = field(default_factory=list)
 
 
+UNREAD = 128 + signal.SIGPIPE
+"""Exit code where whoever read the output has gone: `| head`."""
 MOST_FINDINGS = 4
 """Comparisons that the answer names; of more, the rest stand in the tables alone."""
 AGREES = (
@@ -320,12 +324,23 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         path = write_report(arguments[0])
+        print(headline(arguments[0]))
+        print(path, flush=True)
     except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(headline(arguments[0]))
-    print(path)
+        return _refused(str(error))
+    except BrokenPipeError:  # whoever read has gone, and the report is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python says so again at its end
+        return UNREAD
+    except OSError as error:
+        if (line := disk.in_words(error)) is None:
+            raise
+        return _refused(line)
     return 0
+
+
+def _refused(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -288,9 +288,24 @@ def missing(sweep: Sweep) -> list[str]:
     )  # the chosen set may be the full one, whose rate is known
     if sweep.plan.learning_rates and (unset := [arm for arm in compared if arm not in chosen and (arm != TUNED or sweep.plan.budget_each)]):
         notes.append(f"No {'settings have' if sweep.plan.budget_each else 'learning rate has'} been chosen for: {', '.join(unset)}.")
+    notes += _not_numbers(sweep)
     search = learning_rate_search(sweep)
     if len(search) and len(edge := search.arm[search.edge]):
         notes.append(f"The learning rate chosen lies on the edge of the grid for {', '.join(edge)}: a better one may lie outside.")
+    return notes
+
+
+def _not_numbers(sweep: Sweep) -> list[str]:
+    """A sentence for each metric that turned NaN or infinite in trials that went on: another evaluation stands for those."""
+    diverged = set(sweep.trials.index[sweep.trials.status.isin(["diverged", "failed"])])
+    rows = sweep.rows[sweep.rows.split.isin(["validation", "test"]) & ~sweep.rows.trial.isin(diverged)]
+    notes = []
+    for name in [each for each in rows.columns if each.startswith(METRIC)]:
+        bad = rows[~np.isfinite(rows[name].astype(float))]
+        if len(bad) and len(bad) < len(rows):  # else no trial measures it
+            first = bad.iloc[0]
+            notes.append(f"{name.removeprefix(METRIC)} was not a finite number in {len(bad)} of {len(rows)} evaluations, first at step {first.step} of {first.trial}; "
+                         "such weights are never the best.")  # fmt: skip
     return notes
 
 

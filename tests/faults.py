@@ -340,6 +340,8 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
      "aid.hessian_product=auto: the gradient of the losses isn't that of their values"),
     (DETACHED, "Once.apply(out[:, 0] - x.sum(1)).mean()", "aid.product=double_backward", "aid.product=double_backward: double_backward is wrong here, it is off by"),
     (DETACHED, "Once.apply(out[:, 0] - x.sum(1)).mean()", "aid.solver=cg aid.hessian_product=double_backward", "; use aid.hessian_product=auto"),
+    (DETACHED, "(out[:, 0] - x.sum(1)).square().mean() + 1e-5 * (3e3 * out).sin().mean()", "aid.solver=cg engine.zero_stage=3",
+     "differences of two lengths are"),
 ]  # fmt: skip
 
 

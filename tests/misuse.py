@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from meltr_ray import MELTR, ModuleProblem, hypergradient
 from meltr_ray.hypergrad import ConjugateGradient, Identity
@@ -209,6 +210,90 @@ def under_no_grad(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return function(x)
 
 
+# --- passes that aren't plain forward passes
+
+
+def penalty(graph: bool) -> Callable[[Parts], Callable[[], Tensor]]:
+    """Of the gradient by the input, which a pass without a graph can't take."""
+
+    def of(p: Parts) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            x = p.x.clone().requires_grad_()
+            with torch.set_grad_enabled(graph or torch.is_grad_enabled()):
+                (slope,) = torch.autograd.grad(p.net(x).square().sum(), x, create_graph=True)
+            return slope.square().mean()
+
+        return loss
+
+    return of
+
+
+def recomputed(p: Parts) -> Callable[[], Tensor]:
+    """A checkpoint by whose graph no weight is seen, since its input alone requires a gradient."""
+    return lambda: checkpoint(p.net, p.x.clone().requires_grad_(), use_reentrant=True).cosh().mean()
+
+
+def calling_backward(setting: Setting) -> None:
+    own = setting.losses
+
+    def losses() -> Tensor:
+        l = own()
+        l.sum().backward(retain_graph=True)
+        return l
+
+    setting.losses = losses
+
+
+def over_a_running_mean(moves: bool) -> Callable[[torch.dtype], Setting]:
+    """A loss over a buffer that each training pass moves towards it."""
+
+    def make(dtype: torch.dtype) -> Setting:
+        p = parts(dtype)
+        p.net.register_buffer("mean", torch.tensor(1.0, dtype=dtype))
+
+        def losses() -> Tensor:
+            l, before = p.net(p.x).cosh().mean(), p.net.mean.clone()
+            mean = 0.5 * before + 1.5 * l.detach()
+            if moves:
+                p.net.mean = mean
+            return torch.stack([p.fit(), l / mean])
+
+        return Setting(p.net, losses, p.primary, p.combiner)
+
+    return make
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh()), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def primary_in_evaluation(leaves: bool) -> Callable[[torch.dtype], Setting]:
+    """Batch norm; the primary loss is measured in evaluation mode, and the module perhaps left in it."""
+
+    def make(dtype: torch.dtype) -> Setting:
+        p = parts(dtype)
+        net = Normed().to(dtype)
+        running = [b.clone() for b in net.buffers()]
+
+        def primary() -> Tensor:
+            net.eval()
+            y = nn.functional.batch_norm(net.body[0](p.meta_x), running[0], running[1], net.body[1].weight, net.body[1].bias)
+            found = (net.head(y.tanh()) - p.meta_y).square().mean()
+            return found if leaves or net.train() is None else found
+
+        def losses() -> Tensor:
+            return torch.stack([(net(p.x) - p.y).square().mean(), net(p.x).cosh().mean()])
+
+        return Setting(net, losses, primary, p.combiner)
+
+    return make
+
+
 # --- others
 
 
@@ -320,6 +405,23 @@ def registered_twice(setting: Setting) -> None:
     setting.module.again = setting.module.head
 
 
+def with_weight(make: Callable[[torch.dtype], Tensor], scale: Callable[[Tensor], Tensor]) -> Callable[[Setting], None]:
+    """Losses scaled by another weight of the module."""
+
+    def change(setting: Setting) -> None:
+        own, net = setting.losses, setting.module
+        net.more = nn.Parameter(make(net.head.weight.dtype))
+        setting.losses = lambda: own() * scale(net.more)
+
+    return change
+
+
+def sparse_rows(dtype: torch.dtype) -> Setting:
+    p, rows = parts(dtype), nn.Embedding(10, 6, sparse=True).to(dtype)
+    module = nn.ModuleDict({"net": p.net, "rows": rows})
+    return Setting(module, lambda: torch.stack([p.fit(), p.net(rows(torch.arange(10))).cosh().mean()]), p.primary, p.combiner)
+
+
 def tied(setting: Setting) -> None:
     setting.module.tie = nn.Linear(8, 3, bias=False)
     setting.module.tie.weight = setting.module.head.weight
@@ -328,6 +430,74 @@ def tied(setting: Setting) -> None:
 def phi_in_losses(setting: Setting) -> None:
     own, scale = setting.losses, setting.combiner.fc1.weight
     setting.losses = lambda: own() * scale.square().mean()
+
+
+# --- combiners
+
+
+class Once(torch.autograd.Function):
+    """exp(w) l, whose backward has no derivative."""
+
+    @staticmethod
+    def forward(ctx, w: Tensor, l: Tensor) -> Tensor:
+        ctx.save_for_backward(w, l)
+        return (w.exp() * l).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor]:
+        w, l = ctx.saved_tensors
+        return g * w.exp() * l, g * w.exp()
+
+
+class Hidden(Once):
+    """The same by numbers that autograd doesn't see."""
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            w, l = ctx.saved_tensors
+            return g.detach() * w.exp() * l, g.detach() * w.exp()
+
+
+class Own(nn.Module):
+    """A combiner by a function of (itself, losses)."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Any], dtype: torch.dtype):
+        super().__init__()
+        self.w, self.function = nn.Parameter(torch.tensor([0.3, -0.2], dtype=dtype)), function
+        self.register_buffer("mean", torch.ones(2, dtype=dtype))
+
+    def forward(self, l: Tensor) -> Any:
+        return self.function(self, l)
+
+
+def combined(function: Callable[[Any, Tensor], Any]) -> Callable[[torch.dtype], Setting]:
+    def change(setting: Setting) -> None:
+        setting.combiner = Own(function, setting.module.head.weight.dtype)
+
+    return changed(change)
+
+
+def over_its_mean(self: Any, l: Tensor) -> Tensor:
+    self.mean = 0.5 * self.mean + 0.5 * l.detach()
+    return (self.w.exp() * (l / self.mean).square()).sum()
+
+
+PLAIN = combined(lambda self, l: (self.w.exp() * l).sum())
+COMBINERS: list[tuple[str, Callable[[Any, Tensor], Any], str]] = [
+    ("once-differentiable", lambda self, l: Once.apply(self.w, l), "refused"),
+    ("an unmarked backward", lambda self, l: Hidden.apply(self.w, l), "refused"),
+    ("weights as numbers", lambda self, l: sum(float(w.detach()) * x for w, x in zip(self.w, l)), "refused"),
+    ("detached weights", lambda self, l: (self.w.detach().exp() * l).sum(), "refused"),
+    ("randomness of numpy", lambda self, l: (self.w.exp() * l).sum() * np.random.default_rng().uniform(0.5, 1.5), "refused"),
+    ("losses changed in place", lambda self, l: l.mul_(self.w.exp()).sum(), "refused"),
+    ("a clone changed in place", lambda self, l: l.clone().mul_(self.w.exp()).sum(), "right"),
+    ("losses detached in part", lambda self, l: ((self.w * l.detach()).exp() * l).sum(), "right"),
+    ("straight-through weights", lambda self, l: (((self.w > 0) + self.w - self.w.detach()) * l).sum(), "right"),
+    ("straight-through, of detached losses", lambda self, l: (lambda s: ((s > 0.4) + s - s.detach()) @ l)((self.w * l.detach()).sigmoid()), "right"),
+    ("a buffer that moves", over_its_mean, "right"),
+]  # fmt: skip
 
 
 BIG = 15_000  # hidden units, more than 100,000 weights: where a difference is the cheapest
@@ -374,4 +544,19 @@ USES = [
     Use("a layer registered twice", changed(registered_twice), CG),
     Use("a weight tied to another layer's", changed(tied), CG),
     Use("phi in the losses themselves", changed(phi_in_losses), outcome="refused"),
+    *(Use(f"a gradient penalty, {kind}, {size}", beside(penalty(graph), hidden), solver) for kind, graph in (("in the pass' own mode", False), ("enabled", True))
+      for size, hidden, solver in (("few", 8, Identity()), ("many", BIG, Identity()), ("CG", 8, CG))),
+    Use("losses that call backward", changed(calling_backward), outcome="refused"),
+    *(Use(f"a checkpoint that hides the weights, {kind}", beside(recomputed), solver, outcome="refused") for kind, solver in (("identity", Identity()), ("CG", CG))),
+    Use("a loss over a buffer that moves", over_a_running_mean(True), plain=over_a_running_mean(False)),
+    *(Use(f"{name}, {kind}", primary_in_evaluation(leaves), solver, plain=primary_in_evaluation(False)) for kind, solver in (("identity", Identity()), ("CG", CG))
+      for name, leaves in (("primary in evaluation mode", False), ("primary that leaves evaluation mode", True))),
+    *(Use(f"primary of {scale:g}", changed(giving(primary=lambda value, scale=scale: value * scale)), CG, outcome=outcome)
+      for scale, outcome in ((1e-10, "right"), (1e10, "right"), (1e-25, "refused"), (1e25, "refused"))),
+    Use("a weight of complex numbers", changed(with_weight(lambda dtype: torch.ones(3, dtype=torch.complex64), lambda w: w.abs().mean())), outcome="refused"),
+    Use("an expanded weight", changed(with_weight(lambda dtype: torch.ones(1, dtype=dtype).expand(3), lambda w: w.mean())), outcome="refused"),
+    Use("a weight without entries", changed(with_weight(lambda dtype: torch.ones(0, dtype=dtype), lambda w: 1 + w.sum())), CG),
+    Use("sparse gradients", sparse_rows, outcome="refused"),
+    *(Use(f"a combiner with {name}, {kind}", combined(function), solver, PLAIN if name.startswith("a clone") else None, outcome=outcome)
+      for name, function, outcome in COMBINERS for kind, solver in (("identity", Identity()), ("CG", CG))),
 ]  # fmt: skip

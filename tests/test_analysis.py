@@ -7,6 +7,8 @@ import html
 import itertools
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from analysis import cells, chosen, leaders, plots, report, standing, statistics
 from meltr_ray.config import SweepConfig
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
+from meltr_ray.storage import sealed
 from meltr_ray.workload import Metric
 from tests.notebooks import printed_by
 
@@ -354,6 +357,52 @@ def broken(folder, case):
         (folder / "sweep.json").unlink()
         (folder / "baselines.json").unlink()
     return folder
+
+
+def test_a_metric_that_turns_nan_in_training_is_said(tmp_path):
+    small(tmp_path, [1.0, 2.0, 3.0])
+    assert not any("not a finite number" in note for note in tables.missing(tables.load(tmp_path)))
+    write_trial(tmp_path, "meltr", 3, [20.0, float("nan"), 41.0], test=40.0)
+    write_trial(tmp_path, "meltr", 4, [float("nan")], status="diverged", error="loss.joint is nan at step 37")
+    results.gather(tmp_path)
+    (note,) = (each for each in tables.missing(tables.load(tmp_path)) if each.startswith("recall_at_10 was"))
+    assert (
+        note
+        == "recall_at_10 was not a finite number in 1 of 22 evaluations, first at step 100 of comparison_meltr_3_0.001; such weights are never the best."
+    )
+
+
+def test_a_plan_with_values_of_another_kind_makes_no_report_impossible(tmp_path):
+    """With a right checksum, or none: an older version's, or one that was edited."""
+    small(tmp_path, [1.0, 2.0])
+    facts = sealed.read_json(tmp_path / "sweep.json")
+    said = 0
+    for name in facts:
+        for odd in (None, [1, "x"]):
+            sealed.put_json(tmp_path / "sweep.json", facts | {name: odd})
+            sweep = tables.load(tmp_path)
+            assert report.headline(tmp_path)
+            said += any("sweep.json" in note for note in tables.missing(sweep))
+    assert said > len(facts)
+
+
+def test_the_command_ends_in_one_line_where_nobody_reads_or_nothing_can_be_written(tmp_path):
+    small(tmp_path, [1.0, 2.0])
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "analysis.report", str(tmp_path)], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 141 and "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("path", ["report.html", "plots"])
+def test_something_else_in_the_place_of_the_report_is_named(tmp_path, capsys, path):
+    small(tmp_path, [1.0, 2.0])
+    (tmp_path / "report.html").mkdir() if path == "report.html" else (tmp_path / "plots").write_text("")
+    assert report.main([str(tmp_path)]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and path in line and line.count("\n") == 1, line
 
 
 @pytest.mark.parametrize("case", ["empty", "searching", "running", "one arm", "one pair", "no files"])

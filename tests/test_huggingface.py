@@ -20,6 +20,7 @@ from meltr_ray.huggingface.rehearsal import asks_for_no_ranks, leaves_weights_al
 from meltr_ray.hypergrad import hypergradient
 from meltr_ray.hypergrad.module_problem import ModuleProblem
 from meltr_ray.hypergrad.named import SOLVERS
+from meltr_ray.training.checkpoint import check_fingerprint
 from meltr_ray.training.evaluation import load_weights
 from meltr_ray.training.loss_vector import LossVector
 from meltr_ray.training.tuning import merge, prepare_for_tuning
@@ -209,6 +210,43 @@ def test_weights_of_a_folder_that_are_none_are_refused(change, words, tmp_path):
         )
     with pytest.raises(ConfigError, match=words):
         MODELS["luke"](pretrained=str(tmp_path / "pretrained")).module()
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda folder: (folder / "config.json").write_text("{"), "config.json isn't that of a LukeForMaskedLM .*; restore it from a copy"),
+    (lambda folder: (folder / "config.json").write_text("[1]"), "config.json isn't that of a LukeForMaskedLM .*; restore it from a copy"),
+    (lambda folder: (folder / "config.json").write_text('{"vocab_size": "many"}'), "config.json isn't that of a LukeForMaskedLM .*; restore it from a copy"),
+    (lambda folder: one_not_finite(folder / "model.safetensors"), "[a-z_.0-9]*layer_norm.weight has a number that is not finite; restore it from a copy"),
+])  # fmt: skip
+def test_a_damaged_folder_of_a_model_is_refused(damage, words, tmp_path):
+    workload = MODELS["luke"]()
+    workload.keep(workload.module(), tmp_path)
+    damage(tmp_path / "pretrained")
+    with pytest.raises(ConfigError, match=words) as refused:
+        MODELS["luke"](pretrained=str(tmp_path / "pretrained")).module()
+    assert "\n" not in str(refused.value)
+
+
+def one_not_finite(file):
+    weights = load_file(file)
+    next(x for name, x in weights.items() if name.endswith("layer_norm.weight"))[0] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+
+
+def test_a_run_knows_the_folder_that_its_weights_came_from(tmp_path):
+    """One bit of a weight: the next trial of a resumed sweep would start from another model."""
+    workload = MODELS["luke"]()
+    workload.keep(workload.module(), tmp_path)
+    assert workload.fingerprint() == {}
+    loaded = MODELS["luke"](pretrained=str(tmp_path / "pretrained"))
+    known = loaded.fingerprint()
+    check_fingerprint(loaded, known)
+    file = tmp_path / "pretrained" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"its data \(pretrained of the fingerprint\) aren't the run's any more"):
+        check_fingerprint(loaded, known)
 
 
 def test_losses_of_ones_own_join_those_of_the_rule_and_what_has_no_graph_is_named():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from meltr_ray.hypergrad import ConjugateGradient, FixedPoint, Identity, product
 from meltr_ray.hypergrad.products import HVP, Choice, NotAdmitted, tell
 from meltr_ray.hypergrad.trust import Trust, settle_hessian
 from meltr_ray.hypergrad.vectors import Vector
-from tests.misuse import DOUBLE, SINGLE, USES, Cube, Use, beside, by_list, changed, cubed, giving, parts
+from tests.misuse import DOUBLE, SINGLE, USES, Cube, Use, beside, by_list, changed, cubed, giving, over_a_running_mean, parts
 from tests.reference import flat, relative_error
 
 
@@ -104,6 +105,33 @@ def test_losses_that_change_behind_the_same_function_are_tested_again():
         found[name] = flat(hypergradient(problem, p.combiner, ConjugateGradient(60, damping=1.0, tolerance=1e-6)).total())
     for name, got in found.items():
         assert relative_error(got, found["plain"]) < 1e-2, name
+
+
+def test_losses_that_were_asked_for_before_go_with_the_buffers_of_their_pass():
+    use = over_a_running_mean(True)
+    got = []
+    for first in (False, True):
+        this = use(SINGLE)
+        problem = ModuleProblem(this.module, this.losses, this.primary, product="one_sided", trust=True)
+        if first:
+            problem.losses()
+        got.append(flat(hypergradient(problem, this.combiner).total()))
+        assert this.module.mean > 2  # it has moved on, once, as in training
+    assert relative_error(got[1], got[0]) < 1e-5
+
+
+def test_what_is_trained_is_settled_when_a_problem_is_made():
+    module, combiner, use = plain()
+    module.head.requires_grad_(False)
+    problem = ModuleProblem(module, use.losses, use.primary)
+    hypergradient(problem, combiner)
+    module.head.requires_grad_(True)
+    with pytest.raises(ValueError, match="^(losses|primary): head.weight was frozen .*; "):
+        hypergradient(problem, combiner)
+    problem = ModuleProblem(module, use.losses, use.primary)
+    module.trunk.requires_grad_(False)
+    with pytest.raises(ValueError, match="^module: trunk.0.weight has been frozen .*; "):
+        hypergradient(problem, combiner)
 
 
 # --- phi
@@ -333,6 +361,35 @@ def test_a_product_that_torch_cannot_take_of_an_operator_is_refused_by_name_and_
     with pytest.raises(ValueError, match="^hessian_product=forward_over_reverse: .*this model does not admit it .*; use "):
         found("forward_over_reverse")
     assert relative_error(found("auto"), found("double_backward")) < 1e-6
+
+
+# --- an exact H that differences can't judge
+
+
+@pytest.mark.parametrize("size", [300, 300_000])
+@pytest.mark.parametrize("apart, fits", [(0.0, True), (0.15, False), (1.0, False)])
+def test_an_exact_product_that_is_not_symmetric_is_found_among_many_weights(size, apart, fits):
+    """H a decaying diagonal, beside an antisymmetric part of low rank, `apart` times as long along the direction of the test."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(size, 20, generator=generator) / size**0.5 for _ in range(2))
+    decay = 1 / torch.arange(1.0, size + 1)[torch.randperm(size, generator=generator)]
+    u, random = Vector((decay * torch.randn(size, generator=generator),)), Vector((torch.randn(size, generator=generator),))
+
+    def curved(v: Tensor) -> Tensor:
+        return x @ (y.T @ v) - y @ (x.T @ v)
+
+    along = ((1 / u.norm()) * u + (1 / random.norm()) * random).pieces[0]
+    scale = apart * (decay * along).norm() / curved(along).norm()
+
+    def product(name: str, radius: float, v: Vector) -> Vector:
+        (piece,) = v.pieces
+        rough = 1e3 * radius * piece if name == "central" else 0.0  # differences of all lengths are off
+        return Vector((decay * piece + scale * curved(piece) + rough,))
+
+    choice = Choice("hessian_product", "double_backward", HVP, 1e-2, torch.float32, whole=True)
+    trust = Trust(nn.Linear(1, 1), [], ())
+    with nullcontext() if fits else pytest.raises(NotAdmitted, match="it isn't symmetric"):
+        settle_hessian(trust, choice, product, lambda: u, u, random, 1e-3, None, torch.float32, whole=True)
 
 
 # --- H by differences where no exact product is to be had, as under ZeRO 3

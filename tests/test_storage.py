@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
-from meltr_ray.storage import sealed
+from meltr_ray.storage import disk, sealed, stop
 from meltr_ray.storage.writers import Attempt, ShutOut, only_writer
 from meltr_ray.training import checkpoint
 from meltr_ray.training.evaluation import check_numbers, load_weights
@@ -111,6 +112,47 @@ def test_settings_and_facts_that_are_damaged_have_a_copy(tmp_path, capsys):
     with pytest.raises(sealed.Damaged, match="isn't as it was written"):
         sealed.read_json(facts)
     assert config.engine.zero_stage == 3
+
+
+def test_settings_that_are_cut_off_do_not_pass_for_older_ones(tmp_path, capsys):
+    """The seal stands in the last line: without it a file would be filled up with defaults, an empty one become another workload's."""
+    settings = tmp_path / "config.yaml"
+    config_file.write(settings, toy_config(3))
+    whole, text = settings.read_bytes(), sealed.read(settings)
+    for length in (0, 1, 20, len(sealed.HEAD), *range(60, len(whole) - 70, 97), len(whole) - 70):
+        settings.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match="restore it from a copy"):
+            config_file.load(settings)
+        assert sealed.read(sealed.whole_of(settings)) == text
+    assert "its copy is used" in capsys.readouterr().err
+    cut = text[: len(text) // 2]  # of a version that sealed without a first line, and had copies
+    settings.write_text(cut)
+    assert sealed.read(sealed.whole_of(settings)) == text
+    sealed.copy_of(settings).unlink()
+    assert sealed.read(settings) == cut
+
+
+def test_a_request_to_stop_is_no_link_to_somewhere_else(tmp_path):
+    (tmp_path / "victim").write_text("kept")
+    for target in ("victim", "nowhere", stop.STOP):
+        (tmp_path / stop.STOP).unlink(missing_ok=True)
+        (tmp_path / stop.STOP).symlink_to(target)
+        stop.withdraw(tmp_path)
+        stop.ask(tmp_path)
+        assert stop.Asked(tmp_path)() and not (tmp_path / stop.STOP).is_symlink()
+    assert (tmp_path / "victim").read_text() == "kept" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_before_training(tmp_path):
+    (tmp_path / "best.safetensors").mkdir()
+    (tmp_path / "results.parquet").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=f"^resume={tmp_path}: best.safetensors in it is no file, .*; move it away$"):
+        disk.check_files("resume", tmp_path, ("config.yaml", "results.parquet", "best.safetensors"))
+    (tmp_path / "best.safetensors").rmdir()
+    disk.check_files("resume", tmp_path, ("config.yaml", "results.parquet", "best.safetensors"))
+    os.mkfifo(tmp_path / ".attempt")
+    with pytest.raises(ConfigError, match=".attempt in it is no file"):
+        disk.check_files("resume", tmp_path, (".attempt",))
 
 
 def test_files_without_a_seal_are_read_as_they_are(tmp_path):

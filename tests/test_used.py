@@ -85,6 +85,7 @@ def test_a_solver_is_made_of_the_settings_that_it_declares(name):
     ("aid.gamma=0 aid.regulariser=full", "aid.regulariser=full: aid.gamma=0"),
     ("optimizer.power=2", "optimizer.power=2: optimizer.schedule=linear"),
     ("tuning.lora_rank=4", "tuning.lora_rank=4: tuning.lora="),
+    ("aid.inner_steps=31 train.steps=30", "aid.inner_steps=31: train.steps=30 makes nothing of it; leave it out"),
 ])  # fmt: skip
 def test_a_run_refuses_what_it_would_make_nothing_of(settings, why):
     request = cli.configure(settings.split())
@@ -108,6 +109,8 @@ COMPARED = [*PRIMES, "experiment=compare", "sweep.leave_one_out=false", "sweep.s
     ([*PRIMES, "experiment=screening", "sweep.confirm=[]", "combiner.name=dwa"], "combiner.name=dwa: each arm of this sweep gives its own; leave it out"),
     ([*COMPARED, "aid.gamma=0.2"], ""),  # of meltr, not of uniform
     ([*COMPARED, "aid.damping=0.2"], ""),  # of the search
+    ([*COMPARED, "aid.inner_steps=9", "train.steps=9"], ""),
+    ([*COMPARED, "aid.inner_steps=10", "train.steps=9"], "aid.inner_steps=10: no arm of this sweep makes anything of it; leave it out"),
     ([*COMPARED, "aid.rank=3"], "aid.rank=3: no arm of this sweep makes anything of it; leave it out"),
 ])  # fmt: skip
 def test_a_sweep_refuses_what_none_of_its_arms_makes_anything_of(settings, refused):

@@ -49,7 +49,7 @@ def test_without_a_fault_there_is_no_line(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [
-    "aid.solver=cg aid.adam=fixed_point aid.iterations=1000 aid.warm_start=true", "aid.solver=nystrom aid.rank=1000", "aid.product=double_backward",
+    "aid.solver=cg aid.adam=fixed_point aid.iterations=1000 aid.warm_start=true", "aid.solver=nystrom aid.rank=1000", "aid.product=double_backward", "aid.solver=cg engine.zero_stage=3",
     "aid.solver=neumann aid.hessian_product=gauss_newton combiner.slopes=non_negative", "aid.solver=cg engine.zero_stage=3 aid.hessian_product=central",
 ])  # fmt: skip
 def test_products_that_are_right_are_rehearsed_and_pass(settings, tmp_path):

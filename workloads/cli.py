@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import functools
 import io
 import os
@@ -34,7 +33,7 @@ from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
 from meltr_ray.errors import ConfigError, check, shown
-from meltr_ray.storage import sealed
+from meltr_ray.storage import disk, sealed
 from meltr_ray.storage.address import is_address, parsed
 from meltr_ray.workload import Workload, made_anew
 from workloads import own_experiment
@@ -46,18 +45,6 @@ OF_THE_RUN = ("output", "working_folder", "engine.deepspeed")
 """Paths that are no workload's."""
 SCRIPT = re.compile(r"(?<![\w/.=-])(?:python )?(?:workloads/)?(sweep|train|evaluate|prepare)\.py(?!\w|:\w)")
 """How texts name the commands."""
-OF_THE_DISK = {
-    errno.ENOSPC: "make room, what was finished is saved",
-    errno.EDQUOT: "make room within your quota, what was finished is saved",
-    errno.EROFS: "give a folder that can be written",
-    errno.EACCES: "change its permissions, or give another path",
-    errno.EPERM: "change its permissions, or give another path",
-    errno.ENOTDIR: "a file stands where a folder is needed; give another path",
-    errno.EISDIR: "a folder stands where a file is needed; give another path",
-    errno.ENAMETOOLONG: "give a shorter path",
-    errno.EIO: "the disk is failing, or its server; try again when it is mended",
-}
-"""What is no fault of the program, and the mend."""
 
 
 @dataclass
@@ -104,9 +91,9 @@ def main(command: Callable[[Request], int], description: str, arguments: list[st
         print(as_called(f"error: {' '.join(str(error).split(chr(10)))}"), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
+        if (line := disk.in_words(error)) is None:
             raise
-        print(f"error: {error.filename or 'a file'}: {os.strerror(error.errno).lower()}; {OF_THE_DISK[error.errno]}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interruption:
         print("stopped; what was finished is saved", file=sys.stderr)

@@ -22,6 +22,7 @@ from meltr_ray.config.paths import check_writable
 from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import changed_since
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
 from workloads import cli, remote
 from workloads.ending import as_process
@@ -54,13 +55,14 @@ def read_run(folder: Path, request: cli.Request) -> tuple[Config, list[str]]:
     Raises:
         ConfigError: the command line names another setting, or the settings don't go together.
     """
-    trained = config_file.read(folder / "config.yaml")
+    settings = sealed.whole_of(folder / "config.yaml")
+    trained = config_file.read(settings)
     allowed = [as_given(trained.workload, name) for name in trained.workload.prediction_settings]
     changes = [key for key in request.given if key in allowed]
     for key, value in request.given.items():
         check(key in (*OTHER_SETTINGS, *allowed), key, value, "evaluation takes the run's own; leave it out")
     if changes:
-        trained = config_file.read(folder / "config.yaml", [f"{key}={request.given[key]}" for key in changes])
+        trained = config_file.read(settings, [f"{key}={request.given[key]}" for key in changes])
     cli.make_paths_absolute(trained)
     return trained, [key for key in changes if key not in trained.workload.paths]
 

@@ -8,6 +8,7 @@ python workloads/train.py resume=outputs/runs/digits
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,10 +21,13 @@ from meltr_ray.errors import ConfigError, check
 from meltr_ray.results import table as results
 from meltr_ray.results.numbers import measured
 from meltr_ray.storage import sealed
+from meltr_ray.storage.disk import check_files
 from meltr_ray.storage.writers import only_writer
 from workloads import cli, remote
 from workloads.ending import as_process
 
+WRITTEN = ("config.yaml", "results.parquet", "best.safetensors", "log.txt", "error.txt", ".attempt", ".lock", ".stop", ".writer.json")
+"""Files of a run, each replaced as it goes on."""
 OF_RAY = ("train.cpus_per_worker", "train.accelerator", "train.resources")
 """Settings of workers alone, where there is no sweep."""
 
@@ -40,6 +44,7 @@ def train(request: cli.Request) -> int:
             )
         if not (folder / "config.yaml").exists():
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
+        check_files("resume", folder, WRITTEN)
         config = config_file.read(
             sealed.whole_of(folder / "config.yaml"), [f"{key}={value}" for key, value in request.given.items() if key != "resume"]
         )
@@ -71,6 +76,7 @@ def train(request: cli.Request) -> int:
     twin = remote.twin_of(config, "runs", folder)
     remote.told(twin)
     with only_writer(folder), mirrored(folder, twin) as mirror:
+        results.set_aside(folder)
         keep_text(config.workload, folder / "workload")
         config_file.write(folder / "config.yaml", config)
         if mirror:
@@ -129,7 +135,9 @@ def finish(folder: Path, config: Config) -> int:
         print(f"error: {rows[-1]['error'] if rows else 'nothing was trained'}; see {folder}/{where}", file=sys.stderr)
         return 1
     name, metric = next(iter(config.workload.metrics.items()))
-    best = max(rows, key=lambda row: row["score"])
+    best = max(rows, key=lambda row: row["score"] if math.isfinite(row["score"]) else -math.inf)
+    if bad := [row["step"] for row in rows if not math.isfinite(row["score"])]:
+        print(f"note: {name} was not a finite number in {len(bad)} of {len(rows)} evaluations, first at step {bad[0]}", file=sys.stderr)
     print(f"best validation {name} {measured(metric, best[f'metric.{name}'])} at step {best['step']} -> {folder}")
     return 0
 

@@ -25,6 +25,8 @@ HANGS_ON: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "tuning.lora_dropout": ("tuning.lora", bool),
 }
 """Setting -> the other that says whether it counts, and for which values of that."""
+COMES_EVERY = ("aid.inner_steps",)
+"""Settings that say after how many steps something comes: beyond `train.steps` it never does."""
 JUDGED = ("combiner.", "aid.", "optimizer.", "tuning.")
 """Groups of settings some of which count for some configurations alone."""
 DECIDERS = ("combiner.name", "aid.solver", *dict.fromkeys(decider for decider, _ in HANGS_ON.values()))
@@ -86,7 +88,8 @@ def check_given(given: Mapping[str, str], config: Config, configs: Iterable[Conf
         flat = to_flat(one)
         vain = in_vain(flat)
         for name in open_:
-            reasons[name].add(vain.get(name, "" if flat[name] == asked[name] else "own"))
+            never = f"train.steps={flat['train.steps']}" if name in COMES_EVERY and flat[name] > flat["train.steps"] else ""
+            reasons[name].add(vain.get(name, never if flat[name] == asked[name] else "own"))
         open_ = [name for name in open_ if "" not in reasons[name]]
         if not open_:
             return

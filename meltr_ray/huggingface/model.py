@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import pickle
 from pathlib import Path
@@ -10,13 +11,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from meltr_ray.config.user_code import in_words
-from meltr_ray.errors import ConfigError, check
+from meltr_ray.errors import ConfigError, check, first_line
+from meltr_ray.storage.sealed import sha256
+from meltr_ray.storage.whole import stamp
 
 if TYPE_CHECKING:
     from torch import nn
 
 CONFIG = "config.json"
 """What `save_pretrained` always writes."""
+WEIGHTS = (".safetensors", ".bin", ".json")
+"""Ends of names of files that hold weights, or say which file holds them."""
+_CHECKSUMS: dict[tuple[Any, ...], str] = {}
 FLOATS = ("F64", "F32", "F16", "BF16", "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16")
 """Types of weights in files, by safetensors' and by torch's names."""
 LIKE = 0.85
@@ -69,7 +75,12 @@ def configuration_of(cls: type, given: Any, pretrained: str | None, source: str)
     """
     if pretrained is not None:
         check_folder(pretrained)
-        return cls.config_class.from_pretrained(pretrained, local_files_only=True)
+        try:
+            return cls.config_class.from_pretrained(pretrained, local_files_only=True)
+        except Exception as error:  # whatever its class makes of what isn't its configuration
+            raise ConfigError(
+                f"workload.pretrained={pretrained}: {CONFIG} isn't that of a {cls.__name__} ({first_line(error)}); restore it from a copy"
+            ) from None
     check(given is not None, "workload", source, "has neither configuration() nor workload.pretrained; give one of them")
     if not isinstance(given, dict):
         kind = cls.config_class
@@ -119,7 +130,10 @@ def loaded(cls: type, pretrained: str) -> tuple[nn.Module, list[str]]:
 
     check_folder(pretrained)
     check_types(Path(pretrained))
-    model, found = cls.from_pretrained(pretrained, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+    configuration = configuration_of(cls, None, pretrained, "")
+    model, found = cls.from_pretrained(
+        pretrained, config=configuration, local_files_only=True, dtype=torch.float32, output_loading_info=True
+    )
     other, lacking = (sorted(str(each) for each in found[kind]) for kind in ("mismatched_keys", "missing_keys"))
     check(not other, "workload.pretrained", pretrained, f"has weights of other shapes: {', '.join(other[:SHOWN])}; give a model that fits")
     check(
@@ -128,7 +142,19 @@ def loaded(cls: type, pretrained: str) -> tuple[nn.Module, list[str]]:
         pretrained,
         f"holds no weight of {cls.__name__}; give the folder of such a model",
     )
+    wrong = next((name for name, x in model.state_dict().items() if x.is_floating_point() and not x.isfinite().all()), None)
+    check(wrong is None, "workload.pretrained", pretrained, f"{wrong} has a number that is not finite; restore it from a copy")
     return model.float(), lacking
+
+
+def checksum(pretrained: str) -> str:
+    """SHA-256 of the files from which a model is made, by name; computed once a process, unless one of them is another."""
+    files = sorted(path for path in Path(pretrained).iterdir() if path.name == CONFIG or path.suffix in WEIGHTS)
+    key = tuple((str(path), *stamp(path)) for path in files)
+    if key not in _CHECKSUMS:
+        listed = "".join(f"{sha256(path)} {path.name}\n" for path in files)
+        _CHECKSUMS[key] = hashlib.sha256(listed.encode()).hexdigest()
+    return _CHECKSUMS[key]
 
 
 def check_types(folder: Path) -> None:

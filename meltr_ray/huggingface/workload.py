@@ -147,6 +147,10 @@ class HuggingFace(Workload):
             lines.append(f"Drawn, since {self.pretrained} has no such weight: {', '.join(found.drawn[:SHOWN])}{more}.")
         return lines
 
+    def fingerprint(self) -> dict[str, str]:
+        """Of the folder that weights come from: the trials of a sweep start alike, also those of a resumed one."""
+        return {} if self.pretrained is None else {"pretrained": models.checksum(self.pretrained)}
+
     def keep(self, module: nn.Module, folder: Path) -> None:
         """Write the best weights by `save_pretrained`: LoRA's updates are in the weights of their layers."""
         module.model.save_pretrained(folder / SAVED)

@@ -27,7 +27,7 @@ class CombinedLosses:
         if regulariser not in REGULARISERS:
             raise ValueError(f"regulariser={regulariser}: unknown; use one of {', '.join(REGULARISERS)}")
         self.problem, self.gamma, self.regulariser = problem, gamma, regulariser
-        combiner = combiner if isinstance(combiner, Replayed) else Replayed(combiner)
+        combiner = combiner.still() if isinstance(combiner, Replayed) else Replayed(combiner, without_trace=True)
         self.combiner = combiner if batches is None else on_batches(combiner, batches)
         self.keep_v = keep_v
         self.J_v: Tensor | None = None

@@ -21,7 +21,7 @@ from meltr_ray.hypergrad.outcome import HyperGradient, Solution
 from meltr_ray.hypergrad.problem import Bilevel, Problem, TestedBilevel
 from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.solvers import Identity, Solver
-from meltr_ray.hypergrad.structure import check_combiner, check_finite
+from meltr_ray.hypergrad.structure import check_combiner, check_finite, check_length
 from meltr_ray.hypergrad.vectors import Vector
 
 
@@ -67,6 +67,7 @@ def _taken(level: Bilevel, solver: Solver, start: Optional[Vector], keep_v: bool
     b = level.outer_gradient()
     if b.reduce is None:
         check_finite("primary: its gradient is", b.pieces, "mend that loss (a root or a quotient at 0), or lower the learning rate")
+        check_length("primary", b)
     solution = solver(level, b, start)
     return HyperGradient([-m for m in _mixed(level, solution)], level.direct(), solution if keep_v else replace(solution, v=None))
 

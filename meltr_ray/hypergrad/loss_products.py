@@ -27,7 +27,8 @@ def linearised(problem: Any, combiner: Combiner | Sequence[Combiner]) -> list[Pa
     each = problem.each(combiner)
 
     def value(m: int) -> Tensor:
-        l = problem.shared(problem.forward(problem.forwards[m]))
+        forward = problem.forward if torch.is_grad_enabled() else problem.forward_alone
+        l = problem.shared(forward(problem.forwards[m]))
         at_start.setdefault(m, l.detach())
         with torch.enable_grad():
             here = at_start[m].clone().requires_grad_()

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from meltr_ray.hypergrad import loss_products as exact
 from meltr_ray.hypergrad.fixed_point import FixedPoint
-from meltr_ray.hypergrad.generators import get_generators
+from meltr_ray.hypergrad.generators import get_generators, set_generators
 from meltr_ray.hypergrad.hessian import Hessian
 from meltr_ray.hypergrad.problem import Combiner, Operator, Pass
-from meltr_ray.hypergrad.products import HVP, JVP, Choice, Product, difference, radius_of, spread_difference
-from meltr_ray.hypergrad.structure import check_combined, check_reach, check_scalar, check_vector_of_losses
+from meltr_ray.hypergrad.products import HVP, JVP, NO_GRAPH, Choice, NotAdmitted, Product, difference, radius_of, spread_difference
+from meltr_ray.hypergrad.structure import check_reach, check_scalar, check_vector_of_losses
 from meltr_ray.hypergrad.tested import by_gradients, look, settle_losses
+from meltr_ray.hypergrad.tested_combiner import check_combiner_of
 from meltr_ray.hypergrad.trust import SEED, Trust, settle_hessian
 from meltr_ray.hypergrad.vectors import Vector
-from meltr_ray.hypergrad.weights import ModuleWeights
+from meltr_ray.hypergrad.weights import REENTRANT, Buffers, ModuleWeights
 
 
 class LossesProblem:
@@ -43,13 +44,14 @@ class LossesProblem:
         num_ranks, rank, gather: how many processes share w, and how they exchange small tensors.
         average_losses: average the losses over ranks before g_phi.
         trust: take products as they are, without the test of trust.py, once a module.
+        differences: H u by differences alone, as where weights lie in shards.
     """
 
     def __init__(self, weights: ModuleWeights, losses: Sequence[Pass], primary: Sequence[Pass], *, product: str | Choice = "auto",
                  hessian_product: str | Choice = "auto", radius: float | None = None, accuracy: float | None = None,
                  fixed_point: FixedPoint | None = None, inner: Pass | None = None, arithmetic: torch.dtype | None = None,
                  num_ranks: int = 1, rank: int = 0, gather: Callable[[Tensor], list[Tensor]] | None = None,
-                 average_losses: bool = False, trust: bool = False):  # fmt: skip
+                 average_losses: bool = False, trust: bool = False, differences: bool = False):  # fmt: skip
         self.weights, self.forwards, self.primary = weights, list(losses), list(primary)
         self.inner, self.radius, self.fixed_point = inner or self.forwards[0], radius, fixed_point
         self.num_ranks, self.rank, self.gather = num_ranks, rank, gather or (lambda own: [own])
@@ -62,13 +64,16 @@ class LossesProblem:
         self.arithmetic = arithmetic
         self.jvp_choice = self._choice("product", product, JVP, weights.whole)
         # an average over ranks inside L has no derivative here: its second derivative is left to differences
-        self.hvp_choice = self._choice("hessian_product", hessian_product, HVP, weights.whole and not self.average_losses)
+        self.exact_hessian = weights.whole and not differences
+        self.hvp_choice = self._choice("hessian_product", hessian_product, HVP, self.exact_hessian and not self.average_losses)
         self.generators = get_generators(weights.device)
         self.trusts = trust or self.average_losses  # of averaged losses no rank sees all gradients
         self.trust = Trust(weights.module, self.forwards, (len(self.forwards), arithmetic, self.radius))
         self._served = False
         self._fit: Callable[[Tensor], object] | None = None
         self._losses: Tensor | None = None
+        self._start: Buffers = {}
+        """Buffers where the inner step's own forward, whose losses are at hand, found them."""
         self._versions: list[Any] = []
         self._num_losses = 0
 
@@ -91,9 +96,10 @@ class LossesProblem:
         if isinstance(combiner, Sequence) or self.trusts:
             return
         bare = getattr(combiner, "combiner", combiner)  # not `Replayed`, whose masks are those of its first call
-        self._fit = lambda l: self.trust.fit(bare, l, lambda: check_combined(bare, l, phi))
+
+        self._fit = lambda l: self.trust.fit(bare, l, lambda: check_combiner_of(bare, l, phi))
         if self._served:
-            self._losses, self.trust.assumed = None, True
+            self._losses, self._start, self.trust.assumed = None, {}, True
         self._served = True
 
     def holds(self, phi: Sequence[Tensor]) -> bool:
@@ -103,6 +109,8 @@ class LossesProblem:
             ValueError: the losses don't depend on w as they should.
         """
         graph = check_reach("losses", [self.losses() if self._losses is None else self._losses], self.weights.module, self.parameters, phi)
+        if graph.hidden and self.weights.whole and not self.trusts:  # the gradients that products were tested by lack what it hides
+            raise NotAdmitted(REENTRANT)
         if self.trusts or self.trust.knows(self.joint(graph.signature)):
             return True
         self.jvp_choice.reset()
@@ -121,17 +129,18 @@ class LossesProblem:
         if self._losses is None or self._versions != versions:
             device = self.weights.device
             in_place = _equal(get_generators(device), self.generators)  # then this is the inner step's own forward
-            with self.weights.kept_on_error() if in_place else self.replay():
+            with self.weights.kept_on_error() if in_place else self.replay() as start:
                 rows = [self.checked(self.inner()) if in_place else self.forward(self.inner)]
                 after = get_generators(device)  # from here the next micro-batch draws its masks
+            self._start = start or {}
             if len(self.forwards) > 1:
-                with self.weights.replayed(after), torch.no_grad():
-                    rows += [self.forward(forward) for forward in self.forwards[1:]]
+                with self.weights.replayed(after):
+                    rows += [self.forward_alone(forward) for forward in self.forwards[1:]]
             self._losses, self._versions = self.shared(torch.stack(rows)), versions
         return self._losses
 
     def outer_gradient(self) -> Vector:
-        with self.replay():
+        with self.weights.replayed(self.generators):
             return self.weights.gradient([partial(self._outer, f) for f in self.primary])
 
     def gradient(self, functions: Combiner | Sequence[Combiner]) -> Vector:
@@ -163,7 +172,7 @@ class LossesProblem:
         @torch.no_grad()
         def losses_at(eps: float | None) -> Tensor:
             with self.replay(), self.weights.moved(None if eps is None else v, eps or 0.0, consume):
-                return self.shared(torch.stack([self.forward(forward) for forward in self.forwards]))
+                return self.shared(torch.stack([self.forward_alone(forward) for forward in self.forwards]))
 
         return losses_at
 
@@ -226,8 +235,8 @@ class LossesProblem:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Every pass inside sees the masks of the inner step and leaves no trace."""
-        with self.weights.replayed(self.generators):
+        """Every pass inside sees the masks and the buffers of the inner step and leaves no trace."""
+        with self.weights.replayed(self.generators, self._start):
             yield
 
     def _hessian(self, combiner: Combiner | Sequence[Combiner], choice: Choice, radius: float | None) -> Hessian:
@@ -244,10 +253,10 @@ class LossesProblem:
 
         def product(name: str, radius: float, u: Vector) -> Vector:
             own = self.radius if radius == 0 else radius
-            return self._hessian(combiner, self._choice("hessian_product", name, HVP, self.weights.whole), own)(u)
+            return self._hessian(combiner, self._choice("hessian_product", name, HVP, self.exact_hessian), own)(u)
 
         settle_hessian(self.trust, self.hvp_choice, product, lambda: self.gradient(combiner), u, self.random(SEED),
-                       self.weights.radius_of("central"), self.radius, self.arithmetic, self.weights.whole)  # fmt: skip
+                       self.weights.radius_of("central"), self.radius, self.arithmetic, self.exact_hessian)  # fmt: skip
 
     def _test(self, test: Callable[[], None]) -> None:
         with self.weights.testing():
@@ -257,7 +266,8 @@ class LossesProblem:
         value = check_scalar("primary", self.weights.forward(forward))
         if not value.requires_grad:
             raise ValueError("primary: it doesn't depend on the module's weights; compute it with the module, without no_grad or detach")
-        check_reach("primary", [value], self.weights.module, self.parameters)
+        if check_reach("primary", [value], self.weights.module, self.parameters).hidden and self.weights.whole:
+            raise NotAdmitted(REENTRANT)
         return value
 
     def _choice(self, option: str, name: str | Choice, products: dict[str, Product], whole: bool) -> Choice:
@@ -269,6 +279,29 @@ class LossesProblem:
 
     def forward(self, forward: Pass) -> Tensor:
         return self.checked(self.weights.forward(forward))
+
+    def forward_alone(self, forward: Pass) -> Tensor:
+        """Losses without a graph; of those that take gradients of their own, such as a gradient penalty, detached.
+
+        Raises:
+            ValueError: they call `backward`, which leaves gradients with the weights.
+        """
+        book, states = self.trust.book, get_generators(self.weights.device)
+        if not book.needs_graph:
+            try:
+                with torch.no_grad():
+                    return self.forward(forward)
+            except RuntimeError as error:
+                if NO_GRAPH not in str(error):
+                    raise
+            book.needs_graph = True
+            set_generators(states, self.weights.device)
+        before = [(p.grad, getattr(p.grad, "_version", 0)) for p in self.parameters]
+        with torch.enable_grad():
+            l = self.forward(forward).detach()
+        if any(p.grad is not g or getattr(g, "_version", 0) != version for p, (g, version) in zip(self.parameters, before)):
+            raise ValueError("losses: they call backward(); return them, and leave backward() to the training step")
+        return l
 
     def checked(self, l: Tensor) -> Tensor:
         check_vector_of_losses(l, self._num_losses)
@@ -306,7 +339,7 @@ class ModuleProblem(LossesProblem):
         module: w are its parameters that require a gradient.
         losses: forward pass on the training batch, () -> (T,); or one for each micro-batch.
         primary: forward pass on the meta batch, () -> scalar; or one for each of several.
-        options: `product`, `hessian_product`, `radius`, `accuracy`, `fixed_point` and `trust` of `LossesProblem`.
+        options: `product`, `hessian_product`, `radius`, `accuracy`, `fixed_point`, `trust` and `differences` of `LossesProblem`.
     """
 
     def __init__(self, module: nn.Module, losses: Pass | Sequence[Pass], primary: Pass | Sequence[Pass], **options: Any):

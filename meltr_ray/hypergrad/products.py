@@ -128,7 +128,9 @@ def spread_difference(value_at: Callable[[float], Tensor], v: Vector, radius: fl
     return change.masked_fill(change.abs() <= ROUNDING_UNITS * torch.finfo(change.dtype).eps * behind.abs(), 0.0) / width
 
 
-LACKING = ("not implemented", "forward AD", "forward mode", "forward-mode", "functorch", "once_differentiable", "double backward",
+NO_GRAPH = "does not require grad and does not have a grad_fn"
+"""What torch says where a pass without a graph takes a gradient of its own."""
+LACKING = (NO_GRAPH, "not implemented", "forward AD", "forward mode", "forward-mode", "functorch", "once_differentiable", "double backward",
            "twice_differentiable", "ZeroTensor")  # fmt: skip
 """How torch words that an operator has no second or no forward-mode derivative."""
 

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad.graph import Graph, graph_of
+from meltr_ray.hypergrad.vectors import Vector
+
+LEAST_SQUARE = 1e6
+"""Of a gradient's length, in the least numbers of the type that have all digits: below it the squares of single entries are lost."""
 
 
 class InvalidLosses(ValueError):
@@ -57,6 +61,18 @@ def check_finite(name: str, tensors: Sequence[Tensor], mend: str) -> None:
         raise InvalidLosses(f"{name} not finite; {mend}")
 
 
+def check_length(name: str, gradient: Vector) -> None:
+    """Its square is a number of its type: neither 0 of what isn't, nor infinite. All products are scaled by the length."""
+    kind = torch.finfo(gradient.pieces[0].dtype)
+    square = gradient @ gradient
+    if LEAST_SQUARE * kind.tiny < square < kind.max or not any(piece.any() for piece in gradient.pieces):
+        return
+    size, mend = ("large", "divide") if square > 1 else ("small", "multiply")
+    raise InvalidLosses(
+        f"{name}: its gradient is so {size} that {_name(gradient.pieces[0].dtype)} has no number for its square; {mend} that loss by a constant"
+    )
+
+
 def check_reach(name: str, values: Iterable[Tensor], module: nn.Module, w: Sequence[Tensor], phi: Sequence[Tensor] = (),
                 beside: Sequence[Tensor] = ()) -> Graph:  # fmt: skip
     """`values` depend on w, and on no trained weights that aren't in it. A model's copy has weights of its own.
@@ -73,12 +89,15 @@ def check_reach(name: str, values: Iterable[Tensor], module: nn.Module, w: Seque
     foreign = [leaf for leaf in graph.leaves if id(leaf) not in weights]
     if not graph.hidden and len(foreign) == len(graph.leaves):
         raise ValueError(f"{name}: it doesn't depend on the module's weights; compute it with this module, not with a copy or another one")
-    own = {id(p) for p in [*module.parameters(), *beside]} if foreign else set()
+    own = {id(p) for p in beside}
+    named = {id(p): n for n, p in module.named_parameters()} if foreign else {}
     for leaf in foreign:
         if id(leaf) in outer:
             raise ValueError(f"{name}: it depends on the combiner's parameters, which enter through its slopes alone; use BilevelProblem")
         if id(leaf) in own:
             continue
+        if id(leaf) in named:
+            raise ValueError(f"{name}: {named[id(leaf)]} was frozen when the problem was made, and isn't now; make another problem")
         copied = [
             n for n, p in module.named_parameters() if p.shape == leaf.shape and leaf.numel() > 1 and torch.equal(p.detach(), leaf.detach())
         ]

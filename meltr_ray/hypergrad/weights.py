@@ -1,14 +1,15 @@
 """The weights w of a module, as the passes of a meta step use them: differentiated, moved along v, or given a tangent.
 
-All of it leaves w, the buffers and the generators bit for bit as they were, also when a pass raises: w is swapped for moved
-copies and never added to and subtracted from.
+All of it leaves w, the buffers, the generators and each module's mode (training, evaluation) as they were, also when a pass raises:
+w is swapped for moved copies and never added to and subtracted from.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Sequence
+from types import MappingProxyType
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,12 @@ from meltr_ray.hypergrad.generators import get_generators, set_generators
 from meltr_ray.hypergrad.products import NotAdmitted, radius_of
 from meltr_ray.hypergrad.vectors import Vector, is_nothing, nothing_like
 
+REENTRANT = "checkpoint(use_reentrant=True): it admits no gradient of a meta step; use use_reentrant=False"
 FEW = 100_000
 FULL_SUM = 100_000
 """Weights up to which a change of any of them is seen; of more, every `numel // FULL_SUM`-th is looked at."""
+Buffers = Mapping[tuple[nn.Module, str], Tensor]
+"""Values by owner and name."""
 ROUNDED = 60
 """Moves of a difference are longer than so many rounding errors of w, of half a unit each: an error of half a per cent."""
 
@@ -36,7 +40,7 @@ class ModuleWeights:
         without: parameters that aren't w, though they require a gradient.
 
     Raises:
-        ValueError: no parameter requires a gradient.
+        ValueError: no parameter requires a gradient, or one is of complex numbers or stands for several in the same memory.
     """
 
     whole = True
@@ -51,6 +55,11 @@ class ModuleWeights:
         named = {name: p for name, p in module.named_parameters() if p.requires_grad and id(p) not in apart}
         if not named:
             raise ValueError("module: none of its parameters requires a gradient; unfreeze those that are trained")
+        for name, p in named.items():
+            if p.is_complex():
+                raise ValueError(f"module: {name} is of complex numbers; keep torch.view_as_real of it as the weight")
+            if p.numel() > 1 and any(n > 1 and not step for n, step in zip(p.shape, p.stride())):
+                raise ValueError(f"module: {name} is expanded, so that its entries share memory; give the tensor that it is expanded from")
         self.module, self.names = module, list(named)
         self.parameters: list[Tensor] = list(named.values())
         self.average = average or list
@@ -114,9 +123,16 @@ class ModuleWeights:
         try:
             found = torch.autograd.grad(value, [*self.parameters, *also], allow_unused=True, **options)
         except RuntimeError as error:
-            if "incompatible with .grad()" not in str(error):
+            if "incompatible with .grad()" in str(error):
+                raise NotAdmitted(REENTRANT) from error
+            frozen = [name for name, p in zip(self.names, self.parameters) if not p.requires_grad]
+            if not frozen:
                 raise
-            raise NotAdmitted("checkpoint(use_reentrant=True): it admits no gradient of a meta step; use use_reentrant=False") from error
+            raise ValueError(f"module: {frozen[0]} has been frozen since the problem was made, or by a pass; make another problem, "
+                             "or let each pass leave requires_grad as it was") from error  # fmt: skip
+        for name, g in zip(self.names, found):
+            if g is not None and g.layout is not torch.strided:
+                raise ValueError(f"module: {name} has a sparse gradient; make its layer with sparse=False")
         whole = [torch.zeros_like(x) if g is None else g for x, g in zip(also, found[len(self.parameters) :])]
         return (*(nothing_like(p) if g is None else g for p, g in zip(self.parameters, found)), *whole)
 
@@ -181,29 +197,35 @@ class ModuleWeights:
         return functional_call(Run(self.module), named, (function, tensors), tie_weights=False)
 
     @contextmanager
-    def replayed(self, states: dict[str, Tensor]) -> Iterator[None]:
-        """Generators at `states` and a copy of the buffers inside; outside both as they were."""
+    def replayed(self, states: dict[str, Tensor], start: Buffers = MappingProxyType({})) -> Iterator[None]:
+        """Generators at `states` and a copy of the buffers inside, those in `start` with the values there; outside as they were."""
         now = get_generators(self.device)
-        buffers = [(m, name, b) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]
+        modules = list(self.module.modules())
+        modes = [m.training for m in modules]
+        buffers = [(m, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
         try:
             set_generators(states, self.device)
             for owner, name, buffer in buffers:
-                owner._buffers[name] = buffer.clone()
+                owner._buffers[name] = start.get((owner, name), buffer).clone()
             yield
         finally:
             for owner, name, buffer in buffers:
                 owner._buffers[name] = buffer
+            for m, mode in zip(modules, modes):
+                m.training = mode
             set_generators(now, self.device)
 
     @contextmanager
-    def kept_on_error(self) -> Iterator[None]:
-        """Generators and buffers move on inside, as in training; if that raises they are put back."""
-        now, buffers = get_generators(self.device), [b.clone() for b in self.module.buffers()]
+    def kept_on_error(self) -> Iterator[Buffers]:
+        """Generators and buffers move on inside, as in training; if that raises they are put back. Gives the buffers of before."""
+        now = get_generators(self.device)
+        held = [(m, name, b, b.clone()) for m in self.module.modules() for name, b in m._buffers.items() if b is not None]
         try:
-            yield
+            yield {(owner, name): copy for owner, name, _, copy in held}
         except BaseException:
             set_generators(now, self.device)
-            for buffer, copy in zip(self.module.buffers(), buffers):
+            for owner, name, buffer, copy in held:
+                owner._buffers[name] = buffer
                 buffer.data.copy_(copy)
             raise
 

@@ -1,6 +1,7 @@
 """Files that tell whether they are as they were written: settings (YAML), facts (JSON), and listed files of any kind.
 
-A file of an older version has no seal, and is read as it is.
+A file of an older version has no seal, and is read as it is. A text says in its first line that it has one: else a text that was cut
+off would pass for one of an older version, and be filled up with defaults.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from meltr_ray.storage.whole import put
 
 SEAL = "# sha256: "
 """In front of the checksum in a file's last line."""
+HEAD = "# its last line has the checksum of those before\n"
+"""First line of a text that is sealed."""
 KEY = "sha256"
 """Of the checksum in a JSON object."""
 
@@ -33,7 +36,7 @@ def sha256(path: Path) -> str:
 
 def put_text(path: Path, text: str) -> None:
     """Write text whose last line seals it."""
-    text = text if text.endswith("\n") else f"{text}\n"
+    text = HEAD + (text if text.endswith("\n") else f"{text}\n")
     put(path, f"{text}{SEAL}{_of(text)}\n")
 
 
@@ -48,10 +51,15 @@ def read(path: Path) -> str:
     text = Path(path).read_bytes().decode("utf-8")
     body, seal, known = text.rpartition(SEAL)
     if not seal or "\n" in known.strip():
+        if not text:
+            raise Damaged(f"{path}: is empty; restore it from a copy")
+        copy = copy_of(path)
+        if text.startswith(HEAD) or HEAD.startswith(text) or (copy.is_file() and SEAL.encode() in copy.read_bytes()):  # cut off
+            raise _damaged(path)
         return text
     if _of(body) != known.strip():
         raise _damaged(path)
-    return body
+    return body.removeprefix(HEAD)
 
 
 def put_json(path: Path, facts: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ EVERY = 0.25
 def withdraw(folder: Path) -> None:
     """Before anything starts: no request."""
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / STOP).is_symlink():  # to somewhere else, which isn't ours to write
+        (folder / STOP).unlink()
     (folder / STOP).write_text("", encoding="utf-8")
 
 

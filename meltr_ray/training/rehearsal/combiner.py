@@ -78,7 +78,8 @@ def check_meta_step(config: Config, model: LossVector, batch: Any) -> None:
     way = WAYS[config.combiner.name].of(short, config.workload)
     primary = (config.losses.primary,)
     problem = ModuleProblem(model, lambda: model(batch), lambda: model(batch, primary).mean(), product=aid.product,
-                            hessian_product=aid.hessian_product, radius=aid.radius, accuracy=aid.accuracy)  # fmt: skip
+                            hessian_product=aid.hessian_product, radius=aid.radius, accuracy=aid.accuracy,
+                            differences=config.engine.zero_stage == 3)  # fmt: skip
 
     def step() -> None:
         with refused_in_settings(config), suppress(InvalidLosses):  # which end a run by the name of the loss
