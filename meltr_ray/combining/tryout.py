@@ -16,7 +16,7 @@ from meltr_ray.workload import CONSTANT, Workload
 class Tryout(Way):
     """Slopes 1 or 0, settled before the first step. From the first w, K steps are taken with the primary alone, and K with the primary and one auxiliary loss,
     for each in turn, on the same batches and masks, and put back (`Step.look_ahead`). A loss with which the held-out primary loss F ends lower by more than
-    `least` of it is trained with; the run is then that of `fixed` with these losses.
+    `least` of it is trained with; the run is then that of `fixed` with these losses in `losses.set`, and the others aren't computed any more.
 
     All are compared from one w and none waits for its turn. A probe in the middle of training sees smaller effects in as much noise (docs/horizon.md).
 
@@ -95,6 +95,10 @@ class Tryout(Way):
             effects[t] = -difference(float(self.seen[t]), alone)
             self.a[t] = float(effects[t] > self.least * abs(alone))
         return effects
+
+    def wanted(self) -> list[int]:
+        """After the tries: no other loss is ever trained with."""
+        return self.a.nonzero().flatten().tolist()
 
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         a = self.a.to(losses.dtype)

@@ -176,6 +176,10 @@ class Way:
         """Before w moves: learn, measure. Returns numbers for the results table."""
         return {}
 
+    def wanted(self) -> Optional[list[int]]:
+        """Numbers of the losses that a step computes; None: all. `slopes` finds 0 in place of the others, and gives them slope 0."""
+        return None
+
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         """(training loss, its slopes a), a as long as `losses` (T,), both detached."""
         raise NotImplementedError

@@ -55,17 +55,23 @@ def train(config: Config, engine: Engine, way: Way, batches: Iterable[tuple[list
         if learned:
             progress.means.add(by_name(learned, config))
             progress.meta_seconds += time.perf_counter() - meta_started
-        looked_at = way.learns and not config.workload.per_example and is_due(number + 1, config.train.evaluate_every, config.train.steps)
+        wanted = way.wanted()
+        looked_at = (
+            way.learns
+            and wanted is None
+            and not config.workload.per_example
+            and is_due(number + 1, config.train.evaluate_every, config.train.steps)
+        )
         if looked_at:
             step.problem()  # where the generators stand now
         for micro, batch in enumerate(micro_batches):
-            losses = step.losses(micro)  # (T,)
+            losses = step.losses(micro, wanted)  # (T,)
             value, a = way.slopes(engine.shared(losses, way.averages), batch)
             if looked_at and micro == 0:
                 progress.means.add({f"share.{name}": share for name, share in zip(config.losses.set, step.shares(a).tolist())})
             engine.backward(a @ losses)  # slopes are detached: w never sees phi's graph
             engine.step(number)
-            progress.means.add(statistics(config, losses, a, value, number))
+            progress.means.add(statistics(config, losses, a, value, number, wanted))
         way.after(step)
         progress.step = number + 1
         progress.seconds += time.perf_counter() - started

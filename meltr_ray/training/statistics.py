@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ class Diverged(RuntimeError):
     """A loss is not finite: one line that names the loss, the step and the mend."""
 
 
-def statistics(config: Config, losses: Tensor, a: Tensor, value: Tensor, step: int) -> dict[str, Any]:
-    """What the results table keeps of one inner step. Losses by example: their mean, and no slopes.
+def statistics(config: Config, losses: Tensor, a: Tensor, value: Tensor, step: int, wanted: Sequence[int] | None = None) -> dict[str, Any]:
+    """What the results table keeps of one inner step. Losses by example: their mean, and no slopes. Losses that weren't `wanted` have no value.
 
     Raises:
         Diverged: a loss or the training loss is not finite.
@@ -35,7 +35,7 @@ def statistics(config: Config, losses: Tensor, a: Tensor, value: Tensor, step: i
             )
     return (
         {"train_loss": train_loss, "negative_slopes": numbers[-1] / count}
-        | {f"loss.{name}": number for name, number in zip(names, loss_values)}
+        | {f"loss.{name}": number for t, (name, number) in enumerate(zip(names, loss_values)) if wanted is None or t in wanted}
         | {f"slope.{name}": number for name, number in zip(names, slope_values)}
     )
 

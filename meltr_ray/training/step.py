@@ -83,8 +83,12 @@ class EngineStep:
     def average(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         return self.engine.average(tensors)
 
-    def losses(self, micro: int) -> Tensor:
-        """Training losses (T,) of a micro-batch with their graph: the problem's own where it has been asked for."""
+    def losses(self, micro: int, wanted: Sequence[int] | None = None) -> Tensor:
+        """Training losses (T,) of a micro-batch with their graph: the problem's own where it has been asked for; 0 for those that aren't `wanted`."""
+        if wanted is not None:
+            names = self.engine.config.losses.set
+            found = self.engine.losses(self.batches[micro], tuple(names[t] for t in wanted))
+            return found.new_zeros(len(names)).index_copy(0, torch.tensor(wanted, device=found.device), found)
         if micro == 0 and self._problem is not None:
             return self._problem.losses()[0]
         return self.engine.losses(self.batches[micro])
