@@ -74,7 +74,10 @@ def differences(table: pd.DataFrame) -> pd.Series:
 
 def _result_row(table: pd.DataFrame) -> dict[str, Any]:
     result, whole = statistics.paired(differences(table)), table[table.why.isna()]
-    lost = [f"seed {seed}: {why}" for seed, why in table.why.dropna().items()]
+    lost = [
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {why}"
+        for why, seeds in table.groupby("why", sort=False).groups.items()
+    ]
     return {
         "n": result.n, "first": whole["first"].mean(), "second": whole["second"].mean(), "difference": result.mean,
         "low": result.interval.low, "high": result.interval.high, "interval": result.interval.method,

@@ -160,6 +160,15 @@ def test_a_verdict_that_no_data_could_reach_is_not_left_to_be_read_as_no_effect(
     assert "more seeds are needed" in " ".join(report.answer(tables.load(tmp_path)))
 
 
+def test_seeds_without_a_pair_for_one_reason_are_said_together(tmp_path):
+    for seed in range(4):
+        write_trial(tmp_path, "meltr", seed, [30.0 + seed], test=30.0 + seed)
+        write_trial(tmp_path, "uniform", seed, [30.0], status="finished" if seed < 2 else "diverged", test=30.0 if seed < 2 else None)
+    write_trial(tmp_path, "meltr", 4, [31.0], test=31.0)
+    (row,) = tables.comparisons(tables.load(write_plan(tmp_path, baselines=["uniform"])), "test").itertuples()
+    assert row.n == 2 and row.lost == ["seeds 2, 3: uniform diverged", "seed 4: uniform has no trial"]
+
+
 def test_trials_are_paired_by_seed_not_by_order(tmp_path):
     for seed, score in zip((3, 1, 2, 7), (10.0, 50.0, 30.0, 99.0)):  # 7 has no partner
         write_trial(tmp_path, "meltr", seed, [score + seed / 8], test=score + seed / 8)

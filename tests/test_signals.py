@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from analysis import report, signals, tables
+from analysis import report, signals, tables, tries
 from meltr_ray.combining.way import EFFECTS
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
@@ -81,6 +81,34 @@ def test_one_look_a_run_has_no_noise_of_a_look(tmp_path):
                        Columns.of(METRICS, LOSS_SET, settings, learns=True))  # fmt: skip
     found = signals.signals(tables.load(write_plan(tmp_path)), "meltr")
     assert found.ratio.isna().all() and list(found.says) == ["helps", "harms"]
+
+
+def test_the_figure_of_tries_fills_what_was_trained_with(tmp_path, capsys):
+    tried = {
+        0: {"caption": (0.2, 1), "shuffled": (-0.1, 0)},
+        1: {"caption": (-0.05, 0), "shuffled": (-0.3, 0)},
+        2: {"caption": (0.1, 1), "shuffled": (0.4, 1)},
+    }
+    for seed, losses in tried.items():
+        settings = {"seed": seed, "losses.set": LOSS_SET, "losses.primary": LOSS_SET[0], "combiner.name": "tryout"}
+        seen = {f"effect.{loss}": effect for loss, (effect, _) in losses.items()} | {"slope.joint": 1.0}
+        about = {"trial": f"t{seed}", "arm": "meltr", "phase": "comparison", "split": "validation", "step": 9, "seconds": 1.0}
+        results.append(tmp_path / "trials" / f"t{seed}", about | {"status": "finished"} | measured(40.0) | seen | {f"slope.{loss}": on for loss, (_, on) in losses.items()},
+                       Columns.of(METRICS, LOSS_SET, settings, learns=True))  # fmt: skip
+    (axis,) = tries.figure({"one": tables.load(write_plan(tmp_path))}).axes
+    drawn = {(x, line.get_markerfacecolor() != "none") for line in axis.lines if line.get_marker() == "o" for x in line.get_xdata()}
+    assert drawn == {(effect, bool(on)) for losses in tried.values() for effect, on in losses.values()}
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["shuffled (control)", "caption"]
+    assert tries.main([str(tmp_path / "a.png"), str(tmp_path)]) == 0 and (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert tries.main([str(tmp_path / "b.png"), str(without_tries(tmp_path / "two"))]) == 2
+    assert "has no try of a loss by meltr" in capsys.readouterr().err
+
+
+def without_tries(folder):
+    settings = {"seed": 0, "losses.set": LOSS_SET, "losses.primary": LOSS_SET[0], "combiner.name": "fixed"}
+    about = {"trial": "t", "arm": "meltr", "phase": "comparison", "split": "validation", "step": 9, "seconds": 1.0, "status": "finished"}
+    results.append(folder / "trials" / "t", about | measured(40.0), Columns.of(METRICS, LOSS_SET, settings))
+    return write_plan(folder)
 
 
 def test_the_report_has_them(noisy):
