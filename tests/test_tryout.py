@@ -186,3 +186,12 @@ def test_it_needs_batches_that_training_does_not_see():
     config = configured()
     with pytest.raises(ConfigError, match="aid.meta_batch=next: combiner.name=tryout judges by batches"):
         replace(config, aid=replace(config.aid, meta_batch="next"))
+
+
+def test_a_run_says_what_it_left_out():
+    from workloads.train import switched_off
+
+    row = {"slope.head": 1.0, "slope.decoder": 0.0, "slope.steep": 0.4}
+    assert switched_off(row, configured()) == ["decoder"] and not switched_off(row | {"slope.decoder": 0.1}, configured())
+    weighed = Config(workload=ToyWorkload(), combiner=CombinerConfig(name="fixed", weights=[1, 0, 1]), train=TrainConfig(batch_size=8))
+    assert not switched_off(row, weighed)  # which its user knows

@@ -127,6 +127,11 @@ def run(folder: Path, config: Config, place: str) -> int:
     return finish(folder, config)
 
 
+def switched_off(row: dict, config: Config) -> list[str]:
+    """Losses to which a way that learns gave slope 0 since the last row but this."""
+    return [loss for loss in config.losses.set if config.combiner.name != "fixed" and row.get(f"slope.{loss}") == 0]
+
+
 def finish(folder: Path, config: Config) -> int:
     """Print how the run in `folder` ended; exit code 1 if badly."""
     rows = results.read_trial(folder)
@@ -138,6 +143,8 @@ def finish(folder: Path, config: Config) -> int:
     best = max(rows, key=lambda row: row["score"] if math.isfinite(row["score"]) else -math.inf)
     if bad := [row["step"] for row in rows if not math.isfinite(row["score"])]:
         print(f"note: {name} was not a finite number in {len(bad)} of {len(rows)} evaluations, first at step {bad[0]}", file=sys.stderr)
+    if off := switched_off(rows[-1], config):
+        print(f"not trained with at the end: {', '.join(off)}")
     print(f"best validation {name} {measured(metric, best[f'metric.{name}'])} at step {best['step']} -> {folder}")
     return 0
 
