@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from meltr_ray.config import SweepConfig
-from meltr_ray.errors import ConfigError, first_line
+from meltr_ray.errors import ConfigError, check, first_line
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import SEARCHES, SETTING
 from meltr_ray.results.migration import migrate_about
@@ -148,6 +149,14 @@ def load(folder: str | Path) -> Sweep:
     plan, metrics = _planned(about, absent), _declared(about, absent)
     begun = {path.parent.name for path in folder.glob("trials/*/config.yaml")} - set(table["trial"].to_pylist())
     return Sweep(table.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent, sorted(begun))
+
+
+def load_all(folders: Sequence[str]) -> dict[str, Sweep]:
+    """Sweeps by the last part of their folders' names. Raises ConfigError: one has no results, or two have one name."""
+    names = [Path(folder).resolve().name for folder in folders]
+    for name in names:
+        check(names.count(name) == 1, "sweep", name, "names two folders; rename one")
+    return dict(zip(names, map(load, folders)))
 
 
 def _planned(about: dict[str, Any], absent: list[str]) -> SweepConfig:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from analysis import cells, statistics, tables
-from analysis.records import Sweep, arm_trials, load
+from analysis.records import Sweep, arm_trials, load_all
 from meltr_ray.errors import ConfigError, check
 
 RIVALS = ("screened", "tuned", "uniform", "primary_only")
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        sweeps = {folder.rstrip("/").rsplit("/", 1)[-1]: load(folder) for folder in arguments}
+        sweeps = load_all(arguments)
         print(markdown([of_sweep(sweep, name) for name, sweep in sweeps.items()], next(iter(sweeps.values())).ours))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.records import Sweep, load, losses_of
+from analysis.records import Sweep, load_all, losses_of
 from analysis.tables import slopes
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.results.columns import EFFECT
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     path, *folders = arguments
     try:
-        drawn = figure({folder.rstrip("/").rsplit("/", 1)[-1]: load(folder) for folder in folders})
+        drawn = figure(load_all(folders))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

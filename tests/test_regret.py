@@ -42,3 +42,8 @@ def test_what_can_not_be_compared_is_one_line(tmp_path, capsys):
     assert regret.main([str(write_plan(tmp_path / "one"))]) == 2 and regret.main([]) == 2
     line = capsys.readouterr().err.splitlines()[0]
     assert line == "error: sweep=one: has no finished trial of these arms; let it go on"
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path, capsys):
+    assert regret.main([str(tmp_path / "a" / "one"), str(tmp_path / "b" / "one")]) == 2
+    assert capsys.readouterr().err == "error: sweep=one: names two folders; rename one\n"

@@ -57,6 +57,8 @@ class Tryout(Way):
         self.a[primary] = 1
         self.seen = torch.full((count,), torch.nan, dtype=torch.float64)
         """F after the try of each loss; of the primary: alone."""
+        self.chosen = [primary]
+        """Numbers of the losses with slope 1, at hand without a wait for the device."""
 
     def to(self, device: torch.device) -> Tryout:
         self.a = self.a.to(device)
@@ -93,12 +95,14 @@ class Tryout(Way):
         effects = torch.full_like(self.seen, torch.nan)
         for t in self.tried:
             effects[t] = -difference(float(self.seen[t]), alone)
-            self.a[t] = float(effects[t] > self.least * abs(alone))
+        self.chosen = [t for t in range(len(self.a)) if t == self.primary or effects[t] > self.least * abs(alone)]
+        self.a.zero_()
+        self.a[self.chosen] = 1
         return effects
 
     def wanted(self) -> list[int]:
         """After the tries: no other loss is ever trained with."""
-        return self.a.nonzero().flatten().tolist()
+        return self.chosen
 
     def slopes(self, losses: Tensor, batch: Any) -> tuple[Tensor, Tensor]:
         a = self.a.to(losses.dtype)
@@ -109,6 +113,7 @@ class Tryout(Way):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.a, self.seen, self.num_steps = state["a"].to(self.a), state["seen"], int(state["number"])
+        self.chosen = state["a"].nonzero().flatten().tolist()
 
 
 def tried(config: Any) -> list[int]:

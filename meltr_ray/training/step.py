@@ -88,7 +88,8 @@ class EngineStep:
         if wanted is not None:
             names = self.engine.config.losses.set
             found = self.engine.losses(self.batches[micro], tuple(names[t] for t in wanted))
-            return found.new_zeros(len(names)).index_copy(0, torch.tensor(wanted, device=found.device), found)
+            of, none = dict(zip(wanted, found)), found.new_zeros(())
+            return torch.stack([of.get(t, none) for t in range(len(names))])
         if micro == 0 and self._problem is not None:
             return self._problem.losses()[0]
         return self.engine.losses(self.batches[micro])
