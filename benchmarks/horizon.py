@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, TextIO
 
@@ -21,7 +21,8 @@ import pandas as pd
 
 from analysis import horizon
 from meltr_ray.config import Config
-from meltr_ray.errors import check, check_at_least
+from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.errors import check
 from workloads import cli
 
 
@@ -29,19 +30,19 @@ from workloads import cli
 class Own:
     """Settings of this command alone."""
 
-    num_seeds: int = 3
+    num_seeds: int = bounded(3, 1, 100)
     """Runs, with seeds from `seed` on."""
-    points: list[float] = field(default_factory=lambda: [0.1, 0.33, 0.67])
+    points: list[float] = bounded([0.1, 0.33, 0.67], 0, 0.999)
     """Shares of training at which losses are measured."""
-    horizons: list[int] = field(default_factory=lambda: [3, 10, 30])
+    horizons: list[int] = bounded([3, 10, 30], 1, 10**6)
     """Steps of the look-aheads."""
-    held_out_batches: Optional[int] = None
+    held_out_batches: Optional[int] = bounded(None, 1, 10**6)
     """Batches of the meta split that the outer loss is the mean over; default: the whole split."""
-    oracle_steps: int = 10
+    oracle_steps: int = bounded(10, 0, 10**6)
     """Steps that the oracle differentiates; 0: none."""
-    oracle_segments: Optional[int] = None
+    oracle_segments: Optional[int] = bounded(None, 1, 10**6)
     """Segments of its checkpoints; default: as many as steps, which takes the least memory."""
-    oracle_bytes: int = 4_000_000_000
+    oracle_bytes: int = bounded(4_000_000_000, 1, 10**15)
     """Most memory of the oracle; where it needs more it is left out, and the bytes are said."""
     screening: Optional[str] = None
     """Folder of a finished screening, whose final effects the measures are held against."""
@@ -49,27 +50,33 @@ class Own:
     """Folder with the gains.csv of an earlier call: nothing is trained."""
 
     def __post_init__(self):
-        for name, low in dict(num_seeds=1, oracle_steps=0, held_out_batches=1, oracle_segments=1).items():
-            check_at_least(name, low if getattr(self, name) is None else getattr(self, name), low)
-        check(len(self.horizons) > 0 and self.horizons == sorted(set(self.horizons)) and self.horizons[0] > 0, "horizons", self.horizons,
-              "must be numbers of steps that rise; usual: [3,10,30]")  # fmt: skip
+        check_settings("", self)
+        for name, usual in dict(points="[0.1,0.33,0.67]", horizons="[3,10,30]").items():
+            values = getattr(self, name)
+            check(len(values) > 0 and values == sorted(set(values)), name, values, f"must be numbers that rise; usual: {usual}")
+        segments = self.oracle_segments or 1
+        check(segments <= max(self.oracle_steps, 1), "oracle_segments", segments, f"has oracle_steps={self.oracle_steps}; give as many at most")
 
 
 def main(request: cli.Request) -> int:
     own: Own = request.own or Own()
+    effects = horizon.final_effects(own.screening) if own.screening else None  # read first: what is measured takes long
     folder = Path(own.measured) if own.measured else measure(request, own)
     check((folder / "gains.csv").is_file(), "measured", own.measured, "has no gains.csv; name a folder that this command wrote")
-    write_tables(folder, own.screening)
+    write_tables(folder, effects)
     print((folder / "horizon.md").read_text())
     return 0
 
 
 def measure(request: cli.Request, own: Own) -> Path:
-    """Measure every seed; a seed that is done is kept at once."""
+    """Measure every seed, in this process; a seed that is done is kept at once."""
+    train, chosen = request.config.train, request.config.losses
+    check(train.num_workers <= 1, "train.num_workers", train.num_workers, "one process measures; leave it out")
+    check(len(chosen.set) > 1, "losses.set", chosen.set, "has no auxiliary loss to measure; add one")
     for point in own.points:
         last = step_of(point, request.config) + max(*own.horizons, own.oracle_steps)
-        check(0 <= point < 1 and last <= request.config.train.steps, "points", point,
-              f"looks to step {last} of train.steps={request.config.train.steps}; lower it, or horizons and oracle_steps")  # fmt: skip
+        check(last <= train.steps, "points", point,
+              f"looks to step {last} of train.steps={train.steps}; lower it, or horizons and oracle_steps")  # fmt: skip
     folder = cli.new_folder(request.config, "horizon", chosen="name" in request.given)
     cli.check_machine(request.config)
     cli.prepare(request.config)
@@ -110,7 +117,9 @@ def of_seed(config: Config, own: Own, notes: list[str], terminal: TextIO) -> Ite
 
     train, held_out = (Batches(config.workload, split, config.train.batch_size, config.seed) for split in ("train", "meta"))
     micro, points = config.engine.gradient_accumulation, [step_of(point, config) for point in own.points]
-    judged = to_device([held_out[number] for number in range(own.held_out_batches or held_out.per_epoch)], device)
+    count = own.held_out_batches or held_out.per_epoch
+    check(count <= held_out.per_epoch, "held_out_batches", count, f"the meta split has {held_out.per_epoch}; give as many at most")
+    judged = to_device([held_out[number] for number in range(count)], device)
     for number in range(max(points) + 1):
         if number in points:
             count = max(*own.horizons, own.oracle_steps)
@@ -141,10 +150,9 @@ def of_fork(fork: Any, own: Own, notes: list[str]) -> Iterator[dict[str, Any]]:
             yield from ({"base": base, "measure": f"oracle_{own.oracle_steps}", "loss": name, "gain": gains[t]} for t, name in auxiliary)
 
 
-def write_tables(folder: Path, screening: Optional[str]) -> None:
+def write_tables(folder: Path, effects: Optional[dict[str, pd.DataFrame]]) -> None:
     rows = pd.read_csv(folder / "gains.csv")
     losses = horizon.by_loss(rows)
-    effects = horizon.final_effects(screening) if screening else None
     measures = horizon.by_measure(rows, effects) if effects else None
     losses.to_csv(folder / "losses.csv", index=False)
     if measures is not None:

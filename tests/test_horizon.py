@@ -72,8 +72,11 @@ PRIMES = ["workload=workloads/examples/primes.py:Primes", "train.steps=40"]
 
 
 @pytest.mark.parametrize("settings, words", [
-    (["points=[0.5]"], "points=0.5: looks to step 50 of train.steps=40; lower it"), (["horizons=[10,3]"], "horizons=[10, 3]: must be numbers of steps that rise"),
-    (["num_seeds=0"], "num_seeds=0"), (["measured=nowhere"], "measured=nowhere: has no gains.csv"),
+    (["points=[0.5]"], "points=0.5: looks to step 50 of train.steps=40; lower it"), (["horizons=[10,3]"], "horizons=[10, 3]: must be numbers that rise"),
+    (["num_seeds=0"], "num_seeds=0"), (["num_seeds=1000000000"], "num_seeds=1000000000: must lie between"), (["points=[]"], "points=[]: must be numbers that rise"),
+    (["points=[.nan]"], "points[0]=.nan"), (["oracle_segments=11"], "oracle_segments=11: has oracle_steps=10"), (["oracle_bytes=-5"], "oracle_bytes=-5"),
+    (["losses.set=primary"], "has no auxiliary loss to measure"), (["train.num_workers=2"], "train.num_workers=2: one process measures; leave it out"),
+    (["measured=nowhere"], "measured=nowhere: has no gains.csv"), (["screening=nowhere"], "nowhere"),
 ])  # fmt: skip
 def test_what_can_not_be_measured_is_refused(settings, words, tmp_path):
     with pytest.raises(ConfigError, match=re.escape(words)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,32 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_training(tmp_path):
     os.mkfifo(tmp_path / ".attempt")
     with pytest.raises(ConfigError, match=".attempt in it is no file"):
         disk.check_files("resume", tmp_path, (".attempt",))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_never_read(kind, tmp_path, capsys):
+    """Reading a pipe waits for a writer, and a device may have no end."""
+    make = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}[kind]
+    readers = {
+        "config.yaml": config_file.load,
+        "sweep.json": sealed.read_json,
+        "results.parquet": results.load,
+        "best.safetensors": checkpoint.load_weights_file,
+    }
+    signal.alarm(30)
+    for name, read in readers.items():
+        make(tmp_path / name)
+        with pytest.raises(ConfigError, match="no such file|is no file|isn't as it was written"):
+            read(tmp_path / name)
+    older, newer = saved(tmp_path / "run", 1), saved(tmp_path / "run", 2)
+    for file in newer.iterdir():
+        file.rename(tmp_path / "away")
+        make(file)
+        assert checkpoint.latest(tmp_path / "run") == older, file.name
+        file.rmdir() if kind == "folder" else file.unlink()
+        (tmp_path / "away").rename(file)
+    signal.alarm(0)
+    assert checkpoint.latest(tmp_path / "run") == newer
 
 
 def test_files_without_a_seal_are_read_as_they_are(tmp_path):

@@ -6,6 +6,7 @@ from typing import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -297,6 +298,7 @@ def test_what_can_not_be_is_refused_in_one_line():
         (ask(losses=lambda k: case.losses(k).sum()), "losses: shape (); return one vector (T,)"),
         (ask(combine=SLOPES[:2]), "combine=(2,): has slopes of 2 losses, and there are 3"),
         (ask(losses=lambda k: torch.ones(3).double()), "losses: those of step 0 don't depend on the module's weights"),
+        (ask(losses=lambda k: case.losses(k) + F.normalize(0 * case.module.second.weight).sum()), "gradient: isn't finite after 5 steps"),
         (ask(primary=lambda: torch.ones(())), "primary: doesn't depend on the module's weights"),
         (lambda: AdamRule.of(sgd, case.named), "optimizer=SGD"),
         (lambda: AdamRule.of(torch.optim.AdamW(case.named, amsgrad=True), case.named), "optimizer=amsgrad"),

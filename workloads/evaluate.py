@@ -37,7 +37,7 @@ def evaluate(request: cli.Request) -> int:
         raise ConfigError("checkpoint=None: a run to score is needed; give its folder, such as outputs/sweeps/digits/best")
     check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "one run is scored at a time; give its folder")
     folder = Path(config.checkpoint).absolute()
-    if not (folder / "best.safetensors").exists():
+    if not (folder / "best.safetensors").is_file():
         raise ConfigError(f"checkpoint={config.checkpoint}: holds no best.safetensors; give the folder of a run that was evaluated")
     check_writable("checkpoint", config.checkpoint, folder / "predictions")
     if config.train.use_gpu:

@@ -138,7 +138,7 @@ def keep_text(workload: Workload, folder: Path) -> None:
     """
     file = Path(inspect.getsourcefile(type(workload)))
     copy = folder / file.name
-    if not copy.exists():
+    if not copy.is_file():
         put(copy, file.read_bytes())
         return
     check(

@@ -62,7 +62,8 @@ def training_gradient(module: nn.Module, losses: Callable[[int], Tensor], primar
         max_bytes: most memory that it may take beside the module and the data; None: any.
 
     Raises:
-        ValueError: steps or segments out of range, slopes or losses of another shape, F that depends on no weight, or too much memory.
+        ValueError: steps or segments out of range, slopes or losses of another shape, F that depends on no weight, too much memory, or a
+            derivative that isn't finite.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: at least 1 is needed; with none, phi has no effect")
@@ -71,7 +72,13 @@ def training_gradient(module: nn.Module, losses: Callable[[int], Tensor], primar
     training = _Training(module, losses, primary, combine, rule, steps)
     with training.put_back_after():
         num_bytes = training.check_bytes(segments, max_bytes)
-        return training.gradient(segments, num_bytes)
+        found = training.gradient(segments, num_bytes)
+    if not all(bool(g.isfinite().all()) for g in found.gradient):
+        raise ValueError(
+            f"gradient: isn't finite after {steps} steps; where weights and losses are finite, a loss has no second derivative at some "
+            "example, as F.normalize at a vector of zeros; torch.autograd.set_detect_anomaly(True) names the operation"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from meltr_ray.errors import check
 from meltr_ray.results import migration
 from meltr_ray.results.columns import VERSION, Columns, conform, unify
 from meltr_ray.storage import put
-from meltr_ray.storage.sealed import Damaged, say
+from meltr_ray.storage.sealed import Damaged, check_file, say
 from meltr_ray.storage.whole import stamp
 
 FILE, SEAL = "results.parquet", b"sha256"
@@ -81,6 +81,7 @@ def load(path: Path) -> pa.Table:
     Raises:
         ConfigError: it is damaged, or of a version to come.
     """
+    check_file(path)
     try:
         with open(path, "rb") as file:  # by its path, pyarrow opens it twice, and a row may have been added in between
             table = pq.read_table(file, page_checksum_verification=True)

@@ -28,8 +28,15 @@ class Damaged(ConfigError):
     """A file isn't as it was written: one line."""
 
 
+def check_file(path: Path) -> None:
+    """Raises Damaged: a pipe, a device or a folder stands in a file's place; of the first two, reading might never end."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise Damaged(f"{path}: is no file; move it away, and restore the file from a copy")
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
+    check_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -48,6 +55,7 @@ def read(path: Path) -> str:
         OSError: it can't be read.
         UnicodeDecodeError: it is no text.
     """
+    check_file(path)
     text = Path(path).read_bytes().decode("utf-8")
     body, seal, known = text.rpartition(SEAL)
     if not seal or "\n" in known.strip():
@@ -79,6 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    check_file(path)
     try:
         facts = json.loads(Path(path).read_bytes().decode("utf-8"))
     except (ValueError, RecursionError):

@@ -39,6 +39,7 @@ class Twin:
         Raises:
             ConfigError: what it knew can't be read.
         """
+        sealed.check_file(folder / FILE)
         try:
             found = json.loads((folder / FILE).read_bytes())
             return cls(str(found["uri"]), list(found["tokens"]), {name: tuple(each) for name, each in found["sent"].items()})

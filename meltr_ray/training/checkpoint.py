@@ -143,6 +143,7 @@ def load_weights_file(path: Path) -> dict[str, Tensor]:
         ConfigError: the file isn't as it was written.
     """
     damaged = f"checkpoint={path}: isn't as it was written; restore it from a copy, or train again"
+    sealed.check_file(path)
     try:
         weights, known = load_file(path), _metadata(path)
     except (SafetensorError, ValueError) as error:
@@ -168,4 +169,4 @@ def _metadata(path: Path) -> dict[str, str]:
 
 def complete(root: Path) -> list[Path]:
     """Folders of the checkpoints under `root` that were written to their end, oldest first."""
-    return sorted(folder for folder in root.glob("step-*") if (folder / MARKER).exists())
+    return sorted(folder for folder in root.glob("step-*") if (folder / MARKER).is_file())

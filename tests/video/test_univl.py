@@ -103,13 +103,16 @@ def test_losses_and_gradients_are_those_of_the_authors_classes(fused):
         np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_explicit_attention_has_the_second_derivative_that_differences_show():
+@pytest.mark.parametrize("losses, words", [(("align", "masked_frame", "caption"), 9), (("joint", "align"), 1)])
+def test_explicit_attention_has_the_second_derivative_that_differences_show(losses, words):
+    """Also where a text has no word behind its first piece: its embedding is 0."""
     task, batch = in_float64(toy_task(fused_attention=False))
+    batch.text_mask[0, words:] = False
     parameters, directions = list(task.parameters()), probes(task)
     v = [directions[name] for name, _ in task.named_parameters()]
 
     def gradient(**options):
-        value = vector(task(batch, ("align", "masked_frame", "caption"))).sum()
+        value = vector(task(batch, losses)).sum()
         return torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True, **options)
 
     assert second_derivative_error(gradient, parameters, v) < 1e-6

@@ -27,6 +27,12 @@ def layer_norm(size: int) -> nn.LayerNorm:
     return nn.LayerNorm(size, eps=1e-12)
 
 
+def unit(x: Tensor) -> Tensor:
+    """Vectors (..., H) divided by their length; zeros stay zeros. `F.normalize` has no second derivative there: products with a Hessian are NaN."""
+    there = (x != 0).any(-1, keepdim=True)
+    return F.normalize(torch.where(there, x, 1.0), dim=-1) * there
+
+
 def attention_bias(mask: Tensor) -> Tensor:
     """(B, L) mask, true at real positions -> (B, 1, 1, L) float32 term that is added to attention scores."""
     return torch.where(mask, 0.0, MASKED_SCORE)[:, None, None, :]

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from meltr_ray.video.backbones.layers import (
@@ -30,6 +29,7 @@ from meltr_ray.video.backbones.layers import (
     initialize,
     layer_norm,
     linear,
+    unit,
 )
 from meltr_ray.video.backbones.univl.decoder import Decoder
 from meltr_ray.video.backbones.univl.settings import UniVLConfig
@@ -225,4 +225,4 @@ class UniVL(nn.Module):
         weights = mask.to(x.dtype)
         mean = (x * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
         mean = self.pool_dropout(mean)
-        return F.normalize(mean, dim=-1) if self.config.normalize_embeddings else mean
+        return unit(mean) if self.config.normalize_embeddings else mean
