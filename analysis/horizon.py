@@ -11,6 +11,7 @@ from typing import Optional
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from analysis.records import load
 from analysis.screening import screened
@@ -94,6 +95,52 @@ def by_measure(rows: pd.DataFrame, effects: dict[str, pd.DataFrame]) -> pd.DataF
             dict(zip(KEYS, keys)) | {"tau": found.value, "low": found.low, "high": found.high, "right": right, "losses": len(losses)}
         )
     return pd.DataFrame(records, columns=[*KEYS, "tau", "low", "high", "right", "losses"])
+
+
+def over_places(rows: pd.DataFrame, effects: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row a measure: `tau`, the mean over bases and steps, `low` and `high` (95 %, seeds drawn anew, the same for all of them), `least` and
+    `greatest` of them; and `right` of `decided`: signs of gains, where the effect's own interval (Student's, 95 %) doesn't hold 0.
+
+    `rows`, `effects`: as of `by_measure`.
+    """
+    generator, records = np.random.default_rng(SEED), []
+    drawn = generator.random((2, RESAMPLES, max(rows.seed.nunique(), *map(len, effects.values()))))
+    for measure, group in rows.groupby("measure", sort=False):
+        taus, resampled, right, decided = [], [], 0, 0
+        for base, place in ((base, place) for (base, _), place in group.groupby(["base", "step"], sort=False)):
+            gains, known = place.pivot(index="seed", columns="loss", values="gain"), effects[base].dropna()
+            losses = [loss for loss in gains if loss in known]
+            if len(losses) < 2 or known.empty:
+                continue
+            pair = [table[losses].to_numpy() for table in (gains, known)]
+            taus.append(kendall(*(values.mean(0) for values in pair)))
+            means = [values[(u[:, : len(values)] * len(values)).astype(int)].mean(1) for u, values in zip(drawn, pair)]
+            resampled.append(kendall(*means))
+            sure = _decided(pair[1])
+            decided += int(sure.sum())
+            right += int((sure & (np.sign(pair[0].mean(0)) == np.sign(pair[1].mean(0)))).sum())
+        if not taus or not np.isfinite(taus).any():
+            continue
+        low, high = np.nanquantile(np.nanmean(resampled, 0), [0.025, 0.975])
+        records.append({"measure": measure, "tau": np.nanmean(taus), "low": low, "high": high, "least": np.nanmin(taus), "greatest": np.nanmax(taus),
+                        "right": right, "decided": decided})  # fmt: skip
+    return pd.DataFrame(records, columns=["measure", "tau", "low", "high", "least", "greatest", "right", "decided"])
+
+
+def _decided(values: np.ndarray) -> np.ndarray:
+    """(seeds, T) -> (T,): whether Student's 95 % interval of each mean excludes 0."""
+    if len(values) < 2:
+        return np.zeros(values.shape[1], bool)
+    half = student.ppf(0.975, len(values) - 1) * values.std(0, ddof=1) / np.sqrt(len(values))
+    return np.abs(values.mean(0)) > half
+
+
+def markdown_over_places(overall: pd.DataFrame) -> str:
+    lines = [_line(["measure", "tau [95 %]", "least to greatest", "signs right, of decided effects"]), _line(["---"] * 4)]
+    for row in overall.itertuples():
+        spread = f"{row.least:.2f} to {row.greatest:.2f}"
+        lines.append(_line([row.measure, f"{row.tau:.2f} [{row.low:.2f}, {row.high:.2f}]", spread, f"{row.right} of {row.decided}"]))
+    return "\n".join(lines) + "\n"
 
 
 def markdown(losses: pd.DataFrame, measures: Optional[pd.DataFrame] = None, effects: Optional[dict[str, pd.DataFrame]] = None) -> str:

@@ -6,7 +6,7 @@
     python -m benchmarks.horizon measured=outputs/horizon/which_losses screening=<folder>     the table again, of what was measured
 
 Trains each seed by uniform weights and, at some steps, measures every loss beside the primary alone and taken out of all losses
-(horizon_measures.py). Writes gains.csv, losses.csv, agreement.csv, notes.txt and horizon.md to <output>/horizon/<name>.
+(horizon_measures.py). Writes gains.csv, losses.csv, agreement.csv, overall.csv, notes.txt and horizon.md to <output>/horizon/<name>.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Optional, TextIO
 import pandas as pd
 
 from analysis import horizon
-from meltr_ray.config import Config
 from meltr_ray.bounds import bounded, check_settings
+from meltr_ray.config import Config
 from meltr_ray.errors import check
 from workloads import cli
 
@@ -55,7 +55,12 @@ class Own:
             values = getattr(self, name)
             check(len(values) > 0 and values == sorted(set(values)), name, values, f"must be numbers that rise; usual: {usual}")
         segments = self.oracle_segments or 1
-        check(segments <= max(self.oracle_steps, 1), "oracle_segments", segments, f"has oracle_steps={self.oracle_steps}; give as many at most")
+        check(
+            segments <= max(self.oracle_steps, 1),
+            "oracle_segments",
+            segments,
+            f"has oracle_steps={self.oracle_steps}; give as many at most",
+        )
 
 
 def main(request: cli.Request) -> int:
@@ -155,13 +160,17 @@ def write_tables(folder: Path, effects: Optional[dict[str, pd.DataFrame]]) -> No
     losses = horizon.by_loss(rows)
     measures = horizon.by_measure(rows, effects) if effects else None
     losses.to_csv(folder / "losses.csv", index=False)
+    overall = ""
     if measures is not None:
         measures.to_csv(folder / "agreement.csv", index=False)
+        over_places = horizon.over_places(rows, effects)
+        over_places.to_csv(folder / "overall.csv", index=False)
+        overall = f"Mean over steps and bases.\n\n{horizon.markdown_over_places(over_places)}\n"
     notes = (folder / "notes.txt").read_text().splitlines()
     about = (
         "\n".join([f"{rows.seed.nunique()} seeds. In brackets: rank (1 helps most), and seeds with the sign of the mean.", *notes]) + "\n\n"
     )
-    (folder / "horizon.md").write_text(about + horizon.markdown(losses, measures, effects))
+    (folder / "horizon.md").write_text(about + overall + horizon.markdown(losses, measures, effects))
 
 
 if __name__ == "__main__":

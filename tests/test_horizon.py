@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from analysis import horizon
+from analysis import foresight, horizon
 from benchmarks import horizon as command
 from meltr_ray.errors import ConfigError
 from tests.engine_toy import toy, toy_batch, toy_config
@@ -66,6 +67,44 @@ def test_gains_signs_ranks_and_agreement_with_a_screening(tmp_path):
     text = horizon.markdown(horizon.by_loss(rows), measures.reset_index(), effects)
     assert "| beside | 20 | ahead_3 | +2.5 (1; 100%) |" in text and "1.00 [1.00, 1.00]" in text and "final effect" in text
     assert len({line.count("|") for line in text.strip().splitlines()}) == 1
+
+
+def test_over_places_tau_is_the_mean_of_scipys_and_signs_count_where_an_effect_is_sure():
+    generator = np.random.default_rng(5)
+    effects = {"beside": pd.DataFrame({"a": [4.0, 5.0, 4.5], "b": [-0.5, 0.5, 0.1], "c": [-3.0, -2.0, -2.5]})}
+    effects["in_full"] = -effects["beside"]
+    places = [(base, {loss: list(generator.normal(size=3)) for loss in "abc"}) for base in ("beside", "in_full")]
+    rows = pd.concat([rows_of(gains, base, measure) for base, gains in places for measure in ("identity", "ahead_3")])
+    rows.loc[rows.measure == "ahead_3", "gain"] = [
+        effects[base][loss].mean() for base, loss in rows[["base", "loss"]][rows.measure == "ahead_3"].to_numpy()
+    ]
+    found = horizon.over_places(rows, effects).set_index("measure")
+    by_hand = [kendalltau([np.mean(gains[loss]) for loss in "abc"], effects[base].mean()).statistic for base, gains in places]
+    assert (
+        found.tau["identity"] == pytest.approx(np.mean(by_hand))
+        and found.low["identity"] <= found.tau["identity"] <= found.high["identity"]
+    )
+    signs = [np.sign(np.mean(gains[loss])) == np.sign(effects[base][loss].mean()) for base, gains in places for loss in "ac"]
+    assert (found.right["identity"], found.decided["identity"]) == (sum(signs), 4)
+    assert found.loc["ahead_3", ["tau", "least", "greatest", "right"]].tolist() == [1, 1, 1, 4]
+
+
+def test_several_tasks_become_one_figure(tmp_path, capsys):
+    rows, effects = (
+        rows_of({"a": [3.0, 2.0], "b": [0.1, 0.1], "c": [-1.0, -2.0]}),
+        {"beside": pd.DataFrame({"a": [4.0, 5.0], "b": [0.0, 0.1], "c": [-3.0, -2.0]})},
+    )
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        horizon.over_places(rows, effects).to_csv(tmp_path / name / "overall.csv", index=False)
+        horizon.by_measure(rows, effects).to_csv(tmp_path / name / "agreement.csv", index=False)
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    assert foresight.main([str(tmp_path / "figure.png"), *folders]) == 0 and (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+    drawn = foresight.figure({Path(folder).name: foresight.read(Path(folder)) for folder in folders})
+    assert [axis.get_title("left") for axis in drawn.axes] == ["one", "two"]
+    assert [label.get_text() for label in drawn.axes[0].get_yticklabels()] == ["look-ahead, K = 3"]
+    assert foresight.main([str(tmp_path / "none.png"), str(tmp_path)]) == 2 and not (tmp_path / "none.png").exists()
+    assert "has no overall.csv; name one that benchmarks.horizon wrote with screening=" in capsys.readouterr().err
 
 
 PRIMES = ["workload=workloads/examples/primes.py:Primes", "train.steps=40"]
