@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from meltr_ray import MELTR, ModuleProblem, hypergradient
@@ -297,6 +298,70 @@ def primary_in_evaluation(leaves: bool) -> Callable[[torch.dtype], Setting]:
 # --- others
 
 
+def clamped(inside: bool) -> Callable[[torch.dtype], Setting]:
+    """A forward that clamps a weight, some of whose entries lie on the bound."""
+
+    def make(dtype: torch.dtype) -> Setting:
+        setting = beside(lambda p: lambda: p.net(p.x).cosh().mean())(dtype)
+        own, weight = setting.losses, setting.module.head.weight
+        weight.data.clamp_(-0.2, 0.2)
+        setting.losses = lambda: own() if not inside or weight.data.clamp_(-0.2, 0.2) is None else own()
+        return setting
+
+    return make
+
+
+class Taught(nn.Module):
+    """A network beside its own slow mean (Tarvainen and Valpola 2017), which each pass moves on."""
+
+    def __init__(self, keep: str):
+        super().__init__()
+        self.net, self.keep = Net(), keep
+        mean = self.net.head.weight.detach() * 0.9
+        self.teacher = nn.Parameter(mean, requires_grad=False) if keep == "parameter" else None
+        if self.teacher is None:
+            del self.teacher
+            self.register_buffer("teacher", mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.keep == "buffer":
+            self.teacher = 0.9 * self.teacher + 0.1 * self.net.head.weight.detach()
+        elif self.keep == "parameter":
+            self.teacher.data = 0.9 * self.teacher.data + 0.1 * self.net.head.weight.data
+        target = F.linear(self.net.trunk(x), self.teacher).detach()
+        return self.net(x) + (self.net(x) - target).square()
+
+
+def taught(keep: str) -> Callable[[torch.dtype], Setting]:
+    def make(dtype: torch.dtype) -> Setting:
+        p = parts(dtype)
+        module = Taught(keep).to(dtype)
+        module.net = p.net
+        return Setting(module, lambda: torch.stack([p.fit(), (module(p.x) - p.y).square().mean()]), p.primary, p.combiner)
+
+    return make
+
+
+def of_normed_rows(by_hand: bool) -> Callable[[torch.dtype], Setting]:
+    """Weight normalisation (Salimans and Kingma 2016), whose second derivative torch (2.13) has wrong on a CPU: the row lengths count as constants."""
+
+    def make(dtype: torch.dtype) -> Setting:
+        p = parts(dtype)
+        weight_norm(p.net.head)
+        normed = p.net.head.parametrizations.weight
+
+        def run(x: Tensor) -> Tensor:
+            if not by_hand:
+                return p.net(x)
+            length, rows = normed.original0, normed.original1
+            return F.linear(p.net.trunk(x), length * rows / rows.square().sum(1, keepdim=True).sqrt(), p.net.head.bias)
+
+        return Setting(p.net, lambda: torch.stack([(run(p.x) - p.y).square().mean(), run(p.x).cosh().mean()]),
+                       lambda: (run(p.meta_x) - p.meta_y).square().mean(), p.combiner)  # fmt: skip
+
+    return make
+
+
 def half_inside(p: Parts) -> Callable[[], Tensor]:
     def loss() -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=p.x.dtype == SINGLE):
@@ -546,6 +611,13 @@ USES = [
     Use("phi in the losses themselves", changed(phi_in_losses), outcome="refused"),
     *(Use(f"a gradient penalty, {kind}, {size}", beside(penalty(graph), hidden), solver) for kind, graph in (("in the pass' own mode", False), ("enabled", True))
       for size, hidden, solver in (("few", 8, Identity()), ("many", BIG, Identity()), ("CG", 8, CG))),
+    *(Use(f"a forward that clamps a weight, {size}", clamped(True), solver, outcome="refused") for size, solver in (("identity", Identity()), ("CG", CG))),
+    Use("a weight that was clamped before", clamped(False), CG),
+    *(Use(f"a teacher that a pass moves, a frozen {keep}, {kind}", taught(keep), solver, outcome=outcome) for kind, solver in (("identity", Identity()), ("CG", CG))
+      for keep, outcome in (("parameter", "refused"), ("buffer", "right" if kind == "identity" else "refused"))),
+    *(Use(f"weight normalisation, {kind}", of_normed_rows(False), solver, plain=of_normed_rows(True)) for kind, solver in (("identity", Identity()), ("CG", CG))),
+    *(Use(f"zeros divided by their length, {kind}", beside(lambda p: lambda: p.net(p.x).cosh().mean() + F.normalize(0 * p.net(p.x)).sum()), solver,
+          plain=beside(lambda p: lambda: p.net(p.x).cosh().mean())) for kind, solver in (("identity", Identity()), ("CG", CG))),
     Use("losses that call backward", changed(calling_backward), outcome="refused"),
     *(Use(f"a checkpoint that hides the weights, {kind}", beside(recomputed), solver, outcome="refused") for kind, solver in (("identity", Identity()), ("CG", CG))),
     Use("a loss over a buffer that moves", over_a_running_mean(True), plain=over_a_running_mean(False)),

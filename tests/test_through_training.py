@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from meltr_ray import AdamRule, training_gradient
 from tests.exactness import four_point_difference
+from tests.misuse import Unmarked
 from tests.problems import CurvedWeights, combiner_away_from_the_sum
 from tests.reference import flat, relative_error
 
@@ -244,7 +245,9 @@ def test_weights_buffers_generators_and_moments_stay_as_they_are():
 @pytest.mark.parametrize("segments", [1, 4, 12])
 def test_it_takes_the_passes_that_the_documentation_says(segments):
     case, passes = Case(12), []
-    training_gradient(case.module, lambda k: passes.append(k) or case.losses(k), case.primary, SLOPES, case.rule(), 12, segments)
+    training_gradient(
+        case.module, lambda k: passes.append(k) or case.losses(k), case.primary, SLOPES, case.rule(), 12, segments, trust=True
+    )
     assert len(passes) == 1 + 12 + (12 - 12 // segments)
 
 
@@ -271,7 +274,9 @@ def test_the_memory_that_is_foreseen_is_about_what_it_takes(segments):
 
     def run() -> None:
         found.append(
-            training_gradient(module, lambda k: (module(x) - y).square().mean(0), lambda: module(x).sum(), SLOPES, rule, 30, segments)
+            training_gradient(
+                module, lambda k: (module(x) - y).square().mean(0), lambda: module(x).sum(), SLOPES, rule, 30, segments, trust=True
+            )
         )
 
     run()
@@ -298,7 +303,9 @@ def test_what_can_not_be_is_refused_in_one_line():
         (ask(losses=lambda k: case.losses(k).sum()), "losses: shape (); return one vector (T,)"),
         (ask(combine=SLOPES[:2]), "combine=(2,): has slopes of 2 losses, and there are 3"),
         (ask(losses=lambda k: torch.ones(3).double()), "losses: those of step 0 don't depend on the module's weights"),
-        (ask(losses=lambda k: case.losses(k) + F.normalize(0 * case.module.second.weight).sum()), "gradient: isn't finite after 5 steps"),
+        (ask(losses=lambda k: case.losses(k) + F.normalize(0 * case.module.second.weight).sum()), "double_backward is wrong here, it isn't finite"),
+        (ask(losses=lambda k: case.losses(k) + F.normalize(0 * case.module.second.weight).sum(), trust=True), "gradient: isn't finite after 5 steps"),
+        (ask(losses=lambda k: case.losses(k) + Unmarked.apply(case.module.second.weight).sum()), "double_backward is wrong here, it is off by"),
         (ask(primary=lambda: torch.ones(())), "primary: doesn't depend on the module's weights"),
         (lambda: AdamRule.of(sgd, case.named), "optimizer=SGD"),
         (lambda: AdamRule.of(torch.optim.AdamW(case.named, amsgrad=True), case.named), "optimizer=amsgrad"),

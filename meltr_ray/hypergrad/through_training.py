@@ -23,6 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from meltr_ray.hypergrad.adam_rule import AdamRule, AdamState
 from meltr_ray.hypergrad.generators import get_generators, set_generators
 from meltr_ray.hypergrad.graph_bytes import GraphBytes
+from meltr_ray.hypergrad.module_problem import ModuleProblem
+from meltr_ray.hypergrad.products import NotAdmitted
+from meltr_ray.hypergrad.tested import look
+from meltr_ray.hypergrad.trust import SEED
 from meltr_ray.hypergrad.weights import ModuleWeights, Run
 
 log = logging.getLogger(__name__)
@@ -43,7 +47,8 @@ class TrainingGradient:
 
 
 def training_gradient(module: nn.Module, losses: Callable[[int], Tensor], primary: Callable[[], Tensor], combine: nn.Module | Tensor,
-                      rule: AdamRule, steps: int, segments: int = 1, max_bytes: Optional[int] = None) -> TrainingGradient:  # fmt: skip
+                      rule: AdamRule, steps: int, segments: int = 1, max_bytes: Optional[int] = None,
+                      trust: bool = False) -> TrainingGradient:  # fmt: skip
     """d F(w_K) / d phi through `steps` steps of training from the module's weights, which stay as they are.
 
     The generators run on from step to step, as in training, so each step draws its own masks; afterwards they and the buffers stand as before.
@@ -60,8 +65,10 @@ def training_gradient(module: nn.Module, losses: Callable[[int], Tensor], primar
         segments: at most so many, of equal length. 1 keeps the graphs of all steps at once. More: only those of a segment's steps, and
             (w, m, v) at the start of each; all but the last segment are run twice. About sqrt(K) is usual, K takes the fewest graphs: one.
         max_bytes: most memory that it may take beside the module and the data; None: any.
+        trust: leave out the test of the first step's second derivatives beside differences, once a module.
 
     Raises:
+        NotAdmitted: autograd's second derivatives aren't those of the gradient that training follows.
         ValueError: steps or segments out of range, slopes or losses of another shape, F that depends on no weight, too much memory, or a
             derivative that isn't finite.
     """
@@ -72,6 +79,8 @@ def training_gradient(module: nn.Module, losses: Callable[[int], Tensor], primar
     training = _Training(module, losses, primary, combine, rule, steps)
     with training.put_back_after():
         num_bytes = training.check_bytes(segments, max_bytes)
+        if not trust:
+            training.check_second_derivatives()
         found = training.gradient(segments, num_bytes)
     if not all(bool(g.isfinite().all()) for g in found.gradient):
         raise ValueError(
@@ -106,14 +115,18 @@ class _Training:
 
     # --- forward
 
-    def inner(self, number: int) -> Tensor:
-        """The training loss of step `number`."""
+    def losses_of(self, number: int) -> Tensor:
+        """(M, T)"""
         l = self.losses(number)
         if l.dim() not in (1, 2):
             raise ValueError(
                 f"losses: shape {tuple(l.shape)}; return one vector (T,) with a number for each loss, or (M, T) for M micro-batches"
             )
-        rows = l.view(-1, l.shape[-1])
+        return l.view(-1, l.shape[-1])
+
+    def inner(self, number: int) -> Tensor:
+        """The training loss of step `number`."""
+        rows = self.losses_of(number)
         if not isinstance(self.combine, Tensor):
             return torch.stack([self.combine(row) for row in rows]).mean()
         a = self.combine if self.combine.dim() == 1 else self.combine[number]
@@ -172,6 +185,25 @@ class _Training:
         found = torch.autograd.grad(values, [*start.tensors, *self.phi], adjoint, allow_unused=True, materialize_grads=True)
         count = len(start.tensors)
         return list(found[:count]), list(found[count:])
+
+    def check_second_derivatives(self) -> None:
+        """Of the first step's training loss, along a random direction.
+
+        Raises:
+            NotAdmitted: they are off beside differences.
+        """
+        start = self.here(self.rule.start(self.weights.parameters))
+        count = len(self.losses_of(0))
+        self.resumed(start)
+        a = self.combine if not isinstance(self.combine, Tensor) or self.combine.dim() == 1 else self.combine[0]
+        combiner = (lambda l: l @ a.detach()) if isinstance(a, Tensor) else a
+        passes = [lambda m=m: self.losses_of(0)[m] for m in range(count)]
+        problem = ModuleProblem(self.weights.module, passes, self.primary, hessian_product="double_backward")
+        look(problem)  # all problems have these passes: what they were tested on is told by their graph
+        try:
+            problem.hessian(combiner)(problem.random(SEED))
+        except NotAdmitted as error:
+            raise NotAdmitted(f"{error}: the derivative through training needs it") from error
 
     # --- where it stands
 

@@ -207,7 +207,11 @@ def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, 
     def exactly(name: str) -> Vector | NotAdmitted:
         if name not in exact:
             try:
-                exact[name] = product(name, radius, direction)
+                found = product(name, radius, direction)
+                finite = all(bool(piece.isfinite().all()) for piece in found.pieces)
+                exact[name] = (
+                    found if finite else NotAdmitted(f"{name}: it isn't finite (no second derivative here, as of F.normalize at zeros)")
+                )
             except NotAdmitted as refusal:
                 exact[name] = refusal
         return exact[name]

@@ -64,7 +64,7 @@ class ModuleWeights:
         self.parameters: list[Tensor] = list(named.values())
         self.average = average or list
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
-        self.is_moved = False
+        self.is_moved = self.is_tested = False
         self.passes: Counter[str] = Counter()
         """Forward and backward passes so far, without those of tests."""
         self.tests: Counter[str] = Counter()
@@ -95,11 +95,12 @@ class ModuleWeights:
 
     @contextmanager
     def testing(self) -> Iterator[None]:
-        """Passes inside count as those of tests."""
-        before = self.passes.copy()
+        """Passes inside count as those of tests, and are watched."""
+        before, self.is_tested = self.passes.copy(), True
         try:
             yield
         finally:
+            self.is_tested = False
             self.tests += self.passes - before
             self.passes.clear()
             self.passes.update(before)
@@ -171,13 +172,24 @@ class ModuleWeights:
                 parameters, pieces = zip(*reached) if reached else ((), ())
                 for p, there in zip(parameters, _sum([p.data for p in parameters], pieces, eps, consume)):
                     p.data = there
-            with torch.autocast(self.device.type, enabled=False):
+            with torch.autocast(self.device.type, enabled=False), self.watched():
                 yield
         finally:
             self.is_moved = False
             torch.clear_autocast_cache()
             for p, here in zip(self.parameters, held):
                 p.data = here
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Raises ValueError: a pass inside changes parameters, moved weights or frozen ones; looked for in tests alone."""
+        named = dict(self.module.named_parameters()) if self.is_tested else {}
+        before = [_print_of(p) for p in named.values()]
+        yield
+        for (name, p), was in zip(named.items(), before):
+            if not torch.equal(was, _print_of(p)):
+                buffer = "" if p.requires_grad else ", or keep it as a buffer, which every pass finds as it was"
+                raise ValueError(f"losses: a pass changes the module's {name}; change it after the optimiser's step{buffer}")
 
     def along(self, v: Vector, function: Callable[[list[Tensor]], Any], with_graph: bool = False) -> Any:
         """`function` of w as dual numbers w + eps v; use `tangent` on what it computes (forward-mode differentiation)."""
@@ -228,6 +240,14 @@ class ModuleWeights:
                 owner._buffers[name] = buffer
                 buffer.data.copy_(copy)
             raise
+
+
+def _print_of(p: Tensor) -> Tensor:
+    """Two numbers that change with p; of a large one, with every `numel // FULL_SUM`-th entry."""
+    with torch.no_grad():
+        x = (torch.view_as_real(p) if p.is_complex() else p).reshape(-1)
+        x = x[:: max(1, x.numel() // FULL_SUM)].double()
+        return torch.stack([x.sum(), x.abs().sum()]).nan_to_num()
 
 
 def tangent(x: Tensor) -> Tensor:
