@@ -176,7 +176,7 @@ FAULTS = [  # text, what a careless user writes in its place, settings, words of
     (RETURN, "        losses['size'] = losses['size'] - 50\n" + RETURN, "combiner.name=famo",
      "and this way to combine losses needs positive ones"),
     (RETURN, "        losses['size'] = losses['size'].detach()\n" + RETURN, "", "losses.set=size: doesn't depend on the module's weights"),
-    ("self.body(x), 0.1", "self.body(x + np.random.rand()), 0.1", "", "two passes over one batch with the same generators differ"),
+    ("self.body(x), 0.1", "self.body(x + np.random.rand()), 0.1", "", "two passes over one batch with the same generators and buffers differ"),
     (RETURN, "        return losses if names is None else {name: losses[name] for name in names if name != 'total' or 'size' in names}", "",
      "losses.set=total: the module returned nothing"),
     ("self.head(torch", "nn.functional.linear(torch", "", "forward failed (line 45): TypeError"),

@@ -43,6 +43,16 @@ def test_what_a_module_has_frozen_stays_so_unless_it_is_named(tmp_path):
         assert {name for name, p in module.named_parameters() if p.requires_grad} == trained
 
 
+def test_a_layer_whose_passes_move_its_buffers_is_no_fault(tmp_path):
+    """Spectral normalisation takes a step of its power iteration in each; a parameter that a pass moves is one."""
+    spectral = "self.body, self.head = nn.utils.parametrizations.spectral_norm(nn.Linear(3, width)), nn.Linear(width, 2)"
+    for solver in ("identity", "cg"):
+        attempt(written(tmp_path, "self.body, self.head = nn.Linear(3, width), nn.Linear(width, 2)", spectral), f"aid.solver={solver}")
+    clamped = written(tmp_path, '        x = batch["x"]\n', '        x = batch["x"]\n        self.head.weight.data.clamp_(-0.01, 0.01)\n', "clamped.py")
+    with pytest.raises(ConfigError, match="changes the module's weights"):
+        attempt(clamped)
+
+
 def test_without_a_fault_there_is_no_line(tmp_path):
     config = attempt(written(tmp_path), "workload.width=8", "losses.set=controlled", "engine.zero_stage=3")
     assert config.workload.width == 8 and config.losses.set == ["total", "size", "constant"]
@@ -208,6 +218,15 @@ def test_other_data_are_refused_on_resuming(tmp_path):
     checkpoint.check_fingerprint(config.workload, {"data": "of today"})
     with pytest.raises(ConfigError, match=r"its data \(data of the fingerprint\) aren't the run's any more"):
         checkpoint.check_fingerprint(config.workload, {"data": "of yesterday"})
+
+
+def test_a_file_that_was_edited_since_python_read_it_is_not_kept_for_what_is_trained(tmp_path):
+    """In a notebook: the class is that of before."""
+    workload = attempt(written(tmp_path)).workload
+    (tmp_path / "mine.py").write_text(MINE.replace("0.1, self.training", "0.5, self.training"))
+    with pytest.raises(ConfigError, match="the file has changed since Python read it; restart Python"):
+        keep_text(workload, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_changed_file_is_refused_on_resuming(tmp_path):

@@ -11,6 +11,7 @@ import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
+from weakref import WeakKeyDictionary
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +30,8 @@ GENERATED = "<string>"
 """Where dataclass writes the code of the methods that it makes."""
 NEEDED = ("module", "examples", "batch")
 """Methods that a workload can't do without."""
+_TEXTS: WeakKeyDictionary[type[Workload], bytes] = WeakKeyDictionary()
+"""Of a class, what its file held when the class was first seen."""
 
 
 def find(source: str) -> type[Workload]:
@@ -42,6 +45,7 @@ def find(source: str) -> type[Workload]:
     module = _import_file(source, Path(place)) if place.endswith(".py") else _import_module(source, place)
     cls = _class_of(source, module, name)
     _check_whole(source, cls)
+    _TEXTS.setdefault(cls, _text_of(cls))
     return cls
 
 
@@ -95,6 +99,11 @@ def check_groups(cls: type[Workload], source: str) -> None:
               f"aliases has {name}, which is no setting of a group; keep it there with the default None")  # fmt: skip
 
 
+def _text_of(cls: type[Workload]) -> bytes:
+    file = inspect.getsourcefile(cls)
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
+
+
 def make(source: str, settings: dict | None = None) -> Workload:
     """An instance, which knows where it came from."""
     return find(source)(source=absolute(source), **(settings or {}))
@@ -134,19 +143,25 @@ def keep_text(workload: Workload, folder: Path) -> None:
     """Copy the text of the class's file to `folder`, or check that it is still the same there.
 
     Raises:
-        ConfigError: the file has changed since, so what goes on would be another experiment.
+        ConfigError: the file has changed since, so what goes on would be another experiment; or since it was imported here, as in a notebook.
     """
     file = Path(inspect.getsourcefile(type(workload)))
-    copy = folder / file.name
-    if not copy.is_file():
-        put(copy, file.read_bytes())
-        return
+    copy, text = folder / file.name, file.read_bytes()
+    is_kept = copy.is_file()
     check(
-        copy.read_bytes() == file.read_bytes(),
+        not is_kept or copy.read_bytes() == text,
         "workload",
         workload.source,
         f"the file has changed since this was started; put it back (its text then is in {copy}) or start anew with another name=",
     )
+    check(
+        _TEXTS.get(type(workload), text) == text,
+        "workload",
+        workload.source,
+        "the file has changed since Python read it; restart Python (in a notebook, its kernel), so that what is trained is what is kept",
+    )
+    if not is_kept:
+        put(copy, text)
 
 
 def changed_since(workload: Workload, folder: Path) -> Path | None:

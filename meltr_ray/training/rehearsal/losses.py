@@ -29,13 +29,14 @@ SECONDS = 0.5
 
 
 def check_losses(config: Config, model: LossVector, batch: Any) -> list[str]:
-    """Names, shapes and values; each depends on w; the same again with the same generators; one alone as among the others.
+    """Names, shapes and values; each depends on w; the same again with the same generators and buffers; one alone as among the others.
 
     Returns those whose gradient is 0 everywhere.
     """
     workload, names = config.workload, config.losses.set
     count = len(names) if not workload.per_example else config.train.batch_size
     start, before = torch.get_rng_state(), copied(batch)
+    buffers = [b.clone() for b in model.buffers()]
     losses = first_losses(config, model, batch)
     where = difference(before, batch)
     check(where is None, "workload", workload.source, f"forward changes its batch, in {where}; change a copy")
@@ -46,11 +47,13 @@ def check_losses(config: Config, model: LossVector, batch: Any) -> list[str]:
     if WAYS[config.combiner.name].positive:
         check_positive(losses, names)
     torch.set_rng_state(start)
+    for buffer, here in zip(model.buffers(), buffers):  # a pass may move them, as of spectral normalisation: meta steps put them back
+        buffer.data.copy_(here)
     check(
         torch.equal(losses, model(batch)),
         "workload",
         workload.source,
-        "two passes over one batch with the same generators differ; draw dropout and masks from torch's own generator",
+        "two passes over one batch with the same generators and buffers differ; draw dropout and masks from torch's own generator, and keep what a pass moves in a buffer",
     )
     parameters, flat = [p for p in model.parameters() if p.requires_grad], []
     own = tuple(name for name in names if name in workload.losses and name not in workload.planted())
