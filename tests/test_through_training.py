@@ -294,7 +294,7 @@ def test_what_can_not_be_is_refused_in_one_line():
 
     cases = [
         (ask(steps=0), "steps=0: at least 1 is needed"),
-        (ask(segments=0), "segments=0: must lie in 1 to steps=5"),
+        (ask(segments=0), "segments=0: at least 1 is needed"),
         (ask(segments=6), "segments=6: must lie in 1 to steps=5"),
         (ask(max_bytes=needs - 1), f"max_bytes={needs - 1}: 5 steps in 1 segments take {needs} bytes; give segments="),
         (ask(max_bytes=10), "take fewer steps or a smaller module"),

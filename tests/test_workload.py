@@ -48,7 +48,9 @@ def test_a_layer_whose_passes_move_its_buffers_is_no_fault(tmp_path):
     spectral = "self.body, self.head = nn.utils.parametrizations.spectral_norm(nn.Linear(3, width)), nn.Linear(width, 2)"
     for solver in ("identity", "cg"):
         attempt(written(tmp_path, "self.body, self.head = nn.Linear(3, width), nn.Linear(width, 2)", spectral), f"aid.solver={solver}")
-    clamped = written(tmp_path, '        x = batch["x"]\n', '        x = batch["x"]\n        self.head.weight.data.clamp_(-0.01, 0.01)\n', "clamped.py")
+    clamped = written(
+        tmp_path, '        x = batch["x"]\n', '        x = batch["x"]\n        self.head.weight.data.clamp_(-0.01, 0.01)\n', "clamped.py"
+    )
     with pytest.raises(ConfigError, match="changes the module's weights"):
         attempt(clamped)
 

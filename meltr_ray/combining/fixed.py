@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any, ClassVar, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from meltr_ray.combining.way import Way
+from meltr_ray.errors import check
 from meltr_ray.workload import Workload
 
 
@@ -18,7 +21,11 @@ class FixedWeights(nn.Module):
 
     def __init__(self, weights: Sequence[float]):
         super().__init__()
-        self.register_buffer("weights", torch.tensor(weights))
+        given = weights.tolist() if isinstance(weights, Tensor) else list(weights)
+        check(len(given) > 0, "weights", given, "has none; give one for each loss")
+        for weight in given:
+            check(isinstance(weight, Real) and math.isfinite(weight), "weights", weight, "is no finite number; give one for each loss")
+        self.register_buffer("weights", torch.tensor(given))
 
     def forward(self, losses: Tensor) -> Tensor:
         return self.weights.to(losses.dtype) @ losses

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meltr_ray.combining.inputs import INPUTS
+from meltr_ray.errors import check, check_choice
+from meltr_ray.hypergrad.arguments import check_count, check_number
 
 
 class MELTR(nn.Module):
@@ -30,6 +32,14 @@ class MELTR(nn.Module):
                  feed_forward_size: int = 512, dropout: float = 0.0, near_sum: bool = True,
                  inputs: str = "raw"):  # fmt: skip
         super().__init__()
+        for name, value in dict(num_losses=num_losses, embedding_size=embedding_size, loss_encoder_size=loss_encoder_size,
+                                feed_forward_size=feed_forward_size).items():  # fmt: skip
+            check_count(name, value)
+        check(
+            embedding_size % self.NUM_HEADS == 0, "embedding_size", embedding_size, f"is no multiple of {self.NUM_HEADS} heads; change it"
+        )
+        check_number("dropout", dropout, high=0.99)
+        check_choice("inputs", inputs, tuple(INPUTS))
         self.task_embedding = nn.Embedding(num_losses, embedding_size)
         self.loss_fc1 = nn.Linear(1, loss_encoder_size)
         self.loss_fc2 = nn.Linear(loss_encoder_size, embedding_size)

@@ -17,6 +17,9 @@ from typing import Callable, Optional, Sequence
 import torch
 from torch import Tensor
 
+from meltr_ray.errors import check
+from meltr_ray.hypergrad.arguments import check_count, check_number
+
 
 @dataclass(frozen=True)
 class AdamState:
@@ -54,7 +57,7 @@ class AdamRule:
         corrected: whether the moments' bias is corrected; False: BertAdam.
 
     Raises:
-        ValueError: epsilon isn't positive, and a weight without gradient would move by 0 / 0.
+        ValueError: a number out of range (epsilon has to be positive, or a weight without gradient would move by 0 / 0), or lists that differ in length.
     """
 
     m: Sequence[Tensor]
@@ -69,8 +72,25 @@ class AdamRule:
     corrected: bool = True
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon={self.epsilon}: must be positive, else a weight without gradient moves by 0 / 0; usual: 1e-8")
+        check_number("epsilon", self.epsilon, above=True)  # a weight without gradient would move by 0 / 0
+        check_number("clip", self.clip)
+        for name, beta in zip(("betas[0]", "betas[1]"), self.betas):
+            check_number(name, beta, high=1 - 1e-9)
+        count = len(self.m)
+        for name in ("v", "counts", "rates", "decay"):
+            check(
+                len(getattr(self, name)) == count,
+                name,
+                f"{len(getattr(self, name))} of them",
+                f"m has {count}; give one for each parameter",
+            )
+        for m, v in zip(self.m, self.v):
+            check(m.shape == v.shape, "v", tuple(v.shape), f"m has {tuple(m.shape)}; give both the parameter's shape")
+        for n, rate, decay in zip(self.counts, self.rates, self.decay):
+            check_count("counts", n, 0)
+            check_number("rates", rate)
+            check_number("decay", decay)
+        check(callable(self.schedule), "schedule", self.schedule, "is no function; give one of the step")
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], schedule: Callable[[int], float] = lambda step: 1.0,
@@ -100,7 +120,18 @@ class AdamRule:
                    [group["weight_decay"] for group in groups], tuple(groups[0]["betas"]), groups[0]["eps"], schedule, clip)  # fmt: skip
 
     def start(self, w: Sequence[Tensor]) -> AdamState:
-        """The state at w."""
+        """The state at w.
+
+        Raises:
+            ValueError: w is of other shapes than the moments.
+        """
+        shapes = [tuple(x.shape) for x in w], [tuple(x.shape) for x in self.m]
+        check(
+            shapes[0] == shapes[1],
+            "m",
+            shapes[1],
+            f"the weights have {shapes[0]}; give moments of the module's own parameters, in their order",
+        )
         return AdamState([x.detach().clone() for x in w], self.m, self.v, self.counts)
 
     def step(self, state: AdamState, gradients: Sequence[Optional[Tensor]], number: int) -> AdamState:

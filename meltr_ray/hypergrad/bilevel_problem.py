@@ -8,10 +8,12 @@ from typing import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from meltr_ray.hypergrad.arguments import check_passes
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.hessian import Hessian
+from meltr_ray.hypergrad.module_problem import check_product_options
 from meltr_ray.hypergrad.problem import Operator, Pass
 from meltr_ray.hypergrad.products import HVP, MIXED, Choice, difference
 from meltr_ray.hypergrad.structure import check_apart, check_reach, check_scalar, tensors_of
@@ -40,6 +42,9 @@ class BilevelProblem:
     def __init__(self, module: nn.Module, hyperparameters: nn.Module | Sequence[Tensor], inner: Pass, outer: Pass, *,
                  product: str = "auto", hessian_product: str = "auto", radius: float | None = None, accuracy: float = 0.01,
                  fixed_point: FixedPoint | None = None, trust: bool = False):  # fmt: skip
+        check_product_options(radius, accuracy, fixed_point)
+        check_passes("inner", [inner])
+        check_passes("outer", [outer])
         self.all = tensors_of("hyperparameters", hyperparameters)
         self.phi = [p for p in self.all if p.requires_grad]
         self.weights, self.inner, self.outer = ModuleWeights(module, without=self.phi), inner, outer

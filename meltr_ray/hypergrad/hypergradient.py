@@ -16,6 +16,8 @@ from typing import Any, Optional, Sequence, cast
 
 from torch import Tensor, nn
 
+from meltr_ray.errors import check
+from meltr_ray.hypergrad.arguments import check_number
 from meltr_ray.hypergrad.combined import CombinedLosses
 from meltr_ray.hypergrad.outcome import HyperGradient, Solution
 from meltr_ray.hypergrad.problem import Bilevel, Problem, TestedBilevel
@@ -46,6 +48,9 @@ def hypergradient(problem: Problem | TestedBilevel, combiner: nn.Module | Replay
         NotAdmitted: the model lacks a derivative that the product asked for needs, or the product is wrong for this model.
         ValueError: losses or phi aren't what they should be; one line says which and how to mend it.
     """
+    check_number("gamma", gamma)
+    check(callable(solver) and not isinstance(solver, type), "solver", solver, "is no solver; give one that is made, such as Identity()")
+    check(hasattr(problem, "outer_gradient"), "problem", f"a {type(problem).__name__}", "is none; give a ModuleProblem or a BilevelProblem")
     if hasattr(problem, "losses") != (combiner is not None):
         raise ValueError("combiner: a problem of several losses needs one, and a BilevelProblem takes none; give or leave it out")
     if combiner is None:

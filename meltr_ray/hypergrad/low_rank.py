@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Optional
 
 import torch
 
+from meltr_ray.hypergrad.arguments import check_count, check_number
 from meltr_ray.hypergrad.combined import CombinedLosses
 from meltr_ray.hypergrad.outcome import Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel
@@ -39,10 +40,8 @@ class Nystrom:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank}: at least 1 is needed; for no product use Identity()")
-        if not self.damping > 0:
-            raise ValueError(f"damping={self.damping}: must be positive, since a low-rank H has no inverse; raise it")
+        check_count("rank", self.rank, mend="for no product use Identity()")
+        check_number("damping", self.damping, above=True)  # a low-rank H has no inverse
 
     @classmethod
     def of(cls, aid: Any) -> Nystrom:
@@ -87,8 +86,7 @@ class LossSpace:
     damping: float
 
     def __post_init__(self) -> None:
-        if not self.damping > 0:
-            raise ValueError(f"damping={self.damping}: must be positive, since J' G J has no inverse; raise it")
+        check_number("damping", self.damping, above=True)  # J' G J has no inverse
 
     @classmethod
     def of(cls, aid: Any) -> LossSpace:

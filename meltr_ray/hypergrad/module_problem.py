@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad import loss_products as exact
+from meltr_ray.hypergrad.arguments import check_kind, check_number, check_passes
 from meltr_ray.hypergrad.fixed_point import FixedPoint
 from meltr_ray.hypergrad.generators import get_generators, set_generators
 from meltr_ray.hypergrad.hessian import Hessian
@@ -25,6 +26,16 @@ from meltr_ray.hypergrad.tested_combiner import check_combiner_of
 from meltr_ray.hypergrad.trust import SEED, Trust, settle_hessian
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import REENTRANT, Buffers, ModuleWeights
+
+
+def check_product_options(radius: Any, accuracy: Any, fixed_point: Any) -> None:
+    """Raises ValueError: one of them is out of range, or of another kind."""
+    if radius is not None:
+        check_number("radius", radius, above=True)
+    if accuracy is not None:
+        check_number("accuracy", accuracy, high=1.0, above=True)
+    if fixed_point is not None:
+        check_kind("fixed_point", fixed_point, FixedPoint, "make one by FixedPoint.of(optimizer, parameters)")
 
 
 class LossesProblem:
@@ -52,6 +63,9 @@ class LossesProblem:
                  fixed_point: FixedPoint | None = None, inner: Pass | None = None, arithmetic: torch.dtype | None = None,
                  num_ranks: int = 1, rank: int = 0, gather: Callable[[Tensor], list[Tensor]] | None = None,
                  average_losses: bool = False, trust: bool = False, differences: bool = False):  # fmt: skip
+        check_product_options(radius, accuracy, fixed_point)
+        check_passes("losses", losses)
+        check_passes("primary", primary)
         self.weights, self.forwards, self.primary = weights, list(losses), list(primary)
         self.inner, self.radius, self.fixed_point = inner or self.forwards[0], radius, fixed_point
         self.num_ranks, self.rank, self.gather = num_ranks, rank, gather or (lambda own: [own])
@@ -352,7 +366,7 @@ def picked(t: int, factor: float = 1.0) -> Combiner:
 
 
 def _listed(passes: Pass | Sequence[Pass]) -> list[Pass]:
-    return [passes] if callable(passes) else list(passes)
+    return list(passes) if isinstance(passes, Sequence) else [passes]
 
 
 def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Optional, Protocol
 
 import torch
 
+from meltr_ray.errors import check_choice
+from meltr_ray.hypergrad.arguments import check_count, check_number
 from meltr_ray.hypergrad.outcome import Outcome, Solution
 from meltr_ray.hypergrad.problem import Bilevel
 from meltr_ray.hypergrad.vectors import Vector
@@ -70,6 +72,9 @@ class System:
         return r if self.inverse is None else r.divided_by(self.inverse)
 
 
+NO_ITERATIONS = "for no iterations use Identity()"
+
+
 @dataclass(frozen=True)
 class Identity:
     """v = b: H taken as the identity, as published (MELTR, section 3.3); with Adam's fixed point v = D b, as SAMA.
@@ -86,7 +91,7 @@ class Identity:
     adam: str = "ignore"
 
     def __post_init__(self) -> None:
-        _check_choice("adam", self.adam, ("ignore", "fixed_point"))
+        check_choice("adam", self.adam, ("ignore", "fixed_point"))
 
     @classmethod
     def of(cls, aid: Any) -> Identity:
@@ -118,10 +123,10 @@ class Neumann:
     adam: str = "ignore"
 
     def __post_init__(self) -> None:
-        _check_iterations(self.iterations)
-        _check(self.step > 0, "step", self.step, "must be positive; raise it")
-        _check_damping(self.damping)
-        _check_choice("adam", self.adam, ADAM_USES)
+        check_count("iterations", self.iterations, mend=NO_ITERATIONS)
+        check_number("step", self.step, above=True)
+        check_number("damping", self.damping)
+        check_choice("adam", self.adam, ADAM_USES)
 
     @classmethod
     def of(cls, aid: Any) -> Neumann:
@@ -166,10 +171,10 @@ class ConjugateGradient:
     adam: str = "ignore"
 
     def __post_init__(self) -> None:
-        _check_iterations(self.iterations)
-        _check_damping(self.damping)
-        _check(self.tolerance >= 0, "tolerance", self.tolerance, "must not be negative; raise it")
-        _check_choice("adam", self.adam, ADAM_USES)
+        check_count("iterations", self.iterations, mend=NO_ITERATIONS)
+        check_number("damping", self.damping)
+        check_number("tolerance", self.tolerance)
+        check_choice("adam", self.adam, ADAM_USES)
 
     @classmethod
     def of(cls, aid: Any) -> ConjugateGradient:
@@ -223,6 +228,9 @@ class Dense:
     adam_uses: ClassVar[tuple[str, ...]] = ("ignore",)
     uses: ClassVar[tuple[str, ...]] = ("damping",)
 
+    def __post_init__(self) -> None:
+        check_number("damping", self.damping)
+
     @classmethod
     def of(cls, aid: Any) -> Dense:
         return cls(aid.damping)
@@ -258,20 +266,3 @@ def _relative_scale(level: Bilevel) -> Vector:
     if level.fixed_point is None:
         raise ValueError("adam: the problem knows no inner optimiser; give it fixed_point=FixedPoint.of(optimizer, parameters)")
     return level.fixed_point.relative_scale()
-
-
-def _check(condition: bool, name: str, value: object, rule: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value}: {rule}")
-
-
-def _check_iterations(iterations: int) -> None:
-    _check(iterations >= 1, "iterations", iterations, "at least 1 is needed; for no iterations use Identity()")
-
-
-def _check_damping(damping: float) -> None:
-    _check(damping >= 0, "damping", damping, "must not be negative; raise it")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _check(value in choices, name, value, f"unknown; use one of {', '.join(choices)}")

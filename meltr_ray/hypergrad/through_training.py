@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from meltr_ray.errors import check
 from meltr_ray.hypergrad.adam_rule import AdamRule, AdamState
+from meltr_ray.hypergrad.arguments import check_count, check_kind, check_number, check_passes
 from meltr_ray.hypergrad.generators import get_generators, set_generators
 from meltr_ray.hypergrad.graph_bytes import GraphBytes
 from meltr_ray.hypergrad.module_problem import ModuleProblem
@@ -72,10 +74,16 @@ def training_gradient(module: nn.Module, losses: Callable[[int], Tensor], primar
         ValueError: steps or segments out of range, slopes or losses of another shape, F that depends on no weight, too much memory, or a
             derivative that isn't finite.
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: at least 1 is needed; with none, phi has no effect")
-    if not 1 <= segments <= steps:
-        raise ValueError(f"segments={segments}: must lie in 1 to steps={steps}; about its root is usual")
+    check_passes("losses", [losses])
+    check_passes("primary", [primary])
+    check_count("steps", steps, mend="with none, phi has no effect")
+    check_count("segments", segments)
+    check(segments <= steps, "segments", segments, f"must lie in 1 to steps={steps}; about its root is usual")
+    if max_bytes is not None:
+        check_number("max_bytes", max_bytes)
+    check_kind("rule", rule, AdamRule, "make one by AdamRule.of(optimizer, parameters)")
+    if not isinstance(combine, nn.Module):
+        check_kind("combine", combine, Tensor, "give slopes as a tensor, or a combiner")
     training = _Training(module, losses, primary, combine, rule, steps)
     with training.put_back_after():
         num_bytes = training.check_bytes(segments, max_bytes)
@@ -106,6 +114,12 @@ class _Training:
                  rule: AdamRule, steps: int):  # fmt: skip
         self.weights, self.runner = ModuleWeights(module), Run(module)
         self.losses, self.primary, self.rule, self.steps = losses, primary, rule, steps
+        if isinstance(combine, Tensor):
+            dtype = self.weights.dtype
+            check(
+                combine.dtype == dtype, "combine", f"slopes of {combine.dtype}", f"differ from the weights, {dtype}; give them in that type"
+            )
+            check(bool(combine.isfinite().all()), "combine", combine.tolist(), "has a slope that is no finite number; mend it")
         self.combine = combine.detach().clone().requires_grad_() if isinstance(combine, Tensor) else combine
         self.phi = [self.combine] if isinstance(self.combine, Tensor) else [p for p in self.combine.parameters() if p.requires_grad]
         if isinstance(combine, Tensor) and combine.dim() != 1 and not (combine.dim() == 2 and len(combine) == steps):

@@ -11,6 +11,7 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from meltr_ray.hypergrad.arguments import check_count, check_number, check_passes
 from meltr_ray.hypergrad.generators import get_generators
 from meltr_ray.hypergrad.graph import graph_of
 from meltr_ray.hypergrad.products import NotAdmitted, radius_of
@@ -49,8 +50,10 @@ def unrolled_hypergradient(module: nn.Module, losses: Callable[[], Tensor], prim
         ValueError: losses or primary read weights otherwise than from the module, or don't depend on them.
         NotAdmitted: the derivative isn't that of what training does: an operator has no second derivative, or a gradient is stopped.
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: at least 1 is needed; with none, phi has no effect")
+    check_passes("losses", [losses])
+    check_passes("primary", [primary])
+    check_count("steps", steps, mend="with none, phi has no effect")
+    check_number("learning_rate", learning_rate, above=True)
     check_combiner(combiner)
     weights, phi = ModuleWeights(module), [p for p in combiner.parameters() if p.requires_grad]
     check_apart("combiner", phi, zip(weights.names, weights.parameters))
