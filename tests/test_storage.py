@@ -141,6 +141,11 @@ def test_a_request_to_stop_is_no_link_to_somewhere_else(tmp_path):
         stop.withdraw(tmp_path)
         stop.ask(tmp_path)
         assert stop.Asked(tmp_path)() and not (tmp_path / stop.STOP).is_symlink()
+    for make in (os.mkfifo, os.mkdir):
+        (tmp_path / stop.STOP).unlink()
+        make(tmp_path / stop.STOP)
+        stop.withdraw(tmp_path)
+        assert (tmp_path / stop.STOP).is_file() and not stop.Asked(tmp_path)()
     assert (tmp_path / "victim").read_text() == "kept" and not (tmp_path / "nowhere").exists()
 
 

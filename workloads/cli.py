@@ -334,6 +334,7 @@ def check_taken(request: Request, command: str, takes: tuple[str, ...]) -> None:
 def chatter_to(path: Path) -> Iterator[TextIO]:
     """Send all that this process and its children print to `path`; yields a file that still writes to the terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    sealed.check_file(path)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)

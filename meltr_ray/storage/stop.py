@@ -17,8 +17,9 @@ EVERY = 0.25
 def withdraw(folder: Path) -> None:
     """Before anything starts: no request."""
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / STOP).is_symlink():  # to somewhere else, which isn't ours to write
-        (folder / STOP).unlink()
+    file = folder / STOP
+    if file.is_symlink() or (file.exists() and not file.is_file()):  # to somewhere else, which isn't ours to write, or a pipe
+        file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
     (folder / STOP).write_text("", encoding="utf-8")
 
 
