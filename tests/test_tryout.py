@@ -188,8 +188,14 @@ def test_it_needs_batches_that_training_does_not_see():
         replace(config, aid=replace(config.aid, meta_batch="next"))
 
 
-def test_a_run_says_what_it_left_out():
+def test_a_run_says_what_it_does_first_and_what_it_left_out():
     from workloads.train import switched_off
+
+    config = configured()
+    assert (
+        Tryout.beforehand(config)
+        == f"before step 1: 3 tries of {steps_each(config)} steps, of the primary alone and with each auxiliary loss"
+    )
 
     row = {"slope.head": 1.0, "slope.decoder": 0.0, "slope.steep": 0.4}
     assert switched_off(row, configured()) == ["decoder"] and not switched_off(row | {"slope.decoder": 0.1}, configured())

@@ -13,6 +13,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.used import check_given
@@ -103,6 +104,9 @@ def run(folder: Path, config: Config, place: str) -> int:
         def show(row: dict) -> None:
             shown = measured(metric, metric.score(row["score"]))  # the metric itself, whose negative is the score where lower is better
             tell(terminal.fileno(), f"step {row['step']}/{config.train.steps}  {name} {shown}\n")
+
+        if (line := WAYS[config.combiner.name].beforehand(config)) and not results.read_trial(folder):
+            tell(terminal.fileno(), f"{line}\n")
 
         def attempt() -> End:
             try:

@@ -41,6 +41,10 @@ class Tryout(Way):
         return cls(len(names), names.index(config.losses.primary), tried(config), steps_each(config), config.combiner.strength)
 
     @classmethod
+    def beforehand(cls, config: Any) -> str:
+        return f"before step 1: {1 + len(tried(config))} tries of {steps_each(config)} steps, of the primary alone and with each auxiliary loss"
+
+    @classmethod
     def check(cls, config: Any) -> None:
         K, count = steps_each(config), len(tried(config))
         most = config.train.steps

@@ -153,6 +153,11 @@ class Way:
         return {"combiner.name", "combiner.average_losses", *cls.uses} | own | gramian | learning
 
     @classmethod
+    def beforehand(cls, config: Any) -> str:
+        """What a run does before its first step, a line for whoever waits; empty: nothing."""
+        return ""
+
+    @classmethod
     def check(cls, config: Any) -> None:
         """Refuse settings of a run that don't go together.
 
