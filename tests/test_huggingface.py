@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import numpy as np
@@ -46,6 +46,60 @@ LOSSES = {  # in the order of the model's output
 }  # fmt: skip
 RADIUS = {"detr": 1e-4}
 """Of differences, where they are to be shorter than they are by default: corners of boxes and ReLUs have kinks."""
+
+
+def test_what_a_model_makes_nothing_of_is_said_or_refused(tmp_path):
+    class Careless(MODELS["luke"]):
+        losses = ("mlm_loss",)
+
+        def configuration(self):
+            return super().configuration() | {"hidden_dim": 64}
+
+        def batch(self, examples, generator):
+            return super().batch(examples, generator) | {"image_id": torch.zeros(len(examples))}
+
+    Careless.rehearsed = True
+    assert Careless(source="mine.py:Careless").caveats() == [
+        "LukeForMaskedLM gives mep_loss too, which `losses` leaves out.",
+        "configuration() has hidden_dim, which LukeForMaskedLM's configuration has no place for.",
+        "The forward of LukeForMaskedLM has no name for image_id of the batch.",
+    ]  # fmt: skip
+
+    class Misspelt(MODELS["luke"]):
+        def batch(self, examples, generator):
+            given = super().batch(examples, generator)
+            return given | {"atention_mask": given.pop("attention_mask")}
+
+    with pytest.raises(
+        ConfigError, match="batch gives atention_mask, which the forward of LukeForMaskedLM has no name for; did you mean attention_mask"
+    ):
+        Misspelt(source="mine.py:Misspelt").found()
+    MODELS["luke"]().module().model.save_pretrained(tmp_path)
+
+    class Wider(MODELS["luke"]):
+        def configuration(self):
+            return super().configuration() | {"intermediate_size": 80}
+
+    (line,) = Wider(source="mine.py:Wider", pretrained=str(tmp_path)).caveats()
+    assert line.startswith(f"The configuration in {tmp_path} holds, not configuration(): intermediate_size=")
+
+
+@pytest.mark.parametrize("calls_outputs", [True, False])
+def test_a_weight_of_a_layer_that_others_use_is_there_under_stage_3(calls_outputs):
+    """DETR's queries are the weight of an embedding that is never called; a question for a weight's device is no use of it."""
+    from meltr_ray.training.rehearsal.owners import used_by_their_owners
+
+    config, model = make_case("detr", 3)
+    batch = make_batch(config, 0)
+    with used_by_their_owners(model):
+        model(batch)
+        act = model.of.outputs if calls_outputs else model.of.model
+        with (
+            nullcontext()
+            if calls_outputs
+            else pytest.raises(ConfigError, match="query_position_embeddings.weight is used outside the forward")
+        ):
+            act(pixel_values=batch["pixel_values"])
 
 
 def make_case(name: str, stage: int = 0) -> tuple[Config, LossVector]:

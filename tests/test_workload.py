@@ -55,6 +55,32 @@ def test_a_layer_whose_passes_move_its_buffers_is_no_fault(tmp_path):
         attempt(clamped)
 
 
+CONTROL = "    def control(self, batch, generator): return batch | {'y': torch.tensor(generator.permutation(batch['y'].numpy()))}\n"
+TARGETS = [
+    (
+        '{"x": torch.tensor(x + 0.1 * generator.standard_normal(x.shape).astype(np.float32))}',
+        "{kind}(x=torch.tensor(x), y=torch.tensor(x.sum(1)))",
+    ),
+    ('(out[:, 0] - x.sum(1)).square().mean(), "size"', '(out[:, 0] - batch["y"]).square().mean(), "size"'),
+    ("import torch\nfrom torch import nn\n", "import torch\nfrom torch import nn\nfrom collections import UserDict\n"),
+]
+
+
+@pytest.mark.parametrize("kind", ["dict", "UserDict"])
+@pytest.mark.parametrize("start", ["", "; nn.init.zeros_(self.head.weight)"], ids=["drawn", "constant"])
+def test_a_control_that_permutes_targets_is_one_whatever_the_batch_and_the_first_predictions(kind, start, tmp_path):
+    """A head of zeros predicts the same for all, so permuted targets have the same loss."""
+    text = MINE.replace(DOC, DOC + CONTROL).replace("nn.Linear(width, 2)\n", f"nn.Linear(width, 2){start}\n")
+    for old, new in TARGETS:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new.replace("{kind}", kind))
+    (tmp_path / "mine.py").write_text(text)
+    attempt(f"{tmp_path}/mine.py:Mine", "losses.set=controlled")
+    (tmp_path / "same.py").write_text(text.replace("generator.permutation(batch['y'].numpy())", "batch['y'].numpy()"))
+    with pytest.raises(ConfigError, match="control gave the batch as it is"):
+        attempt(f"{tmp_path}/same.py:Mine", "losses.set=controlled")
+
+
 def test_without_a_fault_there_is_no_line(tmp_path):
     config = attempt(written(tmp_path), "workload.width=8", "losses.set=controlled", "engine.zero_stage=3")
     assert config.workload.width == 8 and config.losses.set == ["total", "size", "constant"]

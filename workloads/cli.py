@@ -41,6 +41,8 @@ from workloads.remote import fetched, is_taken
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
+OFTEN = {"lr": "learning_rate", "wd": "weight_decay", "eps": "epsilon", "bs": "batch_size", "epochs": "steps", "max_steps": "steps"}
+"""What settings are often called elsewhere."""
 OF_THE_RUN = ("output", "working_folder", "engine.deepspeed")
 """Paths that are no workload's."""
 SCRIPT = re.compile(r"(?<![\w/.=-])(?:python )?(?:workloads/)?(sweep|train|evaluate|prepare)\.py(?!\w|:\w)")
@@ -385,7 +387,9 @@ def _check_key(cls: type[Workload], key: str, value: str, mine: list[str]) -> No
     if key == "workload.source" or (key not in known and not key.startswith("workload.") and f"workload.{key}" in known):
         raise ConfigError(f"{key}={value}: unknown setting; did you mean workload{'' if key == 'workload.source' else '.' + key}")
     if key not in known and not (key.startswith("workload.") and key.removeprefix("workload.") in known):
-        close = difflib.get_close_matches(key, known, 1)
+        close = [each for each in [f"{group}.{OFTEN.get(inner, '')}", OFTEN.get(key, "")] if each in known] or difflib.get_close_matches(
+            key, known, 1
+        )
         raise ConfigError(f"{key}={value}: unknown setting; {f'did you mean {close[0]}' if close else 'see --help for all of them'}")
 
 

@@ -38,7 +38,9 @@ def evaluate(request: cli.Request) -> int:
     check(isinstance(config.checkpoint, str), "checkpoint", config.checkpoint, "one run is scored at a time; give its folder")
     folder = Path(config.checkpoint).absolute()
     if not (folder / "best.safetensors").is_file():
-        raise ConfigError(f"checkpoint={config.checkpoint}: holds no best.safetensors; give the folder of a run that was evaluated")
+        best = folder / "best" / "best.safetensors"
+        mend = f"give {config.checkpoint}/best" if best.is_file() else "give the folder of a run that was evaluated"
+        raise ConfigError(f"checkpoint={config.checkpoint}: holds no best.safetensors; {mend}")
     check_writable("checkpoint", config.checkpoint, folder / "predictions")
     if config.train.use_gpu:
         cli.check_machine(config)

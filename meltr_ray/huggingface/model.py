@@ -29,6 +29,8 @@ LIKE = 0.85
 """From 0 to 1: how alike a misspelt name and the right one are; models have names of arguments that their configurations don't know."""
 SHOWN = 4
 """Names in a message."""
+WRITTEN = ("transformers_version", "architectures", "dtype", "_name_or_path")
+"""What `save_pretrained` adds to a configuration."""
 
 
 def transformers() -> ModuleType:
@@ -113,6 +115,27 @@ def check_arguments(made: Any, given: dict[str, Any], source: str, prefix: str) 
         part = getattr(made, name, None)
         if isinstance(value, dict) and isinstance(part, transformers().PreTrainedConfig):
             check_arguments(part, value, source, f"{prefix}{name}.")
+
+
+def unknown_arguments(made: Any, given: Any) -> list[str]:
+    """Names in the dictionary `given` that a configuration takes and has no place for: most models make nothing of them."""
+    try:
+        default = type(made)()
+    except Exception:  # has no default
+        return []
+    known = default.to_dict().keys() | type(made).attribute_map.keys() | set(transformers().PreTrainedConfig().to_dict())
+    return [name for name in given if name not in known and not hasattr(default, name)] if isinstance(given, dict) else []
+
+
+def differing(made: Any, given: Any) -> list[str]:
+    """`name=value` of what a configuration says otherwise than `given`, a dictionary or another configuration."""
+    try:
+        other = (type(made)(**given) if isinstance(given, dict) else given).to_dict()
+    except Exception:  # whatever a configuration makes of it
+        return []
+    named = list(given) if isinstance(given, dict) else list(other)
+    own = made.to_dict()
+    return [f"{name}={own[name]}" for name in named if name in own and name in other and own[name] != other[name] and name not in WRITTEN]
 
 
 def drawn(cls: type, configuration: Any) -> nn.Module:

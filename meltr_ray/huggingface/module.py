@@ -53,6 +53,13 @@ class ModelLosses(nn.Module):
         with self.workload.special.inside(self.model):
             return self.model(**self.always | arguments), arguments
 
+    def outputs(self, **arguments: Any) -> Any:
+        """What the model gives for these arguments, for `predict` and `evaluate`. Under ZeRO 3 it has the weights of layers that other modules use,
+        which `module.model(...)` lacks.
+        """
+        with self.workload.special.inside(self.model):
+            return self.held(lambda: self.model(**arguments))
+
     def _losses(self, batch: Any, names: tuple[str, ...] | None) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for call, gives in self.workload.giving().items():

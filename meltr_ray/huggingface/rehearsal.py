@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.huggingface.model import LIKE
 from meltr_ray.huggingface.module import ModelLosses
 from meltr_ray.training.splits import examples
 
@@ -37,6 +40,8 @@ class Found:
     """What is no loss to train with, since no gradient reaches it."""
     drawn: tuple[str, ...]
     """Weights that the folder of a pretrained model lacks."""
+    unnamed: tuple[str, ...] = ()
+    """Arguments of a batch that the model's forward has no name for, and takes all the same."""
 
 
 def rehearse(workload: HuggingFace) -> Found:
@@ -57,7 +62,30 @@ def rehearse(workload: HuggingFace) -> Found:
         }
     giving = {call: tuple(name for name, loss in losses.items() if loss.requires_grad) for call, losses in found.items()}
     dropped = tuple(name for losses in found.values() for name, loss in losses.items() if not loss.requires_grad)
-    return Found(giving, dropped, tuple(module.drawn))
+    unnamed = [name for call in found for name in unnamed_arguments(module.model, workload.arguments(batch, call), workload.source)]
+    return Found(giving, dropped, tuple(module.drawn), tuple(dict.fromkeys(unnamed)))
+
+
+def unnamed_arguments(model: nn.Module, arguments: Mapping[str, Any], source: str) -> list[str]:
+    """Arguments that go into the `**kwargs` of a model's forward.
+
+    Raises:
+        ConfigError: one is nearly the name of another.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    names = [name for name, each in parameters.items() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    if len(names) == len(parameters):
+        return []  # the call itself refuses it
+    unnamed = [name for name in arguments if name not in names]
+    for name in unnamed:
+        near = difflib.get_close_matches(name, [each for each in names if each not in arguments], 1, LIKE)
+        check(
+            not near,
+            "workload",
+            source,
+            f"batch gives {name}, which the forward of {type(model).__name__} has no name for; did you mean {near[:1] and near[0]}",
+        )
+    return unnamed
 
 
 def one_call(module: ModelLosses, workload: HuggingFace, batch: Any, call: str) -> dict[str, Tensor]:

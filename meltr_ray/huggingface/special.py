@@ -56,6 +56,7 @@ def _without_clamp(model: nn.Module) -> Iterator[None]:
 
 
 SPECIAL: dict[str, Special] = {
+    "DetrForObjectDetection": Special(held=("model.query_position_embeddings.weight",)),
     "FlavaForPreTraining": Special(_flava, _without_clamp, {"flava.logit_scale": (0.0, 4.6052)}),
 }
 """Class of transformers -> what is special about it."""

@@ -136,10 +136,19 @@ class HuggingFace(Workload):
             report(line)
 
     def caveats(self) -> list[str]:
-        """What was left out of the losses, and which weights a folder lacks."""
+        """What was left out of the losses, which weights a folder lacks, and what of configuration and batch the model makes nothing of."""
         if not self.rehearsed:
             return []
-        found, lines = self.found(), []
+        found, lines, name = self.found(), [], self.model_class().__name__
+        if more := [loss for losses in found.giving.values() for loss in losses if loss not in self.losses]:
+            lines.append(f"{name} gives {', '.join(more)} too, which `losses` leaves out.")
+        given = self.configuration()
+        if unknown := models.unknown_arguments(self.model_configuration(), given) if self.pretrained is None else []:
+            lines.append(f"configuration() has {', '.join(unknown)}, which {name}'s configuration has no place for.")
+        if other := models.differing(self.model_configuration(), given) if self.pretrained is not None and given is not None else []:
+            lines.append(f"The configuration in {self.pretrained} holds, not configuration(): {', '.join(other[:SHOWN])}.")
+        if found.unnamed:
+            lines.append(f"The forward of {name} has no name for {', '.join(found.unnamed)} of the batch.")
         if found.dropped:
             lines.append(f"No loss, since no gradient reaches it: {', '.join(found.dropped)}.")
         if found.drawn:

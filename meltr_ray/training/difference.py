@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def difference(a: Any, b: Any, place: str = "", form: bool = False) -> str | Non
     """Where two nested values differ, such as `.x[0]`; None where they don't. `form`: in types and keys alone."""
     if type(a) is not type(b):
         return place or "its type"
-    if form and not isinstance(a, (dict, list, tuple)) and not dataclasses.is_dataclass(a):
+    if form and not isinstance(a, (Mapping, list, tuple)) and not dataclasses.is_dataclass(a):
         return None
     if isinstance(a, Tensor):
         same = a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a) if a.is_floating_point() else a,
@@ -32,7 +33,7 @@ def difference(a: Any, b: Any, place: str = "", form: bool = False) -> str | Non
     if isinstance(a, np.ndarray):
         return None if np.array_equal(a, b) else place or "an array"
     pairs: list[tuple[str, Any, Any]] = []
-    if isinstance(a, dict):
+    if isinstance(a, Mapping):  # a BatchFeature of transformers, too
         if a.keys() != b.keys():
             return place or "its keys"
         pairs = [(f"{place}[{key!r}]", a[key], b[key]) for key in a]

@@ -14,6 +14,9 @@ from meltr_ray.errors import ConfigError
 from meltr_ray.training.loss_vector import PREFIX
 from meltr_ray.training.tensors import tensors
 
+FACTS = ("device", "dtype", "requires_grad", "is_cuda", "layout")
+"""Attributes of a weight that sharding leaves alone: a model asks the first of its weights where it lies."""
+
 
 @contextmanager
 def used_by_their_owners(model: nn.Module) -> Iterator[None]:
@@ -33,7 +36,8 @@ def used_by_their_owners(model: nn.Module) -> Iterator[None]:
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-            for _, p in tensors([args, kwargs or {}]):
+            fact = getattr(getattr(function, "__self__", None), "__name__", "") in FACTS
+            for _, p in [] if fact else tensors([args, kwargs or {}]):
                 name, whose = owners.get(id(p), ("", []))
                 if whose and not any(owner is at for owner in whose for at in active) and not within_torch(whose):
                     raise ConfigError(f"engine.zero_stage=3: {name} is used outside the forward of the module that owns it, "

@@ -28,6 +28,12 @@ def export_checkpoint(folder: Path, path: Path) -> list[str]:
         config = BACKBONES[facts["backbone"]](**facts["settings"])
     elif (folder / "best.safetensors").is_file():
         run = config_file.read(folder / "config.yaml")
+        check(
+            "backbone" in run.workload.groups,
+            "checkpoint",
+            folder,
+            "is a run of another workload than video, whose weights have no authors' form; give one of video",
+        )
         config, file, beginning = run.workload.backbone, folder / "best.safetensors", "backbone."
         counters, lora = [], run.tuning.lora_alpha / run.tuning.lora_rank
     else:
