@@ -152,10 +152,12 @@ def best_sentence(one: Screened) -> str:
         return f"Best set: open, as {done} of {planned} seeds are done."
     chosen = best_set(one.found) if known is None else tuple(known)
     if not chosen:
-        return "Best set: train the primary alone; no loss is sure to help."
+        return f"Best set: train the primary alone; no loss is sure to help.{_all_together(one)}"
     name = f"Best set: primary + {' + '.join(chosen)}"
     if not sweep.confirmed:
-        return f"{name}; not confirmed on fresh seeds."
+        differences = over_the_primary(one, chosen)
+        own = f" In the screening's own trials: {_difference(sweep, differences)} over the primary alone." if len(differences) else ""
+        return f"{name}; not confirmed on fresh seeds.{own}"
     pairs = {arm: tables.pairs(sweep, BEST, arm, "test") for arm in sweep.compared[1:]}
     said, going = [], True
     for arm, table in pairs.items():
@@ -170,6 +172,32 @@ def best_sentence(one: Screened) -> str:
     moved = sampling.of_best(sweep, sweep.compared[1])
     examples = f" Other test examples would move the first by ±{moved:.{sweep.metric.digits}f}." if moved == moved else ""
     return f"{name}: {'; '.join(said)} on test, {len(differences)} fresh seeds.{examples}"
+
+
+def over_the_primary(one: Screened, chosen: tuple[str, ...]) -> pd.Series:
+    """By seed, the metric of the screening's trial with these auxiliary losses less that of the primary alone; empty: the design has no such row."""
+    design, trials = one.found.design, one.sweep.trials
+    row = tuple(loss for loss in design.losses if loss in chosen)
+    if row not in design.rows:
+        return pd.Series(dtype=float)
+    scores = trials[(trials.phase == "screening") & (trials.status == "finished")].pivot_table(index="seed", columns="arm", values="score")
+    arms = [arm_of(each, design.losses) for each in (row, ())]
+    return (scores.get(arms[0]) - scores.get(arms[1])).dropna() if set(arms) <= {*scores} else pd.Series(dtype=float)
+
+
+def _difference(sweep: Sweep, differences: pd.Series) -> str:
+    mean = cells.score(sweep, differences.mean(), True)
+    if len(differences) < statistics.LEAST_FOR_INTERVAL:
+        return mean
+    return f"{mean} {cells.bracket(sweep, *statistics.student_interval(differences))}"
+
+
+def _all_together(one: Screened) -> str:
+    """Where no loss is sure to help by itself, what all of them do together, if that is sure."""
+    differences = over_the_primary(one, one.found.design.losses)
+    if len(differences) < statistics.LEAST_FOR_INTERVAL or statistics.student_interval(differences.map(one.sweep.metric.score))[0] <= 0:
+        return ""
+    return f" All losses together: {_difference(one.sweep, differences)} over the primary alone in the screening's own trials; more seeds, or other losses, would tell which."
 
 
 def text(one: Screened) -> str:

@@ -177,6 +177,28 @@ def test_the_report_says_what_is_so(higher, tmp_path):
     assert page.count("data:image/png;base64") == len(list((folder / "plots").glob("*.png")))  # no figure that no section shows
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_what_a_set_gave_in_the_screening_stands_beside_it_where_nothing_confirms_it(higher, tmp_path, monkeypatch):
+    sign = "+" if higher else "−"
+    said = screening.best_sentence(
+        screening.screened(tables.load(write_screening(tmp_path / "one", Metric("%", higher=higher), confirmed=0)))
+    )
+    assert re.search(
+        rf"primary \+ a; not confirmed on fresh seeds\. In the screening's own trials: \{sign}[34]\.\d \[.*\] over the primary alone\.$",
+        said,
+    ), said
+    for c, together in ((-3.0, True), (-9.0, False)):  # all three: +1.0, or -5.0
+        monkeypatch.setitem(EFFECTS, "c", c)
+        one = screening.screened(tables.load(write_screening(tmp_path / f"{c}", Metric("%", higher=higher), confirmed=0)))
+        monkeypatch.setattr(screening, "best_set", lambda found: ())
+        said = screening.best_sentence(one)
+        monkeypatch.undo()
+        assert (
+            said.startswith("Best set: train the primary alone")
+            and (f"All losses together: {sign}1." in said or f"All losses together: {sign}0." in said) is together
+        ), said
+
+
 def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
     """It weighs the helpful loss up and one that harms down, and the control as much as the primary times 3: two of three."""
     folder = write_screening(tmp_path, slopes={"main": 2.0, "a": 4.0, "b": 2.0, "c": 0.5, "shuffled": 6.0})
