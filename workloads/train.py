@@ -13,7 +13,6 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.used import check_given
@@ -95,6 +94,7 @@ def run(folder: Path, config: Config, place: str) -> int:
         from meltr_ray.cluster.placement import check_holds
         from meltr_ray.cluster.terminal import tell
         from meltr_ray.cluster.trial import record_failure, run_trial
+        from meltr_ray.combining.named import WAYS
         from meltr_ray.loggers.named import begin
         from meltr_ray.training.stopping import End
 
