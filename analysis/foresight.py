@@ -8,7 +8,6 @@ the mean over the places where it was measured and its 95 % interval; pale dots:
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import plots
-from meltr_ray.errors import ConfigError, check
-from meltr_ray.storage import put
+from analysis.drawing import draw
+from meltr_ray.errors import check
 
 NAMES = {"identity": "one step, identity", "cg": "one step, CG", "loss_space": "one step, loss space"}
 KINDS = {"ahead": "look-ahead, K =", "oracle": "exact derivative, K ="}
@@ -66,19 +65,7 @@ def figure(tasks: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if len(arguments) < 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    path, *folders = arguments
-    try:
-        drawn = figure({Path(folder).name: read(Path(folder)) for folder in folders})
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=plots.DOTS_PER_INCH)
-    put(Path(path), buffer.getvalue())
-    return 0
+    return draw(__doc__, arguments, lambda folders: figure({Path(folder).name: read(Path(folder)) for folder in folders}))
 
 
 if __name__ == "__main__":

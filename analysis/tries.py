@@ -7,19 +7,17 @@ A panel a sweep, a row a loss, a dot a seed: by how much the try of the loss low
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from analysis import plots
+from analysis.drawing import draw
 from analysis.records import Sweep, load_all, losses_of
 from analysis.tables import slopes
-from meltr_ray.errors import ConfigError, check
+from meltr_ray.errors import check
 from meltr_ray.results.columns import EFFECT
-from meltr_ray.storage import put
 
 
 def panel(axis, sweep: Sweep, name: str) -> None:
@@ -47,19 +45,7 @@ def figure(sweeps: dict[str, Sweep]) -> Figure:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if len(arguments) < 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    path, *folders = arguments
-    try:
-        drawn = figure(load_all(folders))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=plots.DOTS_PER_INCH)
-    put(Path(path), buffer.getvalue())
-    return 0
+    return draw(__doc__, arguments, lambda folders: figure(load_all(folders)))
 
 
 if __name__ == "__main__":
