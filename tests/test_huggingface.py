@@ -74,6 +74,22 @@ def test_what_a_model_makes_nothing_of_is_said_or_refused(tmp_path):
         ConfigError, match="batch gives atention_mask, which the forward of LukeForMaskedLM has no name for; did you mean attention_mask"
     ):
         Misspelt(source="mine.py:Misspelt").found()
+
+    class OneCall(MODELS["luke"]):
+        calls = ("words", "entities")
+
+    with pytest.raises(ConfigError, match="batch has no arguments for the call words; return a dictionary, call -> arguments"):
+        OneCall(source="mine.py:OneCall").found()
+
+    class Double(MODELS["wav2vec2"]):
+        def batch(self, examples, generator):
+            given = super().batch(examples, generator)
+            return given | {"input_values": given["input_values"].double()}
+
+    with pytest.raises(
+        ConfigError, match=r"batch gives \['input_values'\] in float64, where the model's weights are float32; give float32"
+    ):
+        Double(source="mine.py:Double").found()
     MODELS["luke"]().module().model.save_pretrained(tmp_path)
 
     class Wider(MODELS["luke"]):

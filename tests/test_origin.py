@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.origin import check_alike, checksum
+from meltr_ray.training.tensors import tensors
 from tests.faults import DOC, MINE, attempt, written
 from tests.forks import ENVIRONMENT, ROOT
 
@@ -34,6 +36,9 @@ class Ranks:
 def test_a_checksum_sees_values_types_shapes_and_order(other):
     x = {"x": np.arange(3.0), "y": [1, "a"]}
     assert checksum(x) == checksum({"x": np.arange(3.0), "y": [1, "a"]}) != checksum(other)
+    if isinstance(other, dict):  # a batch of transformers is a UserDict
+        assert checksum(UserDict(x)) == checksum(UserDict(x)) != checksum(UserDict(other))
+        assert [place for place, _ in tensors(UserDict(other))] == [place for place, _ in tensors(other)]
 
 
 def test_what_differs_is_named(tmp_path):

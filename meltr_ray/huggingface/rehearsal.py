@@ -20,6 +20,7 @@ from meltr_ray.errors import ConfigError, check
 from meltr_ray.huggingface.model import LIKE
 from meltr_ray.huggingface.module import ModelLosses
 from meltr_ray.training.splits import examples
+from meltr_ray.training.tensors import tensors
 
 if TYPE_CHECKING:
     from meltr_ray.huggingface.workload import HuggingFace
@@ -57,6 +58,13 @@ def rehearse(workload: HuggingFace) -> Found:
         check(len(train) > 0, "workload", workload.source, "has no train example; return some from examples('train')")
         some = [train[number] for number in range(min(EXAMPLES, len(train)))]
         batch = called(workload, "batch", lambda: workload.batch(some, np.random.default_rng(0)))
+        double = next((name for name, x in tensors(batch) if x.dtype == torch.float64), None)
+        check(
+            double is None,
+            "workload",
+            workload.source,
+            f"batch gives {double} in float64, where the model's weights are float32; give float32",
+        )
         found = {
             call: called(workload, "forward", lambda call=call: one_call(module, workload, batch, call)) for call in workload.call_names()
         }

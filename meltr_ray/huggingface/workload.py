@@ -42,7 +42,16 @@ class HuggingFace(Workload):
 
     def arguments(self, batch: Any, call: str) -> dict[str, Any]:
         """Arguments of the model's forward for a call; default: the batch, or of several calls the entry of this name."""
-        return batch[call] if self.calls else batch
+        if not self.calls:
+            return batch
+        there = isinstance(batch, Mapping) and isinstance(batch.get(call), Mapping)
+        check(
+            there,
+            "workload",
+            self.source,
+            f"batch has no arguments for the call {call}; return a dictionary, call -> arguments, or write arguments()",
+        )
+        return batch[call]
 
     def losses_of(self, outputs: Any, arguments: dict[str, Any], call: str) -> dict[str, Tensor]:
         """Losses by name, scalars, of what a call gave; default: by rule (`losses.by_rule`). Add losses of your own here."""

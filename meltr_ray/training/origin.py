@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,7 +80,7 @@ def _add(digest: Any, x: Any) -> None:
         digest.update(f"{x.dtype}{x.shape}".encode() + np.ascontiguousarray(x).tobytes())
     elif isinstance(x, np.ndarray):
         _add(digest, x.tolist())
-    elif isinstance(x, dict):
+    elif isinstance(x, Mapping):
         _add(digest, list(x.items()))
     elif isinstance(x, (list, tuple)):
         for each in x:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -69,7 +69,7 @@ def arrays(x: Any) -> Iterator[np.ndarray | Tensor]:
     """Those in any nesting of sequences, dictionaries and dataclasses."""
     if isinstance(x, (np.ndarray, Tensor)):
         yield x
-    elif isinstance(x, dict):
+    elif isinstance(x, Mapping):
         for each in x.values():
             yield from arrays(each)
     elif isinstance(x, Sequence) and not isinstance(x, (str, bytes)):

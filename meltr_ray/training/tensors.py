@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ def tensors(x: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
     """(place, such as `['x'][0]`, tensor) of all tensors in any nesting of lists, tuples, dictionaries and dataclasses."""
     if isinstance(x, Tensor):
         yield place, x
-    elif isinstance(x, dict):
+    elif isinstance(x, Mapping):
         for key, value in x.items():
             yield from tensors(value, f"{place}[{key!r}]")
     elif isinstance(x, (list, tuple)):
