@@ -187,6 +187,37 @@ def test_what_is_no_file_is_never_read(kind, tmp_path, capsys):
     assert checkpoint.latest(tmp_path / "run") == newer
 
 
+UNREADABLE = """
+import sys
+from pathlib import Path
+from meltr_ray.config import file as config_file
+from meltr_ray.results import table as results
+from meltr_ray.training import checkpoint
+readers = {"config.yaml": config_file.load, "results.parquet": results.load, "best.safetensors": checkpoint.load_weights_file, "checkpoints": checkpoint.latest}
+for name, read in readers.items():
+    try:
+        print(name, read(Path(sys.argv[1]) / name))
+    except PermissionError as error:
+        print("refused", error.filename)
+"""
+POWERLESS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root reads what it likes
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root, and no setpriv to give up its rights")
+def test_what_may_not_be_read_is_neither_damaged_nor_missing(tmp_path):
+    for name in ("config.yaml", "results.parquet", "best.safetensors"):
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(0)
+    saved(tmp_path / "checkpoints", 1)
+    (tmp_path / "checkpoints").chmod(0)
+    command = [*(POWERLESS if os.geteuid() == 0 else []), sys.executable, "-c", UNREADABLE, str(tmp_path)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (tmp_path / "checkpoints").chmod(0o755)
+    assert said.stdout.split("\n")[:4] == [
+        f"refused {tmp_path / name}" for name in ("config.yaml", "results.parquet", "best.safetensors", "checkpoints")
+    ], said
+
+
 def test_files_without_a_seal_are_read_as_they_are(tmp_path):
     (tmp_path / "old.yaml").write_text("seed: 3\n")
     (tmp_path / "old.json").write_text('{"seeds": 6}')

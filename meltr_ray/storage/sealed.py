@@ -29,9 +29,18 @@ class Damaged(ConfigError):
 
 
 def check_file(path: Path) -> None:
-    """Raises Damaged: a pipe, a device or a folder stands in a file's place; of the first two, reading might never end."""
-    if Path(path).exists() and not Path(path).is_file():
+    """A file that is there can be read.
+
+    Raises:
+        Damaged: a pipe, a device or a folder stands in its place; of the first two, reading might never end.
+        OSError: it isn't ours to read, which other libraries call damaged, or missing.
+    """
+    if not Path(path).exists():
+        return
+    if not Path(path).is_file():
         raise Damaged(f"{path}: is no file; move it away, and restore the file from a copy")
+    with open(path, "rb"):
+        pass
 
 
 def sha256(path: Path) -> str:

@@ -168,5 +168,11 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def complete(root: Path) -> list[Path]:
-    """Folders of the checkpoints under `root` that were written to their end, oldest first."""
+    """Folders of the checkpoints under `root` that were written to their end, oldest first.
+
+    Raises:
+        OSError: there are some, and they aren't ours to read: `glob` would find none.
+    """
+    if root.is_dir():
+        os.listdir(root)
     return sorted(folder for folder in root.glob("step-*") if (folder / MARKER).is_file())
