@@ -11,10 +11,10 @@ from typing import Optional
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from analysis.records import load
 from analysis.screening import screened
+from analysis.statistics import student_interval
 from meltr_ray.errors import check
 
 BASES = ("beside", "in_full")
@@ -129,10 +129,8 @@ def over_places(rows: pd.DataFrame, effects: dict[str, pd.DataFrame]) -> pd.Data
 
 def _decided(values: np.ndarray) -> np.ndarray:
     """(seeds, T) -> (T,): whether Student's 95 % interval of each mean excludes 0."""
-    if len(values) < 2:
-        return np.zeros(values.shape[1], bool)
-    half = student.ppf(0.975, len(values) - 1) * values.std(0, ddof=1) / np.sqrt(len(values))
-    return np.abs(values.mean(0)) > half
+    low, high = np.array([student_interval(column) for column in values.T]).T
+    return (low > 0) | (high < 0)
 
 
 def markdown_over_places(overall: pd.DataFrame) -> str:

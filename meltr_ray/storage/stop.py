@@ -20,7 +20,7 @@ def withdraw(folder: Path) -> None:
     file = folder / STOP
     if file.is_symlink() or (file.exists() and not file.is_file()):  # to somewhere else, which isn't ours to write, or a pipe
         file.rmdir() if file.is_dir() and not file.is_symlink() else file.unlink()
-    (folder / STOP).write_text("", encoding="utf-8")
+    file.write_text("", encoding="utf-8")
 
 
 def ask(folder: Path) -> None:
