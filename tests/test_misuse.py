@@ -1,4 +1,4 @@
-"""No use of the library is wrong in silence: the rows of tests/misuse.py, and those that are more than one call."""
+"""No use of the library is wrong in silence: the rows of misuse.py and misuse_combiners.py, and those that are more than one call."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from meltr_ray import MELTR, BilevelProblem, ModuleProblem, hypergradient, unrolled_hypergradient
 from meltr_ray.hypergrad import ConjugateGradient, FixedPoint, Identity, product_errors
 from meltr_ray.hypergrad.products import HVP, Choice, NotAdmitted, tell
-from meltr_ray.hypergrad.trust import Trust, settle_hessian
+from meltr_ray.hypergrad.tested_hessian import settle_hessian
+from meltr_ray.hypergrad.trust import Trust
 from meltr_ray.hypergrad.vectors import Vector
 from tests.misuse import DOUBLE, SINGLE, USES, Cube, Use, beside, by_list, changed, cubed, giving, over_a_running_mean, parts
+from tests.misuse_combiners import COMBINER_USES
 from tests.reference import flat, relative_error
 
 
-@pytest.mark.parametrize("use", USES, ids=lambda use: use.name)
+@pytest.mark.parametrize("use", [*USES, *COMBINER_USES], ids=lambda use: use.name)
 def test_a_use_ends_right_or_refused(use: Use):
     try:
         got = use.got()

@@ -17,8 +17,9 @@ from meltr_ray.hypergrad.module_problem import check_product_options
 from meltr_ray.hypergrad.problem import Operator, Pass
 from meltr_ray.hypergrad.products import HVP, MIXED, Choice, difference
 from meltr_ray.hypergrad.structure import check_apart, check_reach, check_scalar, tensors_of
+from meltr_ray.hypergrad.tested_hessian import settle_hessian
 from meltr_ray.hypergrad.tested_mixed import follows_values, settle_mixed
-from meltr_ray.hypergrad.trust import SEED, Trust, settle_hessian
+from meltr_ray.hypergrad.trust import SEED, Trust
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights, tangent
 

@@ -23,7 +23,8 @@ from meltr_ray.hypergrad.products import HVP, JVP, NO_GRAPH, Choice, NotAdmitted
 from meltr_ray.hypergrad.structure import check_reach, check_scalar, check_vector_of_losses
 from meltr_ray.hypergrad.tested import by_gradients, look, settle_losses
 from meltr_ray.hypergrad.tested_combiner import check_combiner_of
-from meltr_ray.hypergrad.trust import SEED, Trust, settle_hessian
+from meltr_ray.hypergrad.tested_hessian import settle_hessian
+from meltr_ray.hypergrad.trust import SEED, Trust
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import REENTRANT, Buffers, ModuleWeights
 

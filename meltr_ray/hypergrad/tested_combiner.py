@@ -4,14 +4,17 @@ A hypergradient is d_phi <a, J v> with a = d_l g_phi. Of a function whose backwa
 autograd doesn't see) torch gives zeros there in silence. Two differences judge it: of a in phi, and of d_phi g in l, which is the same by
 the symmetry of second derivatives. Where they agree with each other, autograd has to agree with them. They differ where a detach or a
 straight-through estimate is meant, at a kink, and by rounding: nobody can tell then.
+
+Rounding is seen by a copy in float64: a layer norm over tokens of 1 and of 1e7 cancels all that single precision keeps.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Sequence
+import copy
+from typing import Any, Callable, Optional, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from meltr_ray.hypergrad.replayed import Replayed
 from meltr_ray.hypergrad.structure import InvalidLosses, check_combined
@@ -33,6 +36,7 @@ def check_combiner_of(combiner: Any, l: Tensor, phi: Sequence[Tensor]) -> None:
     check_combined(g, l, phi)
     check_one_function(g, l)
     check_second_derivative(g, l, [p for p in phi if p.requires_grad and p.numel()])
+    check_rounding(combiner, l)
 
 
 def check_second_derivative(g: Replayed, l: Tensor, trained: Sequence[Tensor]) -> None:
@@ -86,6 +90,43 @@ def check_second_derivative(g: Replayed, l: Tensor, trained: Sequence[Tensor]) -
     if abs(float(exact) - in_phi[0]) > OFF * size + noise:
         raise InvalidLosses("combiner: the derivative of its slopes in its parameters isn't that of their values (a backward without a derivative of its own); "
                             "write it with torch's operators, or a backward that can be differentiated")  # fmt: skip
+
+
+def check_rounding(combiner: Any, l: Tensor) -> None:
+    """What it trains on, where every loss changes by some percent: beside the same of a copy in float64.
+
+    A combiner that can't be copied, or computes in one type only, isn't tested.
+
+    Raises:
+        InvalidLosses: most of it is rounding.
+    """
+    if not isinstance(combiner, nn.Module) or l.dtype == torch.float64:
+        return
+    own, exact = _mixed_of_copy(combiner, l, l.dtype), _mixed_of_copy(combiner, l, torch.float64)
+    if own is None or exact is None:
+        return
+    error, size = float((own - exact).norm()), float(exact.norm())
+    if size > 0 and not error <= OFF * size:
+        sizes = l.detach().abs()
+        raise InvalidLosses(
+            f"combiner: at losses of {float(sizes.min()):.3g} to {float(sizes.max()):.3g} the derivative of its slopes is off by {error / size:.0%} through rounding; "
+            "bring the losses to one size, or take MELTR's inputs=log"
+        )
+
+
+def _mixed_of_copy(combiner: nn.Module, l: Tensor, dtype: torch.dtype) -> Optional[Tensor]:
+    """d_phi <d_l g, z>, z the losses times random numbers, of a copy in evaluation mode: flat, in float64; None where it can't be had."""
+    try:
+        twin = copy.deepcopy(combiner).to(dtype).eval()
+        phi = [p for p in twin.parameters() if p.requires_grad]
+        at = l.detach().to(dtype).requires_grad_()
+        z = at.detach() * torch.randn(l.shape, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64).to(at)
+        with torch.enable_grad():
+            (a,) = torch.autograd.grad(twin(at), at, create_graph=True)
+            mixed = torch.autograd.grad(a @ z, phi, allow_unused=True, materialize_grads=True)
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return None
+    return torch.cat([m.double().flatten() for m in mixed])
 
 
 def check_one_function(g: Replayed, l: Tensor) -> None:

@@ -20,14 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from meltr_ray.hypergrad.generators import get_generators, set_generators
-from meltr_ray.hypergrad.products import Choice, NotAdmitted, tell
-from meltr_ray.hypergrad.vectors import Vector
+from meltr_ray.hypergrad.products import Choice, NotAdmitted
 
 ALLOWED = {torch.float64: 1e-3, torch.float32: 3e-2}
 """Relative error, by the type of the passes, up to which a product passes; what a named one may have is twice that."""
 ALLOWED_IN_HALF = 0.2
-SYMMETRIC = {torch.float64: 1e-4, torch.float32: 3e-3}
-"""`asymmetry` up to which an exact H u counts as symmetric."""
 MOST_GRAPHS = 8
 """Graphs of one module that are tested; where there are more, as of loops as long as the batch, the later ones are taken to be alike."""
 SEED = 20230613
@@ -161,95 +158,3 @@ def far(a: Tensor, b: Tensor, scale: float) -> float:
     """|a - b| / scale, or infinite where it isn't a number."""
     found = float((a.double() - b.double()).norm()) / scale if scale else float((a.double() - b.double()).norm() > 0)
     return found if found == found else float("inf")
-
-
-def apart(a: Vector, b: Vector) -> float:
-    """|a - b| over the longer of both; 0 of two that are zero."""
-    return (a - b).norm() / (max(a.norm(), b.norm()) or 1.0)
-
-
-def asymmetry(u: Vector, H_u: Vector, H_H_u: Vector) -> float:
-    """|<u, H H u> - |H u|^2| over |H u|^2, less what rounding may do: 0 of a symmetric H.
-
-    An antisymmetric part of relative size a changes it by 2 a^2, or more, however many weights there are. <z, H u> - <u, H z> of two
-    random directions is smaller by the root of their number (seen with a million weights and a = 1: 1e-3 of the norms).
-    """
-    square = H_u @ H_u
-    rounding = 32 * torch.finfo(H_u.pieces[0].dtype).eps * H_H_u.norm() * u.norm()
-    return max(0.0, abs(H_H_u @ u - square) - rounding) / square if square else 0.0
-
-
-def settle_hessian(trust: Trust, choice: Choice, product: Callable[[str, float, Vector], Vector], gradient: Callable[[], Vector],
-                   u: Vector, random: Vector, radius: float, chosen: Optional[float], arithmetic: torch.dtype, whole: bool) -> None:  # fmt: skip
-    """Test the candidates for H u along one direction.
-
-    Exact products are right where they agree with a central difference. Where they don't, and differences of two lengths agree with
-    each other, the exact one is wrong; where these don't agree either (a unit that switches, or rounding), the exact one is right if
-    it is symmetric. Where no exact one is to be had (ZeRO 3), differences are right if two lengths agree.
-
-    Args:
-        product: (name, radius, u) -> H u.
-        gradient: d_w L.
-        radius: length of a central difference.
-        chosen: the length that somebody has chosen for differences.
-
-    Raises:
-        NotAdmitted: none is left, or the gradient isn't that of the losses, so that there is no H.
-    """
-    if trust.is_settled(choice):
-        return
-    if not trust.verdict.follows:
-        raise NotAdmitted(f"{choice.option}={choice.name}: the gradient of the losses isn't that of their values (a detach, or a backward of its own), "
-                          "so H isn't defined; use Identity() or LossSpace(), or trust=True")  # fmt: skip
-    direction, within = (1 / (u.norm() or 1.0)) * u + (1 / random.norm()) * random, allowed(choice, arithmetic, chosen)
-    exact: dict[str, Vector | NotAdmitted] = {}
-
-    def exactly(name: str) -> Vector | NotAdmitted:
-        if name not in exact:
-            try:
-                found = product(name, radius, direction)
-                finite = all(bool(piece.isfinite().all()) for piece in found.pieces)
-                exact[name] = (
-                    found if finite else NotAdmitted(f"{name}: it isn't finite (no second derivative here, as of F.normalize at zeros)")
-                )
-            except NotAdmitted as refusal:
-                exact[name] = refusal
-        return exact[name]
-
-    near, further = product("central", radius, direction), product("central", 3 * radius, direction)
-    noise = 8 * torch.finfo(near.pieces[0].dtype).eps * gradient().norm() * direction.norm() / radius
-    room = max(within, 0.1 if arithmetic != torch.float64 else 1e-3)
-
-    def agree(a: Vector, b: Vector) -> bool:
-        return (a - b).norm() <= room * max(a.norm(), b.norm()) + noise
-
-    smooth = agree(near, further)
-
-    def symmetric(name: str, value: Vector) -> bool:
-        return asymmetry(direction, value, product(name, radius, value)) <= SYMMETRIC.get(arithmetic, ALLOWED_IN_HALF)
-
-    def test(name: str) -> Optional[str]:
-        names = ("double_backward", "forward_over_reverse") if whole else ()
-        if name in names:
-            value = exactly(name)
-            if isinstance(value, NotAdmitted):
-                raise value
-            if agree(value, near) or agree(value, further):
-                return None
-            if smooth:
-                return f"it is off by {apart(value, near):.0%} beside a difference (a backward without a derivative, or weights read past the module)"
-            return None if symmetric(name, value) else "it isn't symmetric"
-        references = [value for each in names if isinstance(value := exactly(each), Vector)]
-        own = product(name, 0.0, direction)
-        bound = within if choice.is_auto else room
-        if not references:
-            if smooth:
-                return None
-            return f"differences of two lengths are {apart(near, further):.0%} apart (rounding, or a unit that switches), and no exact product is to be had"
-        errors = [(own - value).norm() - noise * (not choice.is_auto) - bound * max(value.norm(), own.norm()) for value in references]
-        if min(errors) <= 0 or (smooth and not any(agree(value, near) for value in references) and agree(own, near)):
-            return None
-        return f"it is off by {min(apart(own, value) for value in references):.0%} beside an exact product"
-
-    trust.settle(choice, test)
-    tell(f"{choice.option}={choice.name}: {choice.candidates[0]} has passed the test of this model")
