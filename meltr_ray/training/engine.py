@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Sequence
 
 import torch
@@ -16,6 +15,7 @@ from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.hypergrad.products import Choice
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.training.bert_adam import BertAdam
+from meltr_ray.training.deepspeed_imports import import_muon_as_it_is
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.loss_vector import PREFIX, named_weights
 from meltr_ray.training.scalar_weights import clip_as_vectors, sent_as_vectors
@@ -33,7 +33,6 @@ from deepspeed.utils import (  # isort: skip
 )
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "bert_adam": BertAdam}
-NO_COMPILING = "TORCHDYNAMO_DISABLE"
 ADAM_STATE = ("exp_avg", "exp_avg_sq")
 
 
@@ -44,19 +43,6 @@ def start_process_group(device: torch.device) -> None:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-
-
-def import_muon_as_it_is() -> None:
-    """DeepSpeed compiles its Muon, which nothing here uses, at import: 2.6 CPU-seconds in every worker."""
-    before = os.environ.get(NO_COMPILING)
-    os.environ[NO_COMPILING] = "1"
-    try:
-        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
-    finally:
-        if before is None:
-            del os.environ[NO_COMPILING]
-        else:
-            os.environ[NO_COMPILING] = before
 
 
 class Engine:

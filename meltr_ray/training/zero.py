@@ -18,6 +18,7 @@ from torch import Tensor
 from meltr_ray.hypergrad.fixed_point import FixedPoint, adam_scale
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.hypergrad.weights import ModuleWeights
+from meltr_ray.training.deepspeed_imports import without
 
 if TYPE_CHECKING:  # at run time it is imported below, once its machine is said
     from deepspeed import DeepSpeedEngine
@@ -25,11 +26,12 @@ if TYPE_CHECKING:  # at run time it is imported below, once its machine is said
 os.environ.setdefault("LOCAL_RANK", "0")  # asked for by DeepSpeed; Ray Train sets the real one before this import
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed guesses, with a warning
-from deepspeed.utils import (
-    safe_get_full_optimizer_state,
-    safe_get_local_grad,
-    safe_get_local_optimizer_state,
-)
+with without("mlflow"):
+    from deepspeed.utils import (
+        safe_get_full_optimizer_state,
+        safe_get_local_grad,
+        safe_get_local_optimizer_state,
+    )
 
 
 class WholeWeights(ModuleWeights):
