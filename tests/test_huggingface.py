@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -266,7 +267,7 @@ def test_what_cannot_be_trained_is_refused_in_one_line(change, words):
 @pytest.mark.parametrize("change, words", [
     (lambda x: (7 * x).to(torch.int8), r"layer_norm.weight in model.safetensors is of type I8, where a model has"),
     (lambda x: x.to(torch.complex64), r"layer_norm.weight in model.safetensors is of type C64, where a model has"),
-    (None, "model.safetensors can't be read"),
+    (None, "model.safetensors can't be read"), ("a pipe", "model.safetensors: is no file; move it away"),
 ])  # fmt: skip
 def test_weights_of_a_folder_that_are_none_are_refused(change, words, tmp_path):
     workload = MODELS["luke"]()
@@ -274,6 +275,9 @@ def test_weights_of_a_folder_that_are_none_are_refused(change, words, tmp_path):
     file = tmp_path / "pretrained" / "model.safetensors"
     if change is None:
         file.write_bytes(file.read_bytes()[:500])
+    elif change == "a pipe":
+        file.unlink()
+        os.mkfifo(file)
     else:
         save_file(
             {name: change(x) if name.endswith("layer_norm.weight") else x for name, x in load_file(file).items()}, file, {"format": "pt"}
@@ -333,6 +337,9 @@ def test_what_a_run_leaves_for_from_pretrained_is_read_as_it_was_written(tmp_pat
             with pytest.raises(ConfigError, match="isn't as a run wrote it; restore it from a copy, or delete SHA256"):
                 again.module()
         file.write_bytes(whole)
+    (folder / "SHA256").write_text("")
+    with pytest.raises(ConfigError, match="SHA256 isn't as a run wrote it"):
+        again.module()
     (folder / "SHA256").unlink()
     one_not_finite(folder / "model.safetensors")
     workload.keep(workload.module(), tmp_path)  # the end of a run that was resumed

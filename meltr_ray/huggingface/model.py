@@ -85,7 +85,9 @@ def _differing(pretrained: str, versions: tuple[Any, ...]) -> str | None:
     """The first file that isn't as a run of ours has written it, computed anew for other versions of the folder's files."""
     sums = Path(pretrained) / SUMS
     check_file(sums)
-    return differing_file(Path(pretrained), sums.read_text("utf-8", "replace")) if sums.exists() else None
+    if not sums.exists():
+        return None
+    return differing_file(Path(pretrained), sums.read_text("utf-8", "replace")) if sums.stat().st_size else SUMS
 
 
 def save(model: nn.Module, folder: Path) -> None:
@@ -212,6 +214,7 @@ def check_types(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     for path in [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        check_file(path)
         try:
             if path.suffix == ".bin":
                 types = {name: str(x.dtype) for name, x in torch.load(path, map_location="meta", weights_only=True).items()}

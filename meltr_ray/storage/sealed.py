@@ -119,6 +119,11 @@ def copy_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.copy")
 
 
+def there(path: Path) -> bool:
+    """Whether the file or its copy is."""
+    return path.exists() or copy_of(path).exists()
+
+
 def whole_of(path: Path, reader: Callable[[Path], object] = read) -> Path:
     """`path`, or its copy where it is damaged, gone or not ours to read; one line says so.
 

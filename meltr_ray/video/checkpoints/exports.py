@@ -24,7 +24,7 @@ def export_checkpoint(folder: Path, path: Path) -> list[str]:
         ConfigError: `folder` is neither, or isn't as it was written, or `path` exists.
     """
     check(not path.exists(), "export", path, "exists; choose another name")
-    if (folder / FACTS).exists() or sealed.copy_of(folder / FACTS).exists():
+    if sealed.there(folder / FACTS):
         facts, beginning = read_facts(folder, "checkpoint"), ""
         check_weights(folder, facts, "checkpoint")
         with open_weights(folder / WEIGHTS, "checkpoint") as weights:

@@ -165,8 +165,7 @@ def settings_of(config: BackboneConfig) -> dict[str, Any]:
 def read_facts(folder: str | Path, field: str = "backbone.weights") -> dict[str, Any]:
     """`checkpoint.json` of an imported checkpoint."""
     path = Path(folder) / FACTS
-    there = path.exists() or sealed.copy_of(path).exists()
-    check(there, field, folder, "no imported checkpoint is there; make one: prepare.py checkpoint=<file>")
+    check(sealed.there(path), field, folder, "no imported checkpoint is there; make one: prepare.py checkpoint=<file>")
     try:
         facts = sealed.read_json(path)
     except sealed.Damaged:
