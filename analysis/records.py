@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -127,12 +128,12 @@ def load(folder: str | Path) -> Sweep:
         ConfigError: the folder has no results table; every other file may be missing.
     """
     folder, absent = Path(folder), []
-    if not (folder / results.FILE).exists():
+    if not (folder / results.FILE).exists() and not any(folder.glob(f"trials/*/{results.FILE}")):
         raise ConfigError(f"folder={folder}: has no {results.FILE}; name a folder under outputs/sweeps")
 
     def read(name: str, cost: str) -> dict[str, Any]:
         try:
-            if (folder / name).exists():
+            if sealed.there(folder / name):
                 return sealed.read_json(folder / name)
             absent.append(f"{name} is missing: {cost}.")
         except sealed.Damaged:
@@ -141,7 +142,7 @@ def load(folder: str | Path) -> Sweep:
 
     about = read("sweep.json", "the default plan is assumed; the metric's name and which losses are planted controls are unknown")
     baselines = read("baselines.json", "chance and ridge can't be shown")
-    table = results.load(folder / results.FILE)
+    table = _table(folder, absent)
     about = migrate_about(about, table.column_names)
     for name in [name for name, kind in KINDS.items() if name in about and not isinstance(about[name], kind)]:
         del about[name]
@@ -149,6 +150,24 @@ def load(folder: str | Path) -> Sweep:
     plan, metrics = _planned(about, absent), _declared(about, absent)
     begun = {path.parent.name for path in folder.glob("trials/*/config.yaml")} - set(table["trial"].to_pylist())
     return Sweep(table.to_pandas(), plan, metrics, about.pop("losses", {}), about, baselines, absent, sorted(begun))
+
+
+def _table(folder: Path, absent: list[str]) -> pa.Table:
+    """That of a sweep; where it is damaged or gone, those of its trials, of which it is made.
+
+    Raises:
+        ConfigError: it is damaged, and there are none.
+    """
+    path = folder / results.FILE
+    try:
+        if path.exists():
+            return results.load(path)
+        absent.append(f"{results.FILE} is missing: the tables of the trials are read in its place.")
+    except sealed.Damaged:
+        if not any(folder.glob(f"trials/*/{results.FILE}")):
+            raise
+        absent.append(f"{results.FILE} is damaged: the tables of the trials are read in its place.")
+    return results.Gathered(folder).joined()
 
 
 def load_all(folders: Sequence[str]) -> dict[str, Sweep]:

@@ -7,18 +7,21 @@ import html
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from matplotlib.text import Text
 
 from analysis import cells, chosen, leaders, plots, report, standing, statistics, tables
 from meltr_ray.config import SweepConfig
+from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
 from meltr_ray.storage import sealed
@@ -190,6 +193,23 @@ def test_equal_seconds_takes_the_best_score_within_the_smaller_budget(tmp_path):
     assert tables.differences(tables.pairs(sweep, "meltr", "uniform", "seconds")).to_dict() == {0: 33.0 - 50.0}
     assert tables.differences(tables.pairs(sweep, "meltr", "uniform", "steps")).to_dict() == {0: 70.0 - 50.0, 1: 20.0 - 10.0}
     assert tables.pairs(sweep, "meltr", "uniform", "seconds").why[1] == "meltr has no validation score"
+
+
+def test_a_sweep_whose_table_is_damaged_or_gone_is_reported_by_those_of_its_trials(full, tmp_path):
+    folder = shutil.copytree(full, tmp_path / "sweep")
+    want = tables.load(folder)
+    for damage, words in ((lambda file: file.write_bytes(file.read_bytes()[:-20]), "is damaged: the tables of the trials are read"),
+                          (Path.unlink, "is missing: the tables of the trials are read")):  # fmt: skip
+        damage(folder / results.FILE)
+        found = tables.load(folder)
+        pd.testing.assert_frame_equal(found.rows, want.rows)
+        assert words in " ".join(found.absent) and words in report.write_report(folder).read_text()
+    shutil.rmtree(folder / "trials")
+    with pytest.raises(ConfigError, match="has no results.parquet"):
+        tables.load(folder)
+    (folder / results.FILE).write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match="can't be read as Parquet"):
+        tables.load(folder)
 
 
 def test_diverged_and_failed_trials_are_left_out_and_named(full):

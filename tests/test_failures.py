@@ -16,9 +16,12 @@ from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import Columns
+from meltr_ray.storage import sealed
 from meltr_ray.storage.writers import ShutOut
+from meltr_ray.training import checkpoint
 from meltr_ray.training.statistics import Diverged
 from tests.commands import run
+from tests.engine_toy import toy, toy_config
 from tests.faults import RETURN, attempt, written
 from tests.test_analysis import LOSS_SET, METRICS, measured
 
@@ -52,13 +55,22 @@ def test_best_weights_that_are_gone_are_not_replaced_in_silence(tmp_path, capsys
     for name, score in (("one", 30.0), ("two", 40.0)):
         row = {"trial": name, "arm": "a", "phase": "single", "split": "validation", "status": "finished", "step": 1}
         results.append(tmp_path / "trials" / name, row | measured(score), Columns.of(METRICS, LOSS_SET, {"seed": 0}))
-        for file in ("best.safetensors", "config.yaml"):
-            (tmp_path / "trials" / name / file).write_text(name)
+        checkpoint.save_weights(tmp_path / "trials" / name / "best.safetensors", toy()[0].state_dict(), {"trial": name})
+        config_file.write(tmp_path / "trials" / name / "config.yaml", toy_config(0))
+    best, two = tmp_path / "best/best.safetensors", tmp_path / "trials/two"
     keep_best(tmp_path)
-    assert (tmp_path / "best/best.safetensors").read_text() == "two" and capsys.readouterr().err == ""
-    (tmp_path / "trials/two/best.safetensors").unlink()
+    assert checkpoint.weights_facts(best)["trial"] == "two" and capsys.readouterr().err == ""
+    (two / "config.yaml").unlink()
     keep_best(tmp_path)
-    assert (tmp_path / "best/best.safetensors").read_text() == "one" and "two: its best weights are gone" in capsys.readouterr().err
+    assert checkpoint.weights_facts(best)["trial"] == "two" and "its copy is used" in capsys.readouterr().err
+    sealed.read(tmp_path / "best/config.yaml")
+    content = bytearray((two / "best.safetensors").read_bytes())
+    content[-5] ^= 1
+    for damage in (lambda: (two / "best.safetensors").write_bytes(content), (two / "best.safetensors").unlink):
+        damage()
+        keep_best(tmp_path)
+        assert checkpoint.weights_facts(best)["trial"] == "one"
+        assert "two: its best weights or settings are gone or damaged" in capsys.readouterr().err
 
 
 LATE = "        self.calls = getattr(self, 'calls', 0) + 1\n        if self.calls > 6 and torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:\n            {}\n"

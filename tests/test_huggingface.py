@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -266,14 +267,17 @@ def test_what_cannot_be_trained_is_refused_in_one_line(change, words):
 @pytest.mark.parametrize("change, words", [
     (lambda x: (7 * x).to(torch.int8), r"layer_norm.weight in model.safetensors is of type I8, where a model has"),
     (lambda x: x.to(torch.complex64), r"layer_norm.weight in model.safetensors is of type C64, where a model has"),
-    (None, "model.safetensors can't be read"),
+    (None, "model.safetensors can't be read"), ("a pipe", "model.safetensors: is no file; move it away"),
 ])  # fmt: skip
 def test_weights_of_a_folder_that_are_none_are_refused(change, words, tmp_path):
     workload = MODELS["luke"]()
-    workload.keep(workload.module(), tmp_path)
+    workload.module().model.save_pretrained(tmp_path / "pretrained")
     file = tmp_path / "pretrained" / "model.safetensors"
     if change is None:
         file.write_bytes(file.read_bytes()[:500])
+    elif change == "a pipe":
+        file.unlink()
+        os.mkfifo(file)
     else:
         save_file(
             {name: change(x) if name.endswith("layer_norm.weight") else x for name, x in load_file(file).items()}, file, {"format": "pt"}
@@ -290,7 +294,7 @@ def test_weights_of_a_folder_that_are_none_are_refused(change, words, tmp_path):
 ])  # fmt: skip
 def test_a_damaged_folder_of_a_model_is_refused(damage, words, tmp_path):
     workload = MODELS["luke"]()
-    workload.keep(workload.module(), tmp_path)
+    workload.module().model.save_pretrained(tmp_path / "pretrained")
     damage(tmp_path / "pretrained")
     with pytest.raises(ConfigError, match=words) as refused:
         MODELS["luke"](pretrained=str(tmp_path / "pretrained")).module()
@@ -306,7 +310,7 @@ def one_not_finite(file):
 def test_a_run_knows_the_folder_that_its_weights_came_from(tmp_path):
     """One bit of a weight: the next trial of a resumed sweep would start from another model."""
     workload = MODELS["luke"]()
-    workload.keep(workload.module(), tmp_path)
+    workload.module().model.save_pretrained(tmp_path / "pretrained")
     assert workload.fingerprint() == {}
     loaded = MODELS["luke"](pretrained=str(tmp_path / "pretrained"))
     known = loaded.fingerprint()
@@ -317,6 +321,29 @@ def test_a_run_knows_the_folder_that_its_weights_came_from(tmp_path):
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"its data \(pretrained of the fingerprint\) aren't the run's any more"):
         check_fingerprint(loaded, known)
+
+
+def test_what_a_run_leaves_for_from_pretrained_is_read_as_it_was_written(tmp_path):
+    """Any bit of any of its files; a tokenizer that somebody puts beside them is none of them."""
+    workload, folder = MODELS["luke"](), tmp_path / "pretrained"
+    workload.keep(workload.module(), tmp_path)
+    (folder / "vocab.txt").write_text("a")
+    again = MODELS["luke"](pretrained=str(folder))
+    assert again.module().drawn == []
+    for file in (folder / "config.json", folder / "model.safetensors", folder / "SHA256"):
+        whole = file.read_bytes()
+        for position in (0, len(whole) // 3, len(whole) - 2):
+            file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+            with pytest.raises(ConfigError, match="isn't as a run wrote it; restore it from a copy, or delete SHA256"):
+                again.module()
+        file.write_bytes(whole)
+    (folder / "SHA256").write_text("")
+    with pytest.raises(ConfigError, match="SHA256 isn't as a run wrote it"):
+        again.module()
+    (folder / "SHA256").unlink()
+    one_not_finite(folder / "model.safetensors")
+    workload.keep(workload.module(), tmp_path)  # the end of a run that was resumed
+    assert again.module().drawn == []
 
 
 def test_losses_of_ones_own_join_those_of_the_rule_and_what_has_no_graph_is_named():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -144,6 +145,34 @@ def test_a_killed_search_asks_for_what_it_had_begun_then_for_new_ones(tmp_path):
     drawn = [repr(sorted(search.drawn_by(trial.config).items())) for trial in [first, second, third, *new[:3]]]
     assert len(set(drawn)) == 6
     assert Asking(SpaceSearch(*planned("sweep.samples=9"), {}), tmp_path).left == 2 + 6  # grown
+
+
+def test_what_a_trial_drew_is_known_from_its_table_or_its_settings_or_another_takes_its_place(tmp_path, capsys):
+    """Files that are damaged, gone or another trial's; the search goes on with what is left."""
+    search = SpaceSearch(*planned(), {})
+    drawn = [{}, {"aid.solver": "cg", "aid.damping": 0.0375, "workload.width": 8}, {"aid.solver": "identity", "workload.width": 16}]
+    trials = [search.trial(number, changes) for number, changes in enumerate(drawn)]
+    for trial in trials:
+        write(tmp_path, trial, (300, "finished", 60.0, None))
+    places = [tmp_path / "trials" / trial.name for trial in trials]
+    whole = begun(search, tmp_path)
+    assert [one.changes for one in whole.values()] == [search.drawn_by(trial.config) for trial in trials]
+    shutil.copy(places[2] / "config.yaml", places[1] / "config.yaml")  # as it was written, of another trial
+    for file in ("config.yaml", ".config.yaml.copy"):
+        (places[2] / file).write_bytes((places[2] / file).read_bytes()[:100])
+    (places[0] / "config.yaml").unlink()
+    assert begun(search, tmp_path) == whole
+
+    for place in places[1:]:
+        (place / results.FILE).write_bytes(b"PAR1" + bytes(100))
+        results.set_aside(place)
+    config_file.write(places[1] / "config.yaml", trials[1].config)
+    (places[1] / "config.yaml").unlink()
+    source = Asking(search, tmp_path)
+    assert list(source.tried) == [0, 1] and source.tried[1].changes == drawn[1] and source.left == 1 + 4
+    assert "neither its table nor its settings say what it drew; it is set aside as" in capsys.readouterr().err
+    assert (tmp_path / "damaged" / trials[2].name / f"{results.FILE}.damaged").exists() and not places[2].exists()
+    assert source.next().config == trials[1].config and source.next().name == trials[2].name
 
 
 def test_the_arm_takes_the_best_of_those_that_finished(tmp_path):

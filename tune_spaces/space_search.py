@@ -5,6 +5,7 @@ Its trials run on the seed of searches and never see the test split. The first i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -13,8 +14,10 @@ from omegaconf import DictConfig
 
 from meltr_ray.config import Config, to_flat
 from meltr_ray.config.file import make
+from meltr_ray.config.used import DECIDERS
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.extras import needs
+from meltr_ray.results.columns import SETTING
 from tune_spaces import tpe
 from tune_spaces.arms import SEARCH_SEED_OFFSET, Trial, candidate_arm, searched_arm
 from tune_spaces.search import combinations
@@ -66,6 +69,18 @@ class SpaceSearch:
         """What a trial of the search drew, from its configuration."""
         flat = to_flat(config)
         return used(flat, {name: flat[name] for name in self.space})
+
+    def drawn_by_row(self, row: Mapping[str, Any]) -> Changes | None:
+        """The same from a row of its table; None where the table, of an older version, lacks a setting."""
+        if any(SETTING + name not in row for name in (*self.space, *DECIDERS)):
+            return None
+        flat = {name: self._setting(name, row[SETTING + name]) for name in (*self.space, *DECIDERS)}
+        return used(flat, {name: flat[name] for name in self.space})
+
+    def _setting(self, name: str, cell: Any) -> Any:
+        """Of a cell, which has lists and dictionaries as JSON."""
+        written = isinstance(cell, str) and cell.startswith(("[", "{")) and not isinstance(self.values[name], str)
+        return json.loads(cell) if written else cell
 
     def ask(self, tried: Mapping[int, tpe.Tried]) -> Trial | None:
         """The next trial; None at the end of the search."""

@@ -13,6 +13,7 @@ from meltr_ray.config import file as config_file
 from meltr_ray.config.used import check_given
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage import sealed
+from meltr_ray.storage.disk import check_files
 from tune_spaces import plan
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
@@ -20,6 +21,9 @@ from tune_spaces.equal_budgets import EqualBudgets
 from workloads import cli
 from workloads.growing import grow
 from workloads.remote import check_working_folder
+
+WRITTEN = ("settings.yaml", "config.yaml", "sweep.json", "baselines.json", "results.parquet", "report.html", "log.txt")
+"""Files of a sweep, each replaced as it goes on."""
 
 
 def planned(request: cli.Request) -> tuple[DictConfig, Config, Path]:
@@ -37,8 +41,9 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
         ConfigError: there is none, or settings were given that would make it another sweep.
     """
     folder = Path(request.config.resume).absolute()
-    if not (folder / "settings.yaml").exists():
+    if not sealed.there(folder / "settings.yaml"):
         raise ConfigError(f"resume={request.config.resume}: no sweep was started there; give a folder under outputs/sweeps")
+    check_files("resume", folder, WRITTEN)
     old = config_file.load(sealed.whole_of(folder / "settings.yaml"))
     grow(old, request)
     return old, config_file.make(old), folder

@@ -176,7 +176,8 @@ def workload_of(given: dict[str, str]) -> str:
         return given["workload"]
     for key, name in (("resume", "settings.yaml"), ("resume", "config.yaml"), ("checkpoint", "config.yaml")):
         check(len(os.fsencode(given.get(key, ""))) < LONGEST_PATH, key, given.get(key), "is too long for a path; shorten it")
-        if key in given and os.path.isfile(path := Path(given[key]) / name):
+        path = Path(given.get(key, "")) / name
+        if key in given and (path.is_file() or sealed.copy_of(path).is_file()):
             return config_file.load(sealed.whole_of(path)).workload.source
     return DEFAULT_WORKLOAD
 

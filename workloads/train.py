@@ -42,7 +42,7 @@ def train(request: cli.Request) -> int:
             check(
                 key not in request.given, key, request.given.get(key), "a resumed run stays in its folder; leave it out, or start a new run"
             )
-        if not (folder / "config.yaml").exists():
+        if not sealed.there(folder / "config.yaml"):
             raise ConfigError(f"resume={config.resume}: no run was started there; give a folder under outputs/runs")
         check_files("resume", folder, WRITTEN)
         config = config_file.read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from meltr_ray.cluster.searches import tried_in
@@ -10,18 +11,26 @@ from meltr_ray.results import table as results
 from meltr_ray.storage import sealed
 from tune_spaces.arms import Trial
 from tune_spaces.space_search import SpaceSearch
+from tune_spaces.spaces import Changes
 from tune_spaces.tpe import Tried
+
+ASIDE = "damaged"
+"""Folder of a sweep for trials that nothing can be made of."""
 
 
 class Asking:
     """Those that a killed sweep has begun, then new ones, each from all that is known when it is asked for.
 
-    What was begun is read from the trials' folders: their settings say what they drew, their tables how they ended.
+    What was begun is read from the trials' folders: their tables say what they drew and how they ended; where there is none yet, their settings.
+    A trial of which neither says what it drew is set aside, and another takes its place.
     """
 
     def __init__(self, search: SpaceSearch, folder: Path):
         self.search, self.folder = search, folder
         self.tried = begun(search, folder)
+        for place in places(search, folder):
+            if search.number_of(place.name) not in self.tried:
+                set_aside(place)
         self.waiting = [number for number in self.tried if not results.is_final(self._folder(number))]
 
     def next(self) -> Trial | None:
@@ -48,8 +57,36 @@ class Asking:
 
 def begun(search: SpaceSearch, folder: Path) -> dict[int, Tried]:
     """Number -> trial of the search that a sweep's folder has."""
-    found = {}
-    for path in (folder / "trials").glob(f"{search.names}/config.yaml"):
-        config = config_file.read(sealed.whole_of(path))
-        found[search.number_of(path.parent.name)] = tried_in(path.parent, search.drawn_by(config))
+    drawn = {place: drawn_in(search, place) for place in places(search, folder)}
+    found = {search.number_of(place.name): tried_in(place, changes) for place, changes in drawn.items() if changes is not None}
     return dict(sorted(found.items()))
+
+
+def places(search: SpaceSearch, folder: Path) -> list[Path]:
+    """Folders of the search's trials, an empty one of a sweep that was killed left out."""
+    return [place for place in sorted((folder / "trials").glob(search.names)) if any(place.iterdir())]
+
+
+def drawn_in(search: SpaceSearch, place: Path) -> Changes | None:
+    """What the trial in a folder drew: by its table, which is known to be its own, else by its settings; None: both are damaged or gone."""
+    rows = results.read_trial(place)
+    drawn = search.drawn_by_row(rows[-1]) if rows else None
+    if drawn is not None:
+        return drawn
+    try:
+        return search.drawn_by(config_file.read(sealed.whole_of(place / "config.yaml")))
+    except sealed.Damaged:
+        return None
+
+
+def set_aside(place: Path) -> None:
+    """Move a trial's folder out of the way of another that may take its number; one line says so."""
+    number, aside = 1, place.parents[1] / ASIDE / place.name
+    while aside.exists():
+        number += 1
+        aside = aside.with_name(f"{place.name}-{number}")
+    aside.parent.mkdir(exist_ok=True)
+    os.replace(place, aside)
+    sealed.say(
+        f"{place}: neither its table nor its settings say what it drew; it is set aside as {aside}, and another trial takes its place"
+    )

@@ -25,10 +25,11 @@ from meltr_ray.cluster.tune import run_source, run_trials
 from meltr_ray.config import Config, SweepConfig
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
+from meltr_ray.errors import ConfigError
 from meltr_ray.loggers.named import begin
 from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
-from meltr_ray.training import splits
+from meltr_ray.training import checkpoint, splits
 from meltr_ray.training.overlap import overlap
 from tune_spaces import equal_budgets, plan, screening, space_search
 from tune_spaces.arms import Trial
@@ -48,7 +49,7 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
     before = folder / "settings.yaml"
     grown = (
         growth(config_file.make(config_file.load(sealed.whole_of(before))).sweep, config.sweep)
-        if before.exists() and any(folder.glob(f"trials/*/{results.FILE}"))
+        if sealed.there(before) and any(folder.glob(f"trials/*/{results.FILE}"))
         else {}
     )
     sealed.put_twice(folder / "settings.yaml", OmegaConf.to_yaml(settings))
@@ -74,14 +75,27 @@ def growth(before: SweepConfig, now: SweepConfig) -> dict[str, list[Any]]:
 
 def grown_before(folder: Path) -> list[dict[str, Any]]:
     """What `growth` has found each time."""
+    return said_before(folder).get("grown", [])
+
+
+def said_before(folder: Path) -> dict[str, Any]:
+    """What `sweep.json` says; nothing where there is none, or, with a line, where neither it nor its copy is as it was written."""
     path = folder / "sweep.json"
-    return sealed.read_json(path).get("grown", []) if path.exists() else []
+    try:
+        return sealed.read_json(path) if sealed.there(path) else {}
+    except sealed.Damaged as error:
+        sealed.say(f"{error}; it is written anew, and when the sweep was started and how it has grown is lost")
+        return {}
 
 
 def candidates_of(folder: Path) -> dict[str, int]:
-    """Arm -> candidates of its search, as they were counted when the sweep was started: times taken again would give others."""
+    """Arm -> candidates of its search, as they were counted when the sweep was started: times taken again would give others.
+
+    Raises:
+        Damaged: neither `sweep.json` nor its copy is as it was written.
+    """
     path = folder / "sweep.json"
-    return sealed.read_json(path).get("candidates", {}) if path.exists() else {}
+    return sealed.read_json(path).get("candidates", {}) if sealed.there(path) else {}
 
 
 class Ending(Enum):
@@ -173,7 +187,7 @@ def describe(
 ) -> None:
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table; `more` of it stays until it is given anew."""
     path, workload = folder / "sweep.json", config.workload
-    before = sealed.read_json(path) if path.exists() else {}
+    before = said_before(folder)
     kept = {name: before[name] for name in ("candidates", "settings_chosen", "grown") if before.get(name)} | {
         name: value for name, value in more.items() if value
     }
@@ -212,14 +226,24 @@ def keep_best(folder: Path) -> None:
     ]
     by_score = sorted(rows, key=lambda row: row["score"], reverse=True)
     trials = [folder / "trials" / name for name in dict.fromkeys(row["trial"] for row in by_score)]
-    there = next((number for number, trial in enumerate(trials) if (trial / "best.safetensors").exists()), None)
+    there = next((number for number, trial in enumerate(trials) if is_whole(trial)), None)
     if there is None:
         return
     trial = trials[there]
     if there > 0:
-        sealed.say(f"{trials[0]}: its best weights are gone; {folder / 'best'} has those of {trial.name}")
-    for name in ("best.safetensors", "config.yaml"):
-        put(folder / "best" / name, (trial / name).read_bytes())
+        sealed.say(f"{trials[0]}: its best weights or settings are gone or damaged; {folder / 'best'} has those of {trial.name}")
+    put(folder / "best/best.safetensors", (trial / "best.safetensors").read_bytes())
+    put(folder / "best/config.yaml", sealed.whole_of(trial / "config.yaml").read_bytes())
+
+
+def is_whole(trial: Path) -> bool:
+    """Whether a trial's best weights and settings are as they were written."""
+    try:
+        checkpoint.load_weights_file(trial / "best.safetensors")
+        sealed.whole_of(trial / "config.yaml")
+    except (OSError, ConfigError):
+        return False
+    return True
 
 
 def now() -> str:

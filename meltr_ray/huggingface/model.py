@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import pickle
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from meltr_ray.config.user_code import in_words
 from meltr_ray.errors import ConfigError, check, first_line
-from meltr_ray.storage.sealed import sha256
-from meltr_ray.storage.whole import stamp
+from meltr_ray.storage.sealed import check_file, listed, sha256
+from meltr_ray.storage.sealed import differing as differing_file
+from meltr_ray.storage.whole import put, stamp
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +24,8 @@ CONFIG = "config.json"
 """What `save_pretrained` always writes."""
 WEIGHTS = (".safetensors", ".bin", ".json")
 """Ends of names of files that hold weights, or say which file holds them."""
+SUMS = "SHA256"
+"""Name -> checksum of the files that a run of ours has written; a folder of others has none."""
 _CHECKSUMS: dict[tuple[Any, ...], str] = {}
 FLOATS = ("F64", "F32", "F16", "BF16", "torch.float64", "torch.float32", "torch.float16", "torch.bfloat16")
 """Types of weights in files, by safetensors' and by torch's names."""
@@ -60,13 +64,37 @@ def class_of(architecture: str | type, source: str) -> type:
 
 
 def check_folder(pretrained: str) -> None:
-    """Raises ConfigError: `pretrained` is no folder of this machine that holds a model, such as a name on a hub."""
+    """Raises ConfigError: `pretrained` is no folder of this machine that holds a model, such as a name on a hub, or a run of ours wrote other files."""
     check(
         (Path(pretrained) / CONFIG).is_file(),
         "workload.pretrained",
         pretrained,
         f"is no local folder with a {CONFIG}, and nothing is downloaded; give a folder that save_pretrained wrote",
     )
+    wrong = _differing(pretrained, tuple((path.name, *stamp(path)) for path in sorted(Path(pretrained).iterdir())))
+    check(
+        wrong is None,
+        "workload.pretrained",
+        pretrained,
+        f"{wrong} isn't as a run wrote it; restore it from a copy, or delete {SUMS} in the folder if it was changed on purpose",
+    )
+
+
+@functools.lru_cache(8)
+def _differing(pretrained: str, versions: tuple[Any, ...]) -> str | None:
+    """The first file that isn't as a run of ours has written it, computed anew for other versions of the folder's files."""
+    sums = Path(pretrained) / SUMS
+    check_file(sums)
+    if not sums.exists():
+        return None
+    return differing_file(Path(pretrained), sums.read_text("utf-8", "replace")) if sums.stat().st_size else SUMS
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """`save_pretrained`, and the checksums of what it wrote."""
+    (folder / SUMS).unlink(missing_ok=True)  # of an earlier model, which would be held against half of this one
+    model.save_pretrained(folder)
+    put(folder / SUMS, listed(folder, [path.name for path in folder.iterdir() if path.name == CONFIG or path.suffix in WEIGHTS]))
 
 
 def configuration_of(cls: type, given: Any, pretrained: str | None, source: str) -> Any:
@@ -186,6 +214,7 @@ def check_types(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     for path in [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        check_file(path)
         try:
             if path.suffix == ".bin":
                 types = {name: str(x.dtype) for name, x in torch.load(path, map_location="meta", weights_only=True).items()}

@@ -170,8 +170,8 @@ class HuggingFace(Workload):
         return {} if self.pretrained is None else {"pretrained": models.checksum(self.pretrained)}
 
     def keep(self, module: nn.Module, folder: Path) -> None:
-        """Write the best weights by `save_pretrained`: LoRA's updates are in the weights of their layers."""
-        module.model.save_pretrained(folder / SAVED)
+        """Write the best weights by `save_pretrained`, with checksums: LoRA's updates are in the weights of their layers."""
+        models.save(module.model, folder / SAVED)
 
 
 def check_calls(calls: Any, source: str) -> None:

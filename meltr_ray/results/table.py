@@ -202,18 +202,19 @@ class Gathered:
         """File of a trial -> what tells its versions apart, and its table; None of one that is left out."""
 
     def __call__(self) -> pa.Table:
-        """Join them, write the file and return the table; works on a running sweep.
+        """Join them, write the file and return the table; works on a running sweep."""
+        table = self.joined()
+        write(self.sweep / FILE, table)
+        return table
 
-        A table that is damaged, or another trial's, is left out, and a line says so.
-        """
+    def joined(self) -> pa.Table:
+        """The table alone. That of a trial which is damaged, or another trial's, is left out, and a line says so."""
         versions = {path: stamp(path) for path in sorted(self.sweep.glob(f"trials/*/{FILE}"))}
         self.tables = {
             path: known if (known := self.tables.get(path)) and known[0] == version else (version, self._load(path))
             for path, version in versions.items()
         }
-        table = join(table for _, table in self.tables.values() if table is not None)
-        write(self.sweep / FILE, table)
-        return table
+        return join(table for _, table in self.tables.values() if table is not None)
 
     def _load(self, path: Path) -> pa.Table | None:
         try:

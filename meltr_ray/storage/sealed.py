@@ -119,21 +119,32 @@ def copy_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.copy")
 
 
+def there(path: Path) -> bool:
+    """Whether the file or its copy is."""
+    return path.exists() or copy_of(path).exists()
+
+
 def whole_of(path: Path, reader: Callable[[Path], object] = read) -> Path:
-    """`path`, or its copy where it is damaged or gone; one line says so.
+    """`path`, or its copy where it is damaged, gone or not ours to read; one line says so.
 
     Raises:
         Damaged: both are.
+        PermissionError: neither can be read.
     """
+    forbidden: PermissionError | None = None
     for place in (path, copy_of(path)):
         try:
             reader(place)
+        except PermissionError as error:
+            forbidden = forbidden or error
+            continue
         except (OSError, ValueError):
             continue
         if place != path:
-            say(f"{path}: isn't as it was written; its copy is used")
+            why = "may not be read" if forbidden else "isn't as it was written"
+            say(f"{path}: {why}; its copy is used")
         return place
-    raise _damaged(path)
+    raise forbidden or _damaged(path)
 
 
 def listed(folder: Path, names: Iterable[str]) -> str:

@@ -149,15 +149,69 @@ def test_entries_that_are_no_weights_stop_the_import(change, words, tmp_path):
     )
 
 
-def test_imported_weights_that_are_damaged_are_not_trained(tmp_path):
+@pytest.mark.parametrize("position", [9, 40, 1000, -5], ids=["names", "shapes", "numbers", "the last"])
+def test_imported_weights_that_are_damaged_are_neither_trained_nor_exported(position, tmp_path):
     model = drawn(MODELS["univl"])
     import_checkpoint([write(model.state_dict(), tmp_path / "whole.bin")], tmp_path / "imported", model.config)
     config = replace(model.config, weights=str(tmp_path / "imported"))
     load_start(model, config, WORDS)
     content = bytearray((tmp_path / "imported/weights.safetensors").read_bytes())
-    content[-5] ^= 1
+    content[position] ^= 1
     (tmp_path / "imported/weights.safetensors").write_bytes(content)
-    assert "its weights.safetensors isn't as it was written; import it again" in message_of(lambda: load_start(model, config, WORDS))
+    words = "its weights.safetensors isn't as it was written; import it again"
+    assert words in message_of(lambda: check_start(config, WORDS))  # before any worker starts
+    assert words in message_of(lambda: load_start(model, config, WORDS))
+    assert words in message_of(lambda: export_checkpoint(tmp_path / "imported", tmp_path / "no.bin"))
+    assert not (tmp_path / "no.bin").exists()
+
+
+def test_facts_of_an_import_that_are_damaged_are_told_from_missing_ones(tmp_path, capsys):
+    """One is mended from its copy; of both, or of what no import wrote, one line says so; nothing waits for a pipe."""
+    model, folder = drawn(MODELS["univl"]), tmp_path / "imported"
+    import_checkpoint([write(model.state_dict(), tmp_path / "whole.bin")], folder, model.config)
+    config, facts, copy = replace(model.config, weights=str(folder)), folder / "checkpoint.json", folder / ".checkpoint.json.copy"
+    facts.unlink()
+    check_start(config, WORDS)
+    assert export_checkpoint(folder, tmp_path / "back.bin") == [] and "its copy is used" in capsys.readouterr().err
+    for content, words in {"{": "its checkpoint.json isn't as it was written", '{"version": 1}': "lacks what an import writes"}.items():
+        for file in (facts, copy):
+            file.write_text(content)
+        assert words in message_of(lambda: check_start(config, WORDS))
+        assert words in message_of(lambda: export_checkpoint(folder, tmp_path / "no.bin"))
+    import_checkpoint([tmp_path / "whole.bin"], tmp_path / "second", model.config)
+    (tmp_path / "second/weights.safetensors").unlink()
+    os.mkfifo(tmp_path / "second/weights.safetensors")
+    for call in (lambda: check_start(replace(config, weights=str(tmp_path / "second")), WORDS),
+                 lambda: export_checkpoint(tmp_path / "second", tmp_path / "no.bin")):  # fmt: skip
+        assert "its weights.safetensors isn't as it was written" in message_of(call)
+
+
+@pytest.mark.parametrize("name", ["univl", "violet", "allinone"])
+def test_a_file_of_torch_that_is_damaged_anywhere_is_refused_or_read_as_it_was(name, tmp_path):
+    """Its zip has a checksum of each record, at which torch doesn't look."""
+    model = drawn(MODELS[name])
+    file = write(model.state_dict(), tmp_path / "whole.pt", model.config.naming().wrapper)
+    want, whole, refused = official.read(file), file.read_bytes(), 0
+    want = {entry: x.clone() for entry, x in want.items()}
+    for region in range(60):
+        position = region * len(whole) // 60 + 7
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << region % 8]) + whole[position + 1 :])
+        try:
+            check_equal(official.read(file), want)  # between two records there are bytes that say nothing
+        except ConfigError as error:
+            assert "; fetch it again" in str(error), position
+            refused += 1
+    assert refused > 20
+
+
+def test_a_file_of_torch_that_was_written_without_checksums_is_read(tmp_path):
+    model = drawn(MODELS["univl"])
+    torch.serialization.set_crc32_options(False)
+    try:
+        file = write(model.state_dict(), tmp_path / "plain.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    check_equal(official.read(file), model.state_dict())
 
 
 def test_what_fine_tuning_makes_anew_stays_as_drawn(tmp_path):
@@ -334,7 +388,7 @@ def test_files_that_do_not_belong_are_refused_and_nothing_is_written(tmp_path):
     assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_a_start_that_does_not_fit_is_refused_before_any_weight_is_read(tmp_path):
+def test_a_start_that_does_not_fit_is_refused_before_any_weight_is_made(tmp_path):
     file, folder = small_files(tmp_path)["univl"], tmp_path / "imported"
     import_checkpoint([file], folder, test_univl.toy_config())
     config = test_univl.toy_config(weights=str(folder))
@@ -344,7 +398,7 @@ def test_a_start_that_does_not_fit_is_refused_before_any_weight_is_read(tmp_path
 
     content = (folder / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(content[:-1000])
-    assert "damaged" in refused()
+    assert "isn't as it was written" in refused()
     (folder / "weights.safetensors").write_bytes(content)
     assert "has 31 words, the vocabulary 30522; set data.vocabulary" in refused(30522)
     assert "takes 10 features a frame, the data set has 512" in refused(feature_size=512)
@@ -366,6 +420,10 @@ def test_the_best_weights_of_a_run_are_exported(tmp_path):
     check_equal(official.read(tmp_path / "ours.pt"), model.backbone.state_dict())
     assert "exists; choose" in message_of(lambda: export_checkpoint(tmp_path / "run", tmp_path / "ours.pt"))
     assert "holds neither" in message_of(lambda: export_checkpoint(tmp_path, tmp_path / "other.pt"))
+    content = bytearray((tmp_path / "run/best.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "run/best.safetensors").write_bytes(content)
+    assert "best.safetensors: isn't as it was written" in message_of(lambda: export_checkpoint(tmp_path / "run", tmp_path / "other.pt"))
     save_file({"backbone.fc.1.gate": torch.zeros(2)}, tmp_path / "run/best.safetensors")
     assert "holds fc.1.gate, which" in message_of(lambda: export_checkpoint(tmp_path / "run", tmp_path / "other.pt"))
 

@@ -10,37 +10,41 @@ from torch import Tensor
 
 from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError, check
+from meltr_ray.storage import sealed
+from meltr_ray.training.checkpoint import load_weights_file
 from meltr_ray.video.backbones.named import BACKBONES
 from meltr_ray.video.checkpoints import official
-from meltr_ray.video.checkpoints.imports import FACTS, WEIGHTS, describe, open_weights, read_facts
+from meltr_ray.video.checkpoints.imports import FACTS, WEIGHTS, check_weights, describe, open_weights, read_facts
 
 
 def export_checkpoint(folder: Path, path: Path) -> list[str]:
     """Write an imported checkpoint, or the best weights of a run, as the authors' file; names of theirs that it lacks.
 
     Raises:
-        ConfigError: `folder` is neither, or `path` exists.
+        ConfigError: `folder` is neither, or isn't as it was written, or `path` exists.
     """
     check(not path.exists(), "export", path, "exists; choose another name")
-    if (folder / FACTS).is_file():
-        facts, file, beginning = read_facts(folder, "checkpoint"), folder / WEIGHTS, ""
+    if sealed.there(folder / FACTS):
+        facts, beginning = read_facts(folder, "checkpoint"), ""
+        check_weights(folder, facts, "checkpoint")
+        with open_weights(folder / WEIGHTS, "checkpoint") as weights:
+            state = {name: weights.get_tensor(name) for name in weights.keys()}
         counters, lora = [name for name in facts["not_used"] if name.endswith("position_ids")], None
         config = BACKBONES[facts["backbone"]](**facts["settings"])
     elif (folder / "best.safetensors").is_file():
-        run = config_file.read(folder / "config.yaml")
+        run = config_file.read(sealed.whole_of(folder / "config.yaml"))
         check(
             "backbone" in run.workload.groups,
             "checkpoint",
             folder,
             "is a run of another workload than video, whose weights have no authors' form; give one of video",
         )
-        config, file, beginning = run.workload.backbone, folder / "best.safetensors", "backbone."
+        config, beginning = run.workload.backbone, "backbone."
+        state = load_weights_file(folder / "best.safetensors")
         counters, lora = [], run.tuning.lora_alpha / run.tuning.lora_rank
     else:
         raise ConfigError(f"checkpoint={folder}: holds neither an imported checkpoint nor best weights; give the folder of one")
-    with open_weights(file, "checkpoint") as weights:
-        names = [name for name in weights.keys() if name.startswith(beginning)]
-        state = {name.removeprefix(beginning): weights.get_tensor(name) for name in names}
+    state = {name.removeprefix(beginning): x for name, x in state.items() if name.startswith(beginning)}
     if lora is not None:
         state = merged(state, lora)
     model = describe(config, state)[1]

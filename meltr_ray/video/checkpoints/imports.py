@@ -30,6 +30,8 @@ from meltr_ray.video.checkpoints import naming, official
 WEIGHTS, FACTS, VERSION = "weights.safetensors", "checkpoint.json", 1
 CHECKSUM = "weights_sha256"
 """Of the weights' file, in the facts."""
+NEEDED = {"backbone", "settings", "vocabulary_size", "missing", "not_used"}
+"""Facts that every import has written."""
 
 
 def import_checkpoint(
@@ -162,12 +164,24 @@ def settings_of(config: BackboneConfig) -> dict[str, Any]:
 
 def read_facts(folder: str | Path, field: str = "backbone.weights") -> dict[str, Any]:
     """`checkpoint.json` of an imported checkpoint."""
+    path = Path(folder) / FACTS
+    check(sealed.there(path), field, folder, "no imported checkpoint is there; make one: prepare.py checkpoint=<file>")
     try:
-        facts = sealed.read_json(Path(folder) / FACTS)
+        facts = sealed.read_json(path)
     except sealed.Damaged:
-        raise ConfigError(f"{field}={folder}: no imported checkpoint is there; make one: prepare.py checkpoint=<file>") from None
+        raise ConfigError(f"{field}={folder}: its {FACTS} isn't as it was written; import it again") from None
     check(facts.get("version") == VERSION, field, folder, "was imported by another version; import it again")
+    whole = facts.keys() >= NEEDED and facts["backbone"] in BACKBONES and isinstance(facts["settings"], dict)
+    check(whole, field, folder, f"its {FACTS} lacks what an import writes; import it again")
     return facts
+
+
+def check_weights(folder: str | Path, facts: dict[str, Any], field: str = "backbone.weights") -> None:
+    """Raises ConfigError: the weights of an imported checkpoint aren't those that its facts were written of."""
+    path, known = Path(folder) / WEIGHTS, facts.get(CHECKSUM)
+    if known is None or not path.exists():  # an older import; what opens them says that they are missing
+        return
+    check(path.is_file() and sealed.sha256(path) == known, field, folder, f"its {WEIGHTS} isn't as it was written; import it again")
 
 
 def read_headers(folder: str | Path) -> dict[str, Tensor]:

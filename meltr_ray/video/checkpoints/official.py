@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from meltr_ray.errors import ConfigError
+from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put
+from meltr_ray.storage.sealed import check_file
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which a file may hold its entries: Lightning's, and that of DeiT's initialisations."""
@@ -68,8 +69,11 @@ def read(path: str | os.PathLike) -> dict[str, Tensor]:
     if not path.is_file():
         rule = "is a folder; give the file of weights in it" if path.is_dir() else "no such file; give the path of a checkpoint"
         raise ConfigError(f"checkpoint={path}: {rule}")
+    check_file(path)  # that it isn't ours to read is no damage
     try:
         content = load_file(path) if is_safetensors(path) else read_pickle(path)
+    except ConfigError:
+        raise
     except Exception as error:  # a damaged file, or a hostile one, raises whatever its bytes lead to
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             rule = f"names {refused[1]}, which is no tensor, builtin or numpy array and may run code; use a file of weights alone"
@@ -89,6 +93,17 @@ def read(path: str | os.PathLike) -> dict[str, Tensor]:
     return state
 
 
+def check_records(path: Path) -> None:
+    """Of a zip file, torch's present format, whose records torch reads without a look at their checksums.
+
+    Raises:
+        ConfigError: a record isn't what its checksum says. All are 0 where torch was told to write none.
+    """
+    with zipfile.ZipFile(path) as records:
+        wrong = records.testzip() if any(record.CRC for record in records.infolist()) else None
+    check(wrong is None, "checkpoint", path, f"isn't as it was written (the checksum of {wrong} in it differs); fetch it again")
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether the file begins as safetensors do: the length of a JSON object, then the object."""
     with open(path, "rb") as file:
@@ -97,9 +112,12 @@ def is_safetensors(path: Path) -> bool:
 
 def read_pickle(path: Path) -> Any:
     """What torch saved, with nothing but tensors, builtins, numpy arrays and stand-ins in it; raises whatever torch does."""
+    in_zip = zipfile.is_zipfile(path)
+    if in_zip:
+        check_records(path)
     allowed = [*numpy_globals(), *((stand_in, name) for name, stand_in in STAND_INS.items())]
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=in_zip)
 
 
 def entries(module: nn.Module) -> dict[str, list[str]]:

@@ -7,15 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from meltr_ray.errors import ConfigError, check
-from meltr_ray.storage import sealed
+from meltr_ray.errors import ConfigError
 from meltr_ray.video.backbones.naming import Naming, State
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.checkpoints import official
 from meltr_ray.video.checkpoints.imports import (
-    CHECKSUM,
     WEIGHTS,
     check_vocabulary,
+    check_weights,
     describe,
     open_weights,
     read_facts,
@@ -25,16 +24,16 @@ from meltr_ray.video.checkpoints.imports import (
 
 
 def check_start(config: BackboneConfig, vocabulary_size: int, feature_size: int | None = None) -> None:
-    """Refuse a `config.weights` that training can't start from; reads no weights, so the driver can afford it.
+    """Refuse a `config.weights` that training can't start from; makes no weights, so the driver can afford it.
 
     `feature_size`: that of the data set's frame features, where UniVL reads them; 0: it has none.
 
     Raises:
-        ConfigError: no imported checkpoint is there, or it is of another backbone, size, vocabulary or feature size.
+        ConfigError: no imported checkpoint is there, or it isn't as it was written, or of another backbone, size, vocabulary or feature size.
     """
     if config.weights is None:
         return
-    read_facts(config.weights)  # first: without it there are no weights to read
+    check_weights(config.weights, read_facts(config.weights))  # first: damaged headers would seem to be of another model
     headers, features = read_headers(config.weights), config.naming().frame_features
     if feature_size and features in headers and headers[features].size(-1) != feature_size:
         rule = f"takes {headers[features].size(-1)} features a frame, the data set has {feature_size}"
@@ -50,14 +49,8 @@ def load_start(model: nn.Module, config: BackboneConfig, vocabulary_size: int) -
     Raises:
         ConfigError: as `check_start`.
     """
+    check_weights(config.weights, read_facts(config.weights))
     names, left = plan_start(model, config, vocabulary_size)
-    path, known = Path(config.weights) / WEIGHTS, read_facts(config.weights).get(CHECKSUM)
-    check(
-        known is None or sealed.sha256(path) == known,
-        "backbone.weights",
-        config.weights,
-        f"its {WEIGHTS} isn't as it was written; import it again",
-    )
     own, naming = model.state_dict(), config.naming()
     with torch.no_grad(), open_weights(Path(config.weights) / WEIGHTS, "backbone.weights") as file:
         for name in names:
