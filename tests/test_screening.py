@@ -208,7 +208,7 @@ def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
     assert found.says.to_dict() == {"a": "more", "b": "as much", "c": "less", "shuffled": "more"}
     assert found.agrees.to_dict() == {"a": True, "b": None, "c": True, "shuffled": False}
     page = report.write_report(folder).read_text()
-    assert "What MELTR said of them" in page and "MELTR agrees with the verdict on 2 of 3 losses that help or harm for sure." in page
+    assert "What MELTR said of them" in page and "MELTR agrees with the verdict on 2 of 3 losses that surely help or harm." in page
 
 
 def test_what_other_examples_would_change_is_said(tmp_path):
