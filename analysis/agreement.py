@@ -40,7 +40,7 @@ def in_words(table: pd.DataFrame, arm: str) -> str:
     """How often the two agree."""
     told = table.agrees.dropna()
     if told.empty:
-        return f"No loss is sure to help or to harm, so there is nothing that {arm} could be held to."
+        return f"No loss is sure to help or to harm, so there is no verdict to compare {arm} with."
     silent = int((table.says[told.index] == "as much").sum())
-    open_ = f" On {silent} its slope can't be told from the primary's." if silent else ""
-    return f"{arm} agrees with the verdict on {int(told.astype(bool).sum())} of {len(told)} losses that help or harm for sure.{open_}"
+    open_ = f" For {silent} of them, its slope can't be distinguished from the primary's." if silent else ""
+    return f"{arm} agrees with the verdict on {int(told.astype(bool).sum())} of {len(told)} losses that surely help or harm.{open_}"

@@ -75,7 +75,7 @@ def leave_one_out_table(sweep: Sweep) -> Table | None:
         r.interval, bracket(sweep, r.student_low, r.student_high), p_value(r.p), r.verdict,
     ] for loss, r in table.iterrows()]  # fmt: skip
     header = ["without", "pairs", "contribution", "95 % interval or range", "which", "Student's", "p (not corrected)", "verdict"]
-    side = "" if sweep.metric.higher else "Lower is better: of a loss that helps, the contribution is negative."
+    side = "" if sweep.metric.higher else "Lower is better: the contribution of a loss that helps is negative."
     return Table("Contribution of each auxiliary loss", header, rows, side) if rows else None
 
 
@@ -127,9 +127,21 @@ def ledger_table(sweep: Sweep) -> Table | None:
         for arm, length in sweep.plan.charged_seconds.items()
         if rows
     ]
-    header = ["phase", "trials", "diverged or failed", "device-minutes", "device-seconds a trial", "minutes of those that ended badly"]
+    header = [
+        "phase",
+        "trials",
+        "diverged or failed",
+        "device-minutes",
+        "device-seconds a trial",
+        "device-minutes of diverged or failed trials",
+    ]
     return (
-        Table("By phase", header, rows, "A trial's whole time, start and evaluation included, times its workers; up to its last row.")
+        Table(
+            "By phase",
+            header,
+            rows,
+            "Device time of a trial: its whole time up to its last row, with start and evaluation, multiplied by its number of workers.",
+        )
         if rows
         else None
     )

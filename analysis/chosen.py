@@ -34,8 +34,8 @@ def chosen_table(sweep: Sweep) -> Table | None:
              ", ".join(f"{name}={_written(value)}" for name, value in r.settings.items()) or DASH, score(sweep, r.score)]
             for arm, r in chosen(sweep).iterrows()]  # fmt: skip
     header = ["arm", "candidates", "trials", "diverged or failed", "device-seconds", "chosen", "settings", f"{sweep.label}, validation"]
-    return Table("What each arm chose", header, rows, "Candidate 0 is the arm as configured, at the middle learning rate. The score is the best of the candidates' "
-                 "at full length, on the seed of searches, so chance flatters it. Device-seconds: what the search took; its number of candidates was set "
+    return Table("What each arm chose", header, rows, "Candidate 0 is the arm as configured, at the middle learning rate. The score is the best score of a candidate "
+                 "at full length, on the seed of searches, so chance flatters it. Device-seconds: the cost of the search. The number of candidates was fixed "
                  "beforehand, from short trials.") if rows else None  # fmt: skip
 
 
@@ -43,10 +43,10 @@ def in_words(sweep: Sweep) -> str:
     """How the search went, for the report's methods."""
     rates = sweep.plan.learning_rates
     return (
-        f"Searched: each of {', '.join(sweep.compared)} had {sweep.plan.budget_each} of device time for settings of its own: the learning rate of w between "
-        f"{min(rates):g} and {max(rates):g}, weight decay, and what belongs to its way to combine. Candidates were drawn at random, trained for a quarter of "
-        "the steps with the whole schedule, the better half for half of them, the better half of those to the end; the best at the end was chosen. A score is the "
-        "best on validation, on one seed apart from those of the comparison. Candidates of an arm: as many as the budget buys at what its trials cost."
+        f"Searched: each of {', '.join(sweep.compared)} had {sweep.plan.budget_each} of device time to find its own settings: the learning rate of w between "
+        f"{min(rates):g} and {max(rates):g}, weight decay, and the settings of its way to combine. Candidates were drawn at random and trained for a quarter of "
+        "the steps, with the whole schedule. The better half of them was trained for half of the steps, and the better half of those to the end; the best at the end was chosen. A score is the "
+        "best on validation, on one seed that the comparison doesn't use. The number of an arm's candidates is what the budget pays for, at the cost of the arm's trials."
     )
 
 

@@ -43,8 +43,8 @@ def leaders_table(sweep: Sweep) -> Table | None:
         "95 %",
         "p",
     ]
-    return Table("Leaders on fresh seeds", header, rows, "Chosen by their mean on validation over the seeds of the comparison, and run again, as they were, on others; the "
-                 "test split is scored in these runs alone. Intervals: Student's. p: sign-flip test of the pairs, not corrected for the number of leaders.") if rows else None  # fmt: skip
+    return Table("Leaders on fresh seeds", header, rows, "Leaders are the arms with the best mean on validation over the seeds of the comparison. They run again, with the same settings, on fresh seeds; the "
+                 "test split is scored only in these runs. Intervals: Student's. p: sign-flip test of the pairs, not corrected for the number of leaders.") if rows else None  # fmt: skip
 
 
 def sentences(sweep: Sweep) -> list[str]:

@@ -231,7 +231,7 @@ def cost(sweep: Sweep) -> Figure | None:
     time.barh(rows, meta, left=table.seconds_per_step - meta, color=OKABE_ITO[4], height=0.6, hatch="///", edgecolor="white",
               lw=0, label="meta step, spread over the steps")  # fmt: skip
     memory.barh(rows, table.peak_memory_bytes / 1e9, color=FAINT, height=0.6)
-    time.set_xlabel("Time a step (s)")
+    time.set_xlabel("Time of a step (s)")
     memory.set_xlabel("Peak memory of worker 0 (GB)")
     for axis in (time, memory):
         _rows(axis, list(table.index))

@@ -65,13 +65,13 @@ def answer(sweep: Sweep) -> list[str]:
         lines.append(f"{count(more, 'more baseline')}: see the tables, the first of which says where each arm ends.")
     if sweep.plan.leaders:
         lines = [*sentences(sweep), *lines,
-                 "The test split is scored in the leaders' runs on fresh seeds alone; the others are validation scores."]  # fmt: skip
+                 "The test split is scored only in the leaders' runs on fresh seeds; all other scores are on validation."]  # fmt: skip
     elif table.n.iloc[0] and how != "test":
         lines.append("No pair of trials has test scores yet; validation scores are shown in their place.")
     n, least = table.n.iloc[0], table.least_p_adjusted.iloc[0]
     if n and least >= statistics.SIGNIFICANCE:
-        lines.append(f"With {count(n, 'pair')} p can't fall below {cells.p_value(least)}, so no other "
-                     "verdict than inconclusive was possible; more seeds are needed to find out.")  # fmt: skip
+        lines.append(f"With {count(n, 'pair')}, p can't fall below {cells.p_value(least)}. So only the verdict "
+                     "inconclusive was possible; more seeds are needed for another.")  # fmt: skip
     return lines
 
 
@@ -100,13 +100,14 @@ UNREAD = 128 + signal.SIGPIPE
 MOST_FINDINGS = 4
 """Comparisons that the answer names; of more, the rest stand in the tables alone."""
 AGREES = (
-    "A loss weighs more or less than the primary by its slope. Agrees: more where it helps, less where it harms; only of losses whose verdict is sure. "
-    "A slope is not an importance: it multiplies a loss whose gradient may be large, small or zero. Share of the step: the part of what the last step did to "
+    "A loss's slope is its weight in the training loss. Says: whether the arm gave the loss a larger or a smaller slope than the primary. Agrees: yes if the slope is "
+    "larger for a loss that helps, or smaller for a loss that harms; empty if the loss's verdict is not sure. "
+    "A slope is not an importance: it multiplies a loss whose gradient may be large, small or zero. Share of the step: the loss's share of the last step's change of "
     "the training loss, to first order, a_t <g_t, g> / <g, g>."
 )
 EFFECTS = (
-    "What each loss does to the metric. Dots: seeds. Diamond: the mean that is judged. Bar: its 95 % interval, which holds together with those of "
-    "the whole table. Triangles: the same beside the primary alone and in the full set. Shaded: differences that count as none."
+    "Effect of each loss on the metric. Dots: seeds. Diamond: the mean from which the verdict is read. Bar: its 95 % interval; with 95 % confidence all intervals of the "
+    "table are right. Triangles: the effect beside the primary alone, and in the full set. Shaded: differences below the margin, which count as none."
 )
 
 
@@ -163,7 +164,7 @@ def _combined(sweep: Sweep) -> Section:
     if tables.are_fixed(tables.slopes(sweep)):
         return Section(title, ["No slope changes between evaluations, so none is drawn.", *_controls_words(sweep)], tables=[table])
     return Section(title, _controls_words(sweep), "slopes",
-                   "Slope of each loss over training: mean, and band from the least to the greatest seed. Dashed: planted controls.",
+                   "Slope (weight) of each loss over training: mean, and band from the least to the greatest seed. Dashed: planted controls.",
                    [table])  # fmt: skip
 
 
@@ -181,8 +182,8 @@ def _learned(one: screening.Screened, arm: str) -> Section:
 
 
 def _of_screening(sweep: Sweep, one: screening.Screened | None) -> list[Section]:
-    found = [Section("Pairs of losses", figure="interactions", caption="What either loss of a pair gives with the other in, minus what "
-                     "it gives with the other out, on average over the rest. Bars: plain 95 % intervals, each by itself.")] if one and one.found.interactions else []  # fmt: skip
+    found = [Section("Pairs of losses", figure="interactions", caption="Interaction of two losses: the effect of one loss with the other in the set, minus "
+                     "its effect with the other out, on average over all other losses. Bars: 95 % intervals, each for itself.")] if one and one.found.interactions else []  # fmt: skip
     found += [_learned(one, arm) for arm in sweep.plan.arms if one and len(tables.slopes(sweep, arm))]
     if not sweep.confirmed:
         return [*found, *_curves_and_floors(sweep)]
@@ -201,7 +202,7 @@ def _curves_and_floors(sweep: Sweep) -> list[Section]:
     )
     return [
         Section("Learning curves", figure="learning_curves",
-                caption="Validation score over steps and over training time. Thin: each seed. Thick: mean over finished trials."),
+                caption="Validation score over steps and over training time. Thin lines: seeds. Thick lines: means over finished trials."),
         Section("For the sceptic", list(_floors(sweep)) or [unknown], tables=[cells.sceptic_table(sweep)]),
     ]  # fmt: skip
 
@@ -213,7 +214,7 @@ def _of_any(sweep: Sweep) -> list[Section]:
         Section("What it cost", tables=[cells.ledger_table(sweep)]),
         Section("Configurations and their cost", figure="cost",
                 tables=[cells.configurations_table(sweep), cells.settings_table(sweep)],
-                caption="Time a step, means over finished trials, and the largest peak memory among them."),
+                caption="Time of a step, mean over finished trials, and the largest peak memory among them."),
         _searched(sweep),
         *_space(sweep),
         Section("Trials that did not finish", [] if len(tables.not_finished(sweep)) else ["None."],
@@ -232,7 +233,7 @@ def _searched(sweep: Sweep) -> Section:
         "Learning rates",
         [] if searched else ["No learning rate was searched."],
         "learning_rate_search",
-        "The same grid for each arm. Bars: least to greatest seed. Ring: chosen." if searched else "",
+        "The same grid for each arm. Bars: from the least to the greatest seed. Ring: the chosen rate." if searched else "",
         [cells.learning_rate_table(sweep)],
     )
 
@@ -241,7 +242,9 @@ def _space(sweep: Sweep) -> list[Section]:
     if not space.has_search(sweep):
         return []
     told = space.importance_table(sweep)
-    few = f"Fewer than {space.LEAST} configurations have ended, or optuna isn't installed, so nothing is said of how much each setting mattered."
+    few = (
+        f"Fewer than {space.LEAST} configurations have ended, or optuna isn't installed, so it isn't known how much each setting mattered."
+    )
     return [Section("Which settings mattered", [] if told else [few], "parallel_coordinates", space.CAPTION,
                     [told, space.best_table(sweep)])]  # fmt: skip
 
@@ -257,8 +260,8 @@ def _grown(sweep: Sweep) -> list[str]:
     if not found:
         return []
     unsound = any("sweep.seeds" in one["what"] for one in steps)
-    return ["The sweep has grown after results were there: " + "; ".join(found) + "."
-            + (" Seeds that were added after a look make p-values and intervals too sure of themselves." if unsound else "")]  # fmt: skip
+    return ["The sweep was extended after results were known: " + "; ".join(found) + "."
+            + (" Seeds that were added after a look make p-values too small and intervals too short." if unsound else "")]  # fmt: skip
 
 
 def _listed(value: Any) -> str:

@@ -96,13 +96,13 @@ def notes(one: Screened) -> list[str]:
     """What a reader of the page's table has to know."""
     found, sweep = one.found, one.sweep
     said = [f"Each number is a difference in {sweep.label}{f' ({sweep.points})' if sweep.points else ''}; differences below {found.margin:g} count as none. "
-            "The intervals hold together: with 95 % confidence none of them is wrong."]  # fmt: skip
+            "The intervals are simultaneous: with 95 % confidence all of them are right."]  # fmt: skip
     if not sweep.metric.higher:
         said.append("Lower is better: a loss that helps has a negative number.")
     said += _of_pairs(one)
     if found.design.aliased:
         said.append(
-            f"Not told apart by this design: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}."
+            f"This design can't distinguish these interactions: {'; '.join(' = '.join(f'{a} x {b}' for a, b in group) for group in found.design.aliased)}."
         )
     return [*said, *screening_text.notes(found), *_of_examples(one), *_of_diverged(one)]
 
@@ -197,7 +197,7 @@ def _all_together(one: Screened) -> str:
     differences = over_the_primary(one, one.found.design.losses)
     if len(differences) < statistics.LEAST_FOR_INTERVAL or statistics.student_interval(differences.map(one.sweep.metric.score))[0] <= 0:
         return ""
-    return f" All losses together: {_difference(one.sweep, differences)} over the primary alone in the screening's own trials; more seeds, or other losses, would tell which."
+    return f" All losses together: {_difference(one.sweep, differences)} over the primary alone in the screening's own trials; more seeds, or a screening of other losses, would tell which of them helps."
 
 
 def text(one: Screened) -> str:

@@ -57,10 +57,10 @@ def notes(screening: Screening) -> tuple[str, ...]:
     if len(losses) > 1 and all(contrasts.change(screening.design, effect.loss) is None for effect in losses):
         found.append(f"Whether a loss's effect depends on another can't be told from this design ({screening.design.kind}).")
     if any(effect.modelled for effect in losses):
-        found.append("In the full set: from a model of losses and pairs, as the design lacks those rows.")
+        found.append("In the full set: estimated by a model of losses and pairs, since the design lacks those rows.")
     if screening.missing:
         found.append(
-            f"Trials without a score: {screening.missing}; those of losses are filled in by least squares, at a cost in certainty."
+            f"Trials without a score: {screening.missing}. Missing scores of losses are estimated by least squares, which makes intervals wider."
         )
     if screening.few_seeds:
         found.append(f"{count(len(screening.seeds), 'seed')}: too few for an effect's spread to be known well, so intervals are wide.")

@@ -47,9 +47,9 @@ def signals_table(sweep: Sweep) -> Table | None:
             interval = f"[{_short(r.low)}, {_short(r.high)}]" if np.isfinite(r.low) else DASH
             rows.append([arm, loss, str(r.seeds), _short(r["mean"]), interval, number(r.ratio, 2, True), r.says])
     header = ["arm", "loss", "seeds", "lowers the held-out primary loss by", "95 % over seeds", "signal over noise of a look", "says"]
-    return Table("What held-out batches said of each loss", header, rows, "Of arms that learn from held-out batches. To first order for a small step along each loss's "
-                 "gradient (MELTR, aligned; in their own units), or after combiner.horizon steps with the loss and without it (look_ahead), or after a try of it (tryout). "
-                 "A screening says what a loss does to the end of training; this says what the arm could see of it.") if rows else None  # fmt: skip
+    return Table("What held-out batches said of each loss", header, rows, "For arms that learn from held-out batches: how much a loss lowers the held-out primary loss. MELTR and aligned "
+                 "measure this to first order, for a small step along the loss's gradient (in their own units); look_ahead after combiner.horizon steps with the loss and without it; tryout after a try of the loss. "
+                 "A screening measures the loss's effect at the end of training; this table shows what the arm could see during training.") if rows else None  # fmt: skip
 
 
 def _short(value: float) -> str:

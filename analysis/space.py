@@ -29,9 +29,7 @@ ABOUT = ("trials", "status", "score", "stopped_at")
 """Columns of `configurations` beside the settings."""
 MOST_SHOWN = 10
 """Configurations that the table has."""
-CAPTION = (
-    "A line a configuration, the better the darker; a line that skips a setting makes nothing of it. Grey: stopped at a rung or diverged."
-)
+CAPTION = "Each line is a configuration; better ones are darker. A line skips a setting that its configuration doesn't use. Grey: stopped at a rung or diverged."
 
 
 def configurations(sweep: Sweep) -> pd.DataFrame:
@@ -140,8 +138,8 @@ def importance_table(sweep: Sweep) -> Table | None:
     shares = importance(sweep)
     rows = [[name, f"{100 * share:.0f}"] for name, share in shares.items()]
     return Table("How much each setting mattered", ["setting", "share (%)"], rows,
-                 "PED-ANOVA: of what tells the best tenth of the configurations (at least {LEAST_TOP}) from all of them, the part that lies in each setting by itself. "
-                 "Of a few dozen configurations it is rough, and it says nothing of pairs.") if rows else None  # fmt: skip
+                 f"PED-ANOVA: each setting's share of what distinguishes the best tenth of the configurations (at least {LEAST_TOP}) from all of them, by this setting alone. "
+                 "With a few dozen configurations the shares are rough. They say nothing about pairs of settings.") if rows else None  # fmt: skip
 
 
 def best_table(sweep: Sweep) -> Table | None:

@@ -67,7 +67,7 @@ def _equal(sweep: Sweep, trials: dict[str, pd.DataFrame], budget: str) -> dict[s
 
 def _charges(sweep: Sweep) -> str:
     parts = [f"{arm} {in_words(length)}" for arm, length in sweep.plan.charged_seconds.items()]
-    return f" In tuning too, spent before this sweep: {', '.join(parts)}." if parts else ""
+    return f" Tuning includes device time that was spent before this sweep: {', '.join(parts)}." if parts else ""
 
 
 def standing_table(sweep: Sweep) -> Table | None:
@@ -87,15 +87,16 @@ def standing_table(sweep: Sweep) -> Table | None:
         "behind the best",
         "validation, equal steps",
         "validation, equal seconds",
-        "time a step",
+        "time of a step",
         "forwards",
         "backwards",
         "tuning (s)",
         "a run (s)",
         "memory (GB)",
     ]
-    return Table("Where each arm ends", header, rows, f"Behind the best: in units of {sweep.margin:g}, the least difference that counts; the best of many "
-                 "means is flattered by chance. Interval: Student's over seeds. Equal steps, equal seconds: the best of a run on validation "
-                 "within the steps, and within the device-seconds of training, that the cheapest arm's runs take, mean over seeds. Learning rates were laid out for whole runs, "
-                 "so at equal seconds a dearer arm is cut off before its rate has fallen: laid out for so long, it might score better there. Time a step: over the fastest arm's. Forwards, backwards: passes a step "
-                 f"beyond a plain one. Tuning, a run: device-seconds of an arm's searches, and of a trial.{_charges(sweep)}") if rows else None  # fmt: skip
+    return Table("Where each arm ends", header, rows, f"Behind the best: distance from the best arm in units of {sweep.margin:g}, the least difference that counts; the best of many "
+                 "means is flattered by chance. 95 %: Student's interval over seeds. Equal steps, equal seconds: a run's best score on validation "
+                 "within the number of steps, or the device-seconds of training, of the cheapest arm's runs; mean over seeds. Learning rates were scheduled for whole runs. "
+                 "So at equal seconds a more expensive arm is cut off before its rate has fallen; with a schedule of that length it might score better. Time of a step: divided by the fastest arm's. "
+                 "Forwards, backwards: passes in a step in addition to a plain step. Tuning: device-seconds of an arm's searches. A run: device-seconds of a trial."
+                 f"{_charges(sweep)}") if rows else None  # fmt: skip

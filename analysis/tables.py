@@ -294,7 +294,7 @@ def missing(sweep: Sweep) -> list[str]:
     notes += _not_numbers(sweep)
     search = learning_rate_search(sweep)
     if len(search) and len(edge := search.arm[search.edge]):
-        notes.append(f"The learning rate chosen lies on the edge of the grid for {', '.join(edge)}: a better one may lie outside.")
+        notes.append(f"The chosen learning rate lies on the edge of the grid for {', '.join(edge)}: a better rate may lie outside.")
     return notes
 
 

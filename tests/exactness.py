@@ -222,35 +222,38 @@ Made by `python -m tests.exactness --write`; `tests/test_exactness.py` holds the
 **How to read it.** Every number is a relative error |got - dense| / |dense|: a wrong length counts as much as a wrong
 direction. `dense` is computed in float64 at the same weights. The Hessian, the Jacobian and the mixed derivative are formed row by
 row, and v follows from these matrices by the solver's own formula: v = b for Identity, a sum of matrix powers for Neumann, four
-iterations of a textbook CG in numpy for CG, and a dense solve for the others. **Bold**: an error above its rule.
+iterations of a textbook CG in numpy for CG, and a dense solve for the others. The column "rule" has the largest error that the
+tests allow. **Bold**: an error above its rule.
 
 **Rules.** Double backward and forward mode err by rounding, multiplied by the condition number of A = H + damping I. A central
 difference moves w by about cbrt(u), where u is the rounding unit, and errs by about its square. A one-sided difference moves w by
 sqrt(u) and errs by about as much. Both errors grow with |losses| / |derivative along v|. On the badly scaled problem (condition
-number 5e5) a solve may exceed its rule 500 times. Nystrom may exceed it by the condition number on every problem, because its
-pseudo-inverse is cut where rounding hides the sketch.
-In brackets: these factors lift the rule so high that it demands nothing. Empty: not measured (LossSpace needs losses; a full rank
-above 20; 564 columns by differences).
+number 5e5), the error of a solve may be 500 times its rule. On every problem, Nystrom's error may be its rule times the condition
+number, because its pseudo-inverse is cut off where rounding hides the sketch.
+An error in brackets has no rule: these factors make its rule so large that it demands nothing. An empty cell was not measured
+(LossSpace needs losses; a full rank above 20; 564 columns by differences).
 
 **Problems** (`tests/problems.py`): `quadratic` has three losses; `curved` has the same under a combiner that is quadratic in the
 losses; `badly scaled` has losses of scale 1e-3, 1 and 1e3; `low rank` has rank 4 of 12; `indefinite` has eigenvalues of both signs;
-`ridge` is written as four losses and by log strengths; `logistic` regression has weights of examples and a log strength;
-`perceptron` has three losses under MELTR; `micro-batches` has two of them, with dropout; `transformer` has one layer with dropout
-and five losses under MELTR, one negative and one constant.
+`ridge` regression is written in two ways, with four losses and with log strengths as phi; `logistic` regression has weights of
+examples and a log strength as phi; `perceptron` has three losses under MELTR; `micro-batches` has two micro-batches of it, with
+dropout; `transformer` has one layer with dropout and five losses under MELTR, one negative and one constant.
 """
 
 ORDER = ["true optimum", "products", "solvers, float64", "solvers, float32"]
 
 TITLES = {
     "true optimum": ("Against the true optimum", """
-dF/dphi against four-point differences of F at inner optima solved anew to 1e-12. Double backward, float64, no damping.
+The whole hypergradient dF/dphi is compared with four-point differences of F, for which the inner optimum is solved again to 1e-12.
+Products by double backward, in float64, without damping.
 """, "solver"),
     "products": ("Products", """
-Along random directions. Where phi is not a combiner's (ridge by strengths, logistic), `J v` is the mixed product
-d_phi <d_w L, v>. `gauss_newton` is compared with J^T G J, which is 0 under a linear combiner.
+Products J v and H u along random directions ([hypergradients.md](hypergradients.md) explains them). If phi doesn't belong to a
+combiner (ridge by strengths, logistic), `J v` is the mixed product d_phi <d_w L, v>. `gauss_newton` is compared with J^T G J, which
+is 0 under a linear combiner.
 """, "product | by | precision"),
     "solvers, float64": ("Solvers, float64", """
-Implicit term of the hypergradient, damped so that A is positive definite.
+The error of the implicit term of the hypergradient. The damping is so large that A is positive definite.
 """, "solver | products by"),
     "solvers, float32": ("Solvers, float32", """
 The same, in float32.

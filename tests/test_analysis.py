@@ -496,7 +496,7 @@ def test_what_an_arm_cost_before_the_sweep_is_in_its_tuning(tmp_path):
     sweep = tables.load(write_plan(tmp_path, charged={"uniform": "16m"}))
     after = standing.standing(sweep)
     assert (after.tuning - before.tuning).to_dict() == {"meltr": 0, "uniform": 960, "primary_only": 0} and after.run.equals(before.run)
-    assert standing.standing_table(sweep).note.endswith("In tuning too, spent before this sweep: uniform 16 min.")
+    assert standing.standing_table(sweep).note.endswith("Tuning includes device time that was spent before this sweep: uniform 16 min.")
     assert cells.ledger_table(sweep).rows[-1] == ["before this sweep, for uniform", cells.DASH, cells.DASH, "16.0", cells.DASH, cells.DASH]
     page = report.write_report(tmp_path).read_text()
     assert "before this sweep, for uniform" in page and "spent before this sweep: uniform 16 min" in page

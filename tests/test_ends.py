@@ -61,7 +61,7 @@ def test_a_second_signal_ends_at_once_and_a_short_grace_is_kept(whole, tmp_path)
         sweep.process.send_signal(signal.SIGTERM)
         assert sweep.process.wait(20) == 143, sweep.said
         assert f"resume={sweep.folder}" in sweep.said and "Traceback" not in sweep.said
-        assert "the report was not written; going on with the sweep writes it\n" in sweep.said
+        assert "the report was not written; resuming the sweep writes it\n" in sweep.said
     finally:
         kill_all(sweep.process)
 

@@ -157,8 +157,8 @@ def test_the_report_says_what_was_added_after_results_were_there(tmp_path, asked
     phases.start(folder, settings, config, "")
     phases.start(folder, settings, config, "")  # again, with nothing new
     (said,) = _grown(load(folder))
-    assert said.startswith("The sweep has grown after results were there: sweep.seeds from 2 to 4 on ") and said.endswith(
-        "too sure of themselves."
+    assert said.startswith("The sweep was extended after results were known: sweep.seeds from 2 to 4 on ") and said.endswith(
+        "intervals too short."
     )
     assert OmegaConf.load(folder / "settings.yaml").sweep.seeds == 4
 

@@ -103,8 +103,8 @@ def test_two_short_trials_tell_the_cost_of_all():
         assert known.cost(trial) == pytest.approx(10 + 100 * len(trial.config.losses.set) + 5 * (2 + trial.test))
     lines = plan.cost_in_words(config, trials, known)
     assert (
-        lines[0] == "timed, a trial: primary_only 2 min, uniform_with_permuted 7 min"
-        and lines[1] == "device time: about 3 h 07 min: screening 2 h 32 min, confirmation 35 min"
+        lines[0] == "estimated device time of a trial: primary_only 2 min, uniform_with_permuted 7 min"
+        and lines[1] == "device time in all: about 3 h 07 min: screening 2 h 32 min, confirmation 35 min"
     )
 
 
@@ -138,7 +138,7 @@ def test_a_busy_moment_doesnt_make_a_step_dearer(timings):
 def test_a_budget_says_how_far_it_goes_or_what_a_block_costs():
     config, trials, known = timed("sweep.budget=2h")
     # a seed: 120, 220, 220, 320, 220 and 420 s
-    assert plan.cost_in_words(config, trials, known)[-1] == "sweep.budget=2h ends it after about 29 of 48 trials"
+    assert plan.cost_in_words(config, trials, known)[-1] == "sweep.budget=2h ends the sweep after about 29 of 48 trials"
     with pytest.raises(ConfigError, match="^sweep.budget=20m: is below one block: the trials of one seed take 25 min; give more"):
         plan.cost_in_words(*timed("sweep.budget=20m"))
 
@@ -210,7 +210,9 @@ def test_tuned_weights_are_an_arm_beside_the_others():
     chosen = tuned[0].config.combiner.weights
     assert chosen in [trial.config.combiner.weights for trial in trials] and chosen[0] == 1 and chosen[2] < 0.5
     every = plan.all_trials(request.settings, request.config)
-    assert plan.in_words(request.config, every)[0] == "weights: 8 runs for the arm tuned, 4 of them where a fit to the others has its best"
+    assert (
+        plan.in_words(request.config, every)[0] == "weights: 8 runs for the arm tuned, 4 of them at the best point of a fit to the others"
+    )
     for settings, rule in (
         ("sweep.tuned_weights=2", "sweep.tuned_weights=2: a fit needs more runs"),
         ("sweep.baselines=[tuned]", "sweep.baselines=tuned: no such arm"),

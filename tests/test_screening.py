@@ -172,7 +172,7 @@ def test_the_report_says_what_is_so(higher, tmp_path):
     assert f"Best set: primary + a: {'+' if higher else '−'}4." in said or f"Best set: primary + a: {'+' if higher else '−'}3." in said
     page = report.write_report(folder).read_text()
     assert "Confirmation on fresh seeds" in page and '<tr class="helps">' in page and "What it cost" in page
-    assert ("above 0 helps, below 0 harms" if higher else "below 0 helps, above 0 harms") in page
+    assert ("above 0, the loss helps; below 0, it harms" if higher else "below 0, the loss helps; above 0, it harms") in page
     assert (folder / "plots/effects.png").exists() and (folder / "plots/interactions.png").exists()
     assert page.count("data:image/png;base64") == len(list((folder / "plots").glob("*.png")))  # no figure that no section shows
 
@@ -208,7 +208,7 @@ def test_what_a_learned_combination_said_stands_beside_the_effects(tmp_path):
     assert found.says.to_dict() == {"a": "more", "b": "as much", "c": "less", "shuffled": "more"}
     assert found.agrees.to_dict() == {"a": True, "b": None, "c": True, "shuffled": False}
     page = report.write_report(folder).read_text()
-    assert "What MELTR said of them" in page and "MELTR agrees with the verdict on 2 of 3 losses that help or harm for sure." in page
+    assert "What MELTR said of them" in page and "MELTR agrees with the verdict on 2 of 3 losses that surely help or harm." in page
 
 
 def test_what_other_examples_would_change_is_said(tmp_path):

@@ -67,7 +67,7 @@ def test_a_search_goes_on_after_a_kill_and_ends_with_an_arm(searched):
     taken, found = trials[f"meltr_searched_{best.split('_')[2].partition('-')[0]}-seed0"][-1], search[best][-1]
     assert [taken[f"setting.{name}"] for name in names] == [found[f"setting.{name}"] for name in names] and taken["phase"] == "ablation"
     assert len({tuple(rows[-1][f"setting.{name}"] for name in names) for rows in search.values()}) == 10
-    assert "search (tpe): 10 configurations of" in output and "one in 2 goes on past step 10, 15, 30" in output
+    assert "search (tpe): 10 configurations of" in output and "the best 1 in 2 continues after step 10, 15, 30" in output
 
 
 def test_trials_stop_at_rungs_where_others_are_better_by_the_table(searched):

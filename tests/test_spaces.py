@@ -105,7 +105,7 @@ def test_what_does_not_go_together_is_left_out_and_counted():
     assert list(searched(settings, config).found.values()) == [
         {"aid.solver": "identity", "combiner.slopes": "simplex"}, {"aid.solver": "cg", "combiner.slopes": "any"}]  # fmt: skip
     assert plan.search_in_words(settings, config)[0].endswith(
-        "1 can't be, such as aid.solver=cg: takes the Hessian of g_phi, and slopes on a simplex are no derivative of one function"
+        "1 are impossible, such as aid.solver=cg: takes the Hessian of g_phi, and slopes on a simplex are no derivative of one function"
     )
 
 

@@ -207,7 +207,7 @@ def test_the_plan_counts_the_search_and_its_arm():
     trials = plan.all_trials(settings, config)
     assert sum(trial.phase == "space_search" for trial in trials) == 6 and sum(trial.arm == "meltr_searched" for trial in trials) == 7
     assert plan.search_in_words(settings, config)[0].endswith(
-        "each asked for when those before it are known; one in 3 goes on past step 40, 100"
+        "each chosen after the scores of those before it; the best 1 in 3 continues after step 40, 100"
     )
     assert {trial.config.seed for trial in trials if trial.phase == "space_search"} == {1000}
 

@@ -55,4 +55,4 @@ def in_words(config: Config) -> str:
     if config.sweep.asha is None:
         return ""
     steps = rungs(config.train.steps, config.train.evaluate_every, config.sweep.asha)
-    return f"; one in {config.sweep.asha} goes on past step {', '.join(map(str, steps))}"
+    return f"; the best 1 in {config.sweep.asha} continues after step {', '.join(map(str, steps))}"

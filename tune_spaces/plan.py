@@ -151,7 +151,7 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
     if config.sweep.design == "none":
         more = config.sweep.tuned_weights - count["weight_search"]
         searched = (
-            [f"weights: {config.sweep.tuned_weights} runs for the arm {TUNED}, {more} of them where a fit to the others has its best"]
+            [f"weights: {config.sweep.tuned_weights} runs for the arm {TUNED}, {more} of them at the best point of a fit to the others"]
             if more
             else []
         )
@@ -167,14 +167,14 @@ def in_words(config: Config, trials: list[Trial]) -> list[str]:
     beside += [f"{arm} with all of losses.set" for arm in config.sweep.arms]
     lines = [f"screening: {', '.join(design.losses)}: {design.kind}, {len(design.rows)} rows" + "".join(f", {one}" for one in beside)
              + f"; {len(rows) + len(config.sweep.arms)} x {seeds} seeds = {count['screening']} trials"]  # fmt: skip
-    lines += [f"  not told apart: {' = '.join(f'{a} x {b}' for a, b in group)}" for group in design.aliased]
+    lines += [f"  the design can't distinguish: {' = '.join(f'{a} x {b}' for a, b in group)}" for group in design.aliased]
     if count["confirmation"]:
         arms = [screening.BEST, *config.sweep.confirm]
         lines.append(f"confirmation: {' against '.join([arms[0], ', '.join(arms[1:])])}, {config.sweep.confirmation_seeds} fresh seeds, "
                      f"at most {count['confirmation']} trials; the test split is scored in them alone")  # fmt: skip
     if count["learning_rate_search"]:
         lines.insert(0, f"learning rates: {', '.join(f'{rate:g}' for rate in config.sweep.learning_rates)}: {count['learning_rate_search']} trials, "
-                        "and more where the best lies on an edge")  # fmt: skip
+                        "and more if the best lies on an edge of the grid")  # fmt: skip
     return lines
 
 
@@ -185,12 +185,12 @@ def search_in_words(settings: DictConfig, config: Config) -> list[str]:
         return []
     halved = asha.in_words(config)
     if space_search.asks(config):
-        line = f"search (tpe): {config.sweep.samples} configurations of {', '.join(space)}, each asked for when those before it are known"
+        line = f"search (tpe): {config.sweep.samples} configurations of {', '.join(space)}, each chosen after the scores of those before it"
         return [line + halved, f"{arms.searched_arm(config.sweep)} takes the best of them"]
     drawn, how = arms.searched(settings, config), config.sweep.search
     line = f"search ({how}): {len(drawn.found)} configurations of {', '.join(space)}, of {drawn.looked_at} combinations: equal ones are one"
     left = len(drawn.refused)
-    return [line + halved + (f"; {left} can't be, such as {drawn.refused[0].partition('; ')[0]}" if left else "")]
+    return [line + halved + (f"; {left} are impossible, such as {drawn.refused[0].partition('; ')[0]}" if left else "")]
 
 
 def check_space(settings: DictConfig, config: Config) -> None:
@@ -219,8 +219,8 @@ def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str
     each = [f"{arm} {in_time(timing.of_trial(trial.config, False))}" for arm, (trial, timing) in timed.of_arms.items()]
     parts = [f"{name} {in_time(cost)}" for name, cost in by_phase.items()]
     lines = [
-        f"timed, a trial: {', '.join(each)}",
-        f"device time: about {in_time(sum(costs))}{': ' + ', '.join(parts) if len(parts) > 1 else ''}",
+        f"estimated device time of a trial: {', '.join(each)}",
+        f"device time in all: about {in_time(sum(costs))}{': ' + ', '.join(parts) if len(parts) > 1 else ''}",
     ]
     if config.sweep.budget is None:
         return lines
@@ -231,7 +231,7 @@ def cost_in_words(config: Config, trials: list[Trial], timed: Timed) -> list[str
           f"is below one block: the trials of one seed take {in_time(block)}{f' after {in_time(search)} of searches' if search else ''}; give more")  # fmt: skip
     if budget < sum(costs):
         fitting = sum(total <= budget for total in accumulate(costs))
-        lines.append(f"sweep.budget={config.sweep.budget} ends it after about {fitting} of {len(trials)} trials")
+        lines.append(f"sweep.budget={config.sweep.budget} ends the sweep after about {fitting} of {len(trials)} trials")
     return lines
 
 

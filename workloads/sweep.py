@@ -61,7 +61,7 @@ def sweep(request: cli.Request) -> int:
     print(f"{headline(folder)}\nreport: {report}" if report else unreported(folder))
     if ending is phases.Ending.BUDGET:
         more = f"python workloads/sweep.py resume={remote.place_of(folder, twin)} sweep.budget=<more>"
-        print(cli.as_called(f"sweep.budget={config.sweep.budget} is used up; go on with more: {more}"))
+        print(cli.as_called(f"sweep.budget={config.sweep.budget} is used up; to continue with a larger budget: {more}"))
     if ending is phases.Ending.INTERRUPTED:
         print(cli.as_called(f"interrupted; go on with: python workloads/sweep.py resume={remote.place_of(folder, twin)}"))
     return interruption.code if ending is phases.Ending.INTERRUPTED else 0
@@ -70,7 +70,7 @@ def sweep(request: cli.Request) -> int:
 def unreported(folder: Path) -> str:
     """What is said where the time to end was over before the report was written."""
     old = folder / "report.html"
-    return "the report was not written; going on with the sweep writes it" + (f", and {old} is of before" if old.exists() else "")
+    return "the report was not written; resuming the sweep writes it" + (f", and {old} is an earlier one" if old.exists() else "")
 
 
 def main() -> None:

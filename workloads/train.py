@@ -148,7 +148,7 @@ def finish(folder: Path, config: Config) -> int:
     if bad := [row["step"] for row in rows if not math.isfinite(row["score"])]:
         print(f"note: {name} was not a finite number in {len(bad)} of {len(rows)} evaluations, first at step {bad[0]}", file=sys.stderr)
     if off := switched_off(rows[-1], config):
-        print(f"not trained with at the end: {', '.join(off)}")
+        print(f"losses that were switched off at the end: {', '.join(off)}")
     print(f"best validation {name} {measured(metric, best[f'metric.{name}'])} at step {best['step']} -> {folder}")
     return 0
 

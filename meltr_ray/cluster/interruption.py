@@ -68,7 +68,9 @@ class Interruption:
         self.number, self.since = number, time.monotonic()
         self.ends = self.since + self.grace
         stop.ask(self.folder)
-        line = f"{signal.Signals(number).name}: what runs saves its step and stops, within {self.grace:g} s; again to end at once\n"
+        line = (
+            f"{signal.Signals(number).name}: running trials save their step and stop within {self.grace:g} s; signal again to end at once\n"
+        )
         tell(self.terminal.fileno(), line)  # a signal may come in the middle of a print
         self.in_seconds(max(self.grace - FOR_THE_REPORT, self.grace / 2))
 

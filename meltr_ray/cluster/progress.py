@@ -76,6 +76,6 @@ class Progress(tune.Callback):
         parts = [f"{self.done + self.skipped}/{self.total} trials done", f"{self.running} running"]
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"best {measured(self.metric, self.metric.score(self.best[0]))} ({self.best[1]})"] if self.best else []
-        parts += [f"about {left / 60:.0f} min {left % 60:02.0f} s left" if left is not None else "time left: not known yet"]
+        parts += ["about {} min {:02} s left".format(*divmod(round(left), 60)) if left is not None else "time left: not known yet"]
         line = "  ".join(parts)
         tell(self.terminal, f"\r\033[K{line}" if on_terminal else line + "\n")
