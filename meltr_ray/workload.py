@@ -182,6 +182,10 @@ class Workload:
         """What of the data a resumed run and an evaluation must find again: name -> checksum."""
         return {}
 
+    def identity(self) -> dict[str, str]:
+        """What all trials of a sweep must find alike besides, such as the data's files or the weights that training starts from: name -> checksum."""
+        return {}
+
     # --- what only a workload as large as video needs
 
     groups: ClassVar[Mapping[str, type]] = {}

@@ -31,6 +31,7 @@ from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
 from meltr_ray.training import checkpoint, splits
 from meltr_ray.training.overlap import overlap
+from meltr_ray.training.shared import check_shared, shared
 from tune_spaces import equal_budgets, plan, screening, space_search
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
@@ -41,9 +42,11 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
     """Write what a resumed sweep and the analysis read. `counted`: arm -> candidates that `sweep.budget_each` buys.
 
     Raises:
-        ConfigError: a resumed sweep's workload has another text now.
+        ConfigError: a resumed sweep's workload has another text now, or other data.
     """
     keep_text(config.workload, folder / "workload")
+    known, now_shared = said_before(folder).get("shared", {}), shared(config.workload)
+    check_shared(config.workload, known, now_shared)
     for trial in folder.glob("trials/*"):
         results.set_aside(trial)
     before = folder / "settings.yaml"
@@ -61,6 +64,7 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
         command,
         ended=None,
         candidates=counted or {},
+        shared=now_shared | known,
         grown=[*grown_before(folder), {"when": now(), "what": grown}] if grown else [],
     )
 
@@ -188,7 +192,7 @@ def describe(
     """`sweep.json` and `baselines.json`: what the analysis needs to know besides the results table; `more` of it stays until it is given anew."""
     path, workload = folder / "sweep.json", config.workload
     before = said_before(folder)
-    kept = {name: before[name] for name in ("candidates", "settings_chosen", "grown") if before.get(name)} | {
+    kept = {name: before[name] for name in ("candidates", "settings_chosen", "grown", "shared") if before.get(name)} | {
         name: value for name, value in more.items() if value
     }
     known: dict[str, Any] = (

@@ -33,6 +33,7 @@ from meltr_ray.results.columns import Columns
 from meltr_ray.storage import put
 from meltr_ray.storage.stop import Asked
 from meltr_ray.storage.writers import ShutOut, Starts
+from meltr_ray.training.shared import check_shared, named
 from meltr_ray.training.statistics import Diverged
 from meltr_ray.training.stopping import End, Stop
 
@@ -103,6 +104,7 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
     from meltr_ray.training.run import run  # imports DeepSpeed, which reads the ranks that Ray has set by now
 
     _keep_imports()
+    check_shared(config.workload, trial.get("shared", {}), named(config.workload))
     folder, columns, rungs, asked = Path(trial["folder"]), columns_of(config), Rungs.of(trial), Asked(trial["stop"])
     ended: list[str] = []
     tracked = Tracked(Path(trial["stop"]), trial["name"], trial["arm"], trial["phase"], recorded(config))

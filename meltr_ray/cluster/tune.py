@@ -17,6 +17,7 @@ from meltr_ray.cluster.trial import trainable
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
+from meltr_ray.storage import sealed
 from meltr_ray.storage.stop import Asked
 from meltr_ray.storage.writers import Starts
 from tune_spaces.arms import Trial
@@ -58,9 +59,9 @@ class InOrder:
 class Given(Searcher):
     """Tune's face of a source: its trials, until one doesn't fit the budget or the sweep is stopped."""
 
-    def __init__(self, source: Source, folder: Path, cost: Callable[[Trial], float], budget: Budget, stopped: Callable[[], bool]):
+    def __init__(self, source: Source, folder: Path, config: Config, cost: Callable[[Trial], float], budget: Budget):
         super().__init__()
-        self.source, self.folder, self.cost, self.budget, self.stopped = source, folder, cost, budget, stopped
+        self.source, self.folder, self.config, self.cost, self.budget, self.stopped = source, folder, config, cost, budget, Asked(folder)
         self.running: dict[str, Path] = {}
         """Tune's name of a trial -> its folder."""
 
@@ -69,7 +70,7 @@ class Given(Searcher):
         if trial is None or not self.budget.start(self.folder / "trials" / trial.name, self.cost(trial)):
             return Searcher.FINISHED
         self.running[trial_id] = self.folder / "trials" / trial.name
-        return {"trial": specification(trial, self.folder)}
+        return {"trial": specification(trial, self.folder, self.config)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         folder = self.running.pop(trial_id)
@@ -96,14 +97,22 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
     run_source(InOrder(waiting), folder, config, progress, budget, cost)
 
 
-def specification(trial: Trial, folder: Path) -> dict[str, Any]:
-    """What a worker is told of a trial; its settings are written where it will read them."""
+def specification(trial: Trial, folder: Path, config: Config) -> dict[str, Any]:
+    """What a worker is told of a trial of the sweep `config`; its settings are written where it will read them."""
     place = folder / "trials" / trial.name
     config_file.write(place / "config.yaml", trial.config)
     Starts.forget(place)
     train = trial.config.train
+    same = repr(trial.config.workload) == repr(config.workload)  # an arm may be on other data
     return {"name": trial.name, "folder": str(place), "arm": trial.arm, "phase": trial.phase, "test": trial.test, "stop": str(folder),
-            "max_failures": train.max_failures, "steps": train.steps, "rungs": rungs.specified(trial)}  # fmt: skip
+            "max_failures": train.max_failures, "steps": train.steps, "rungs": rungs.specified(trial),
+            "shared": shared_of(folder) if same else {}}  # fmt: skip
+
+
+def shared_of(folder: Path) -> dict[str, str]:
+    """What all trials of a sweep have to find alike, as its first found it."""
+    path = folder / "sweep.json"
+    return sealed.read_json(path).get("shared", {}) if sealed.there(path) else {}
 
 
 def run_source(source: Source, folder: Path, config: Config, progress: Progress | None = None, budget: Budget | None = None,
@@ -115,7 +124,7 @@ def run_source(source: Source, folder: Path, config: Config, progress: Progress 
         tune.with_resources(trainable, of_trial(config)),
         # A function trainable keeps its process for the next trial: that saves its imports.
         tune_config=tune.TuneConfig(
-            search_alg=Given(source, folder, cost, budget or Budget(), Asked(folder)),
+            search_alg=Given(source, folder, config, cost, budget or Budget()),
             num_samples=source.left,
             max_concurrent_trials=at_once(config),
             reuse_actors=True,

@@ -25,6 +25,7 @@ def check_said(workload: Workload) -> None:
     checked("title", _in_title, "a name of letters, digits, _ and -, for folders")
     checked("caveats", _in_sentences, "a list of sentences")
     checked("fingerprint", _in_checksums, "a dictionary, name -> text")
+    checked("identity", _in_checksums, "a dictionary, name -> text")
     checked("describe", _in_description, "a dictionary, with `name` and `description`")
     checked("baselines", _in_baselines, "{split: {name: {metric: number}}}")
     check_fingerprint_stays(workload)
@@ -33,10 +34,11 @@ def check_said(workload: Workload) -> None:
 
 def check_fingerprint_stays(workload: Workload) -> None:
     """It tells whether data are the same, so the same data give it again."""
-    first, again = (called(workload, "fingerprint", workload.fingerprint) for _ in range(2))
-    other = sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name))
-    check(not other, "workload", workload.source, f"fingerprint gave two texts for {', '.join(other)}; return the same at every call, "
-          "as it tells whether data are the same")  # fmt: skip
+    for member in ("fingerprint", "identity"):
+        first, again = (called(workload, member, getattr(workload, member)) for _ in range(2))
+        other = sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name))
+        check(not other, "workload", workload.source, f"{member} gave two texts for {', '.join(other)}; return the same at every call, "
+              "as it tells whether data are the same")  # fmt: skip
 
 
 def check_baselines(workload: Workload) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import field
 from functools import cached_property
@@ -188,6 +189,13 @@ class Video(Workload):
 
     def fingerprint(self) -> dict[str, str]:
         return self.folder.checksums
+
+    def identity(self) -> dict[str, str]:
+        from meltr_ray.video.checkpoints.imports import CHECKSUM, read_facts
+
+        clips = [shard["sha256"] for entry in self._manifest["splits"].values() for shard in entry["shards"]]
+        weights = self.backbone.weights and read_facts(self.backbone.weights).get(CHECKSUM)
+        return {"clips": hashlib.sha256("".join(clips).encode()).hexdigest()} | ({"weights": weights} if weights else {})
 
     def baselines(self) -> dict[str, dict[str, dict[str, float]]]:
         return self._manifest["baselines"].get(self.task.name, {})
