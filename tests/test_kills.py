@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 KILLS, CHECKPOINT_EVERY, AT_ONCE = 3, 20, 2
+ON_TWO_WORKERS = ("train.num_workers=2", "engine.zero_stage=2", "sweep.max_concurrent=1")
 SEED = int(os.environ.get("KILLS_SEED", "0"))
 
 
@@ -66,6 +67,26 @@ def test_of_a_trial(whole, tmp_path, monkeypatch):
     finally:
         kill_all(sweep.process)
     check(sweep, whole)
+    print(f"nothing is left of the sweep after {marked.gone(marked.alive):.1f} s")
+
+
+def test_of_a_trial_and_of_a_worker_where_it_has_two(tmp_path, monkeypatch):
+    """The trial's process holds Ray Train's controller: its workers end with it, and what they held is free for the trial's next attempt."""
+    whole, sweep = Ended(tmp_path / "whole", ON_TWO_WORKERS), Ended(tmp_path / "killed", ON_TWO_WORKERS, CHECKPOINT_EVERY)
+    whole.start()
+    whole.finish()
+    marked = Marked(monkeypatch, str(sweep.root))
+    sweep.start()
+    victims = ("ray::Implicit", "ray::RayTrainWorker")
+    try:
+        for victim, steps in zip(victims, moments("workers")):
+            sweep.until_steps(steps)
+            random.Random(steps).choice(marked.workers(victim)).send_signal(signal.SIGKILL)
+        sweep.finish()
+    finally:
+        kill_all(sweep.process)
+    sweep.assert_whole(whole)
+    assert 0 <= sweep.steps() - whole.steps() <= 2 * len(victims) * (CHECKPOINT_EVERY + 1)
     print(f"nothing is left of the sweep after {marked.gone(marked.alive):.1f} s")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import ray.tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 
@@ -31,11 +32,15 @@ class Trainer(TorchTrainer):
     def _run_controller(self, **parts: Any) -> Any:
         return super()._initialize_and_run_controller(**parts)
 
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without that for Ray's data sets, which starts a process for them where there are none, as here."""
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
 
 class InTrial(Trainer):
     """With the controller in the trial's own process, which does nothing else and is kept for the next trial.
 
-    A controller of its own and the actor that passes its rows on to Tune are two more processes for each trial, which import torch and Ray.
+    A controller of its own, and the actor that passes its rows to Tune, would be two more processes for each trial, which import torch and Ray.
     """
 
     def _run_controller(self, **parts: Any) -> Any:

@@ -7,6 +7,7 @@ holds them in `workload`. Older names of settings are read and put under the pre
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -37,15 +38,7 @@ def schema(cls: type[Workload], chosen: dict[str, Any]) -> DictConfig:
     Raises:
         ConfigError: a group has no such choice.
     """
-    settings = OmegaConf.structured(_written_form(cls))
-    hints = typing.get_type_hints(Config)
-    for name, kind in hints.items():
-        if dataclasses.is_dataclass(kind):  # from the class: an instance has filled in defaults that depend on other settings
-            settings[name] = kind
-    settings.workload = Workload if cls.groups else cls
-    for group, kind in cls.groups.items():
-        settings[group] = _chosen(cls, group, kind, chosen.get(group))
-    return settings
+    return _schema(cls, tuple(chosen.items())).copy()
 
 
 def load(path: Path) -> DictConfig:
@@ -118,7 +111,7 @@ def read(path: Path, changes: Sequence[str] = ()) -> Config:
     """
     try:
         saved = load(path)
-        kinds = {field.name: field.kind for field in fields(find(saved.workload.source))}
+        kinds = {field.name: field.kind for field in fields(find(saved.workload.source))} if changes else {}
         given = dict(change.split("=", 1) for change in changes)
         return make(saved, {key: value_of(key, kinds.get(key, ""), text) for key, text in given.items()})
     except (OSError, OmegaConfBaseException) as error:
@@ -138,6 +131,20 @@ def as_written(config: Config) -> dict[str, Any]:
         group, _, name = old.partition(".")
         groups[group][name] = None
     return plain | groups
+
+
+@functools.lru_cache(32)
+def _schema(cls: type[Workload], chosen: tuple[tuple[str, Any], ...]) -> DictConfig:
+    """Made once: every trial of a process reads its settings by it."""
+    settings = OmegaConf.structured(_written_form(cls))
+    hints = typing.get_type_hints(Config)
+    for name, kind in hints.items():
+        if dataclasses.is_dataclass(kind):  # from the class: an instance has filled in defaults that depend on other settings
+            settings[name] = kind
+    settings.workload = Workload if cls.groups else cls
+    for group, kind in cls.groups.items():
+        settings[group] = _chosen(cls, group, kind, dict(chosen).get(group))
+    return settings
 
 
 def _written_form(cls: type[Workload]) -> type:
