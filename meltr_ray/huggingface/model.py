@@ -87,7 +87,7 @@ def _differing(pretrained: str, versions: tuple[Any, ...]) -> str | None:
     check_file(sums)
     if not sums.exists():
         return None
-    return differing_file(Path(pretrained), sums.read_text("utf-8", "replace")) if sums.stat().st_size else SUMS
+    return differing_file(Path(pretrained), sums.read_text(encoding="utf-8", errors="replace")) if sums.stat().st_size else SUMS
 
 
 def save(model: nn.Module, folder: Path) -> None:
