@@ -11,7 +11,7 @@ import pytest
 
 from meltr_ray.cluster import sweep as phases
 from meltr_ray.cluster.trial import run_trial
-from meltr_ray.cluster.tune import specification
+from meltr_ray.cluster.tune import shared_of, specification
 from meltr_ray.errors import ConfigError
 from meltr_ray.training.shared import named
 from tests.faults import DOC, MINE
@@ -64,7 +64,7 @@ def test_a_resumed_sweep_refuses_other_data(request_of, tmp_path, name):
 def test_a_trial_refuses_other_data_than_the_sweep_began_with(request_of, tmp_path):
     request, folder = request_of(), tmp_path / "sweep"
     phases.start(folder, request.settings, request.config, "")
-    trial = specification(Trial("mine-seed0", "meltr", "comparison", request.config), folder, request.config)
+    trial = specification(Trial("mine-seed0", "meltr", "comparison", request.config), folder, request.config, shared_of(folder))
     assert trial["shared"].items() >= named(request.config.workload).items()
     (tmp_path / "notes.txt").write_text("second")
     with pytest.raises(ConfigError, match="the notes of its identity isn't that of the sweep's first trials"):
@@ -75,7 +75,7 @@ def test_an_arm_on_other_data_is_not_held_against_the_sweep(request_of, tmp_path
     request, folder = request_of(), tmp_path / "sweep"
     phases.start(folder, request.settings, request.config, "")
     other = request_of("workload.width=8")
-    assert specification(Trial("mine-seed0", "wide", "comparison", other.config), folder, request.config)["shared"] == {}
+    assert specification(Trial("mine-seed0", "wide", "comparison", other.config), folder, request.config, shared_of(folder))["shared"] == {}
 
 
 def test_clips_are_part_of_videos_identity(digits_folder, tmp_path):

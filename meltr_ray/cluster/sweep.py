@@ -45,8 +45,8 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
         ConfigError: a resumed sweep's workload has another text now, or other data.
     """
     keep_text(config.workload, folder / "workload")
-    known, now_shared = said_before(folder).get("shared", {}), shared(config.workload)
-    check_shared(config.workload, known, now_shared)
+    said, found = said_before(folder), shared(config.workload)
+    check_shared(config.workload, said.get("shared", {}), found)
     for trial in folder.glob("trials/*"):
         results.set_aside(trial)
     before = folder / "settings.yaml"
@@ -64,8 +64,8 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
         command,
         ended=None,
         candidates=counted or {},
-        shared=now_shared | known,
-        grown=[*grown_before(folder), {"when": now(), "what": grown}] if grown else [],
+        shared=found | said.get("shared", {}),
+        grown=[*said.get("grown", []), {"when": now(), "what": grown}] if grown else [],
     )
 
 
@@ -75,11 +75,6 @@ def growth(before: SweepConfig, now: SweepConfig) -> dict[str, list[Any]]:
     found = {name: [getattr(before, name), getattr(now, name)] for name in names}
     found["arms"] = [list(before.arms), list(now.arms)]
     return {f"sweep.{name}": pair for name, pair in found.items() if pair[0] != pair[1]}
-
-
-def grown_before(folder: Path) -> list[dict[str, Any]]:
-    """What `growth` has found each time."""
-    return said_before(folder).get("grown", [])
 
 
 def said_before(folder: Path) -> dict[str, Any]:

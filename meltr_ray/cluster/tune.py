@@ -62,6 +62,7 @@ class Given(Searcher):
     def __init__(self, source: Source, folder: Path, config: Config, cost: Callable[[Trial], float], budget: Budget):
         super().__init__()
         self.source, self.folder, self.config, self.cost, self.budget, self.stopped = source, folder, config, cost, budget, Asked(folder)
+        self.shared = shared_of(folder)
         self.running: dict[str, Path] = {}
         """Tune's name of a trial -> its folder."""
 
@@ -70,7 +71,7 @@ class Given(Searcher):
         if trial is None or not self.budget.start(self.folder / "trials" / trial.name, self.cost(trial)):
             return Searcher.FINISHED
         self.running[trial_id] = self.folder / "trials" / trial.name
-        return {"trial": specification(trial, self.folder, self.config)}
+        return {"trial": specification(trial, self.folder, self.config, self.shared)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         folder = self.running.pop(trial_id)
@@ -97,8 +98,8 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
     run_source(InOrder(waiting), folder, config, progress, budget, cost)
 
 
-def specification(trial: Trial, folder: Path, config: Config) -> dict[str, Any]:
-    """What a worker is told of a trial of the sweep `config`; its settings are written where it will read them."""
+def specification(trial: Trial, folder: Path, config: Config, shared: dict[str, str]) -> dict[str, Any]:
+    """What a worker is told of a trial of the sweep `config`, whose trials have `shared`; its settings are written where it will read them."""
     place = folder / "trials" / trial.name
     config_file.write(place / "config.yaml", trial.config)
     Starts.forget(place)
@@ -106,7 +107,7 @@ def specification(trial: Trial, folder: Path, config: Config) -> dict[str, Any]:
     same = repr(trial.config.workload) == repr(config.workload)  # an arm may be on other data
     return {"name": trial.name, "folder": str(place), "arm": trial.arm, "phase": trial.phase, "test": trial.test, "stop": str(folder),
             "max_failures": train.max_failures, "steps": train.steps, "rungs": rungs.specified(trial),
-            "shared": shared_of(folder) if same else {}}  # fmt: skip
+            "shared": shared if same else {}}  # fmt: skip
 
 
 def shared_of(folder: Path) -> dict[str, str]:

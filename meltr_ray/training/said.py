@@ -28,12 +28,12 @@ def check_said(workload: Workload) -> None:
     checked("identity", _in_checksums, "a dictionary, name -> text")
     checked("describe", _in_description, "a dictionary, with `name` and `description`")
     checked("baselines", _in_baselines, "{split: {name: {metric: number}}}")
-    check_fingerprint_stays(workload)
+    check_checksums_stay(workload)
     check_baselines(workload)
 
 
-def check_fingerprint_stays(workload: Workload) -> None:
-    """It tells whether data are the same, so the same data give it again."""
+def check_checksums_stay(workload: Workload) -> None:
+    """They tell whether data are the same, so the same data give them again."""
     for member in ("fingerprint", "identity"):
         first, again = (called(workload, member, getattr(workload, member)) for _ in range(2))
         other = sorted(name for name in first.keys() | again.keys() if first.get(name) != again.get(name))
