@@ -20,7 +20,8 @@ import ray.tune
 
 from meltr_ray.cluster.failures import cause_of
 from meltr_ray.cluster.rungs import Rungs
-from meltr_ray.cluster.trainer import trainer_of
+from meltr_ray.cluster.standing import train_on_workers
+from meltr_ray.cluster.trainer import Trainer
 from meltr_ray.combining.named import WAYS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
@@ -79,7 +80,10 @@ def run_trial(trial: dict[str, Any], report: Callable[[dict[str, Any]], None]) -
     if config.train.num_workers == 0:
         return _run(trial, config, rank=0, report=report, leaving=this_machine_leaves if ray.is_initialized() else None)
     while True:
-        end = End(trainer_of(config, _worker, trial, in_tune=report is ray.tune.report).fit().return_value)
+        if report is ray.tune.report:
+            end = train_on_workers(trial, config, _worker, report)
+        else:
+            end = End(Trainer(config, _worker, trial, trial["folder"]).fit().return_value)
         if end is not End.LEAVING or this_machine_leaves():
             return end
 
