@@ -51,7 +51,8 @@ def load(path: Path) -> DictConfig:
     found = read_yaml(path)
     try:
         cls = find(OmegaConf.select(found, "workload.source") or "video")  # written before there was any other
-        found = OmegaConf.masked_copy(found, [key for key in found if key not in OF_PREPARE])
+        for key in OF_PREPARE:
+            found.pop(key, None)
         chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
         settings = OmegaConf.merge(schema(cls, chosen), found)
         settings.workload.source = settings.workload.source or "video"
@@ -125,7 +126,7 @@ def write(path: Path, config: Config) -> None:
 
 def as_written(config: Config) -> dict[str, Any]:
     """Plain nested settings, as they are written."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    plain = dataclasses.asdict(config)
     groups = {group: plain["workload"].pop(group) for group in config.workload.groups}
     for old in config.workload.aliases:
         group, _, name = old.partition(".")

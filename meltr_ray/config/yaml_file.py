@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf._utils import get_yaml_loader
 from omegaconf.errors import OmegaConfBaseException
 
 from meltr_ray.config.references import check_length, check_references
@@ -28,18 +29,19 @@ def read_yaml(path: Path) -> DictConfig:
     check(Path(path).is_file(), "settings", path, "no such file; correct the path")
     check(Path(path).stat().st_size <= LARGEST, "settings", path, f"has more than {LARGEST // 2**20} MiB; give a file of settings")
     try:
-        text = sealed.read(path)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = get_yaml_loader()(sealed.read(path))  # OmegaConf's own, which reads no date and refuses a name given twice
+        root = loader.get_single_node()
         check(_values(root) <= MOST_VALUES, "settings", path, f"stands for more than {MOST_VALUES} values by its aliases; write it out")
         for scalar in _scalars(root):
             check_length("settings", scalar)
-        found = OmegaConf.create(text) if root is not None else OmegaConf.create()
+        values = loader.construct_document(root) if root is not None else {}
+        check(isinstance(values, dict), "settings", path, "holds no settings by name; give a file that a run wrote")
+        found = OmegaConf.create(values)
     except ConfigError:
         raise
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise ConfigError(f"settings={path}: is no YAML of settings ({reason}); put it back from a copy") from None
-    check(isinstance(found, DictConfig), "settings", path, "holds no settings by name; give a file that a run wrote")
     check_references(found)
     return found
 
