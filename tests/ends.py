@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -186,12 +185,7 @@ def machines(*cpus: int) -> Iterator[Cluster]:
     """A Ray cluster of several raylets, here, the first its head; one may be taken away and others added."""
     from ray.cluster_utils import Cluster
 
-    def begin() -> Cluster:
-        with socket.create_server(("", 0)) as free:
-            port = free.getsockname()[1]
-        return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": True, "dashboard_port": port})
-
-    cluster = started(begin)
+    cluster = started(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": False}))
     try:
         for count in cpus[1:]:
             started(lambda: cluster.add_node(num_cpus=count))

@@ -7,6 +7,7 @@ from typing import Any, Callable
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 
 from meltr_ray.cluster.failures import UnlessCertain
@@ -40,8 +41,9 @@ class Trainer(TorchTrainer):
         return super()._initialize_and_run_controller(failure_policy=UnlessCertain(failure_policy), **parts)
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without that for Ray's data sets, which starts a process for them where there are none, as here."""
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        """Without those that start a process for Ray's data sets, which aren't there, and one for what a killed trial holds (freed.py)."""
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, left_out)]
 
 
 def scaling_of(config: Config) -> ScalingConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, Protocol
 
@@ -10,6 +11,7 @@ from ray.tune.search import Searcher
 
 from meltr_ray.cluster import rungs
 from meltr_ray.cluster.budget import Budget
+from meltr_ray.cluster.freed import freed_with_their_trials
 from meltr_ray.cluster.live import Live
 from meltr_ray.cluster.placement import at_once, of_trial
 from meltr_ray.cluster.progress import Progress
@@ -138,4 +140,5 @@ def run_source(source: Source, folder: Path, config: Config, progress: Progress 
             verbose=0,
         ),
     )
-    tuner.fit()
+    with freed_with_their_trials() if config.train.num_workers else nullcontext():
+        tuner.fit()
