@@ -90,13 +90,17 @@ class Standing(WorkerGroupCallback, ReportCallback):
             self._hand_over()
             if self.thread.ident is None:
                 self.thread.start()
-        while True:
-            said = self.said.get()
-            if isinstance(said, Exception):
-                raise said
-            if END in said:
-                return End(said[END])
-            report(said)
+        try:
+            while True:
+                said = self.said.get()
+                if isinstance(said, Exception):
+                    raise said
+                if END in said:
+                    return End(said[END])
+                report(said)
+        except BaseException:
+            self.gone = True  # whatever it is, what these workers say from now on is of this trial
+            raise
 
     def let_go(self) -> None:
         with self.lock:
