@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -181,11 +182,17 @@ class Marked:
 
 
 @contextmanager
-def machines(*cpus: int) -> Iterator[Cluster]:
-    """A Ray cluster of several raylets, here, the first its head; one may be taken away and others added."""
+def machines(*cpus: int, takes_jobs: bool = False) -> Iterator[Cluster]:
+    """A Ray cluster of several raylets, here, the first its head; one may be taken away and others added. A sweep needs no dashboard; jobs do."""
     from ray.cluster_utils import Cluster
 
-    cluster = started(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "include_dashboard": False}))
+    def begin() -> Cluster:
+        with socket.create_server(("", 0)) as free:
+            port = free.getsockname()[1]
+        dashboard = {"include_dashboard": takes_jobs} | ({"dashboard_port": port} if takes_jobs else {})
+        return Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], **dashboard})
+
+    cluster = started(begin)
     try:
         for count in cpus[1:]:
             started(lambda: cluster.add_node(num_cpus=count))

@@ -127,7 +127,7 @@ def test_a_job_of_ray_is_stopped_as_the_manifest_stops_it_and_goes_on(whole, tmp
     own = re.compile(r"experiment=\S+( train\.(num_workers|use_gpu)=\S+| engine\.\S+)+")
     assert own.search(begin)
     begin = own.sub(lambda found: " ".join(each if "[" not in each else f"'{each}'" for each in sweep.prepared()), begin)
-    with machines(1, 1) as cluster:
+    with machines(1, 1, takes_jobs=True) as cluster:
         address = f"http://{cluster.webui_url}"
         stop = [each.replace("http://127.0.0.1:8265", address) for each in head["lifecycle"]["preStop"]["exec"]["command"]]
 
