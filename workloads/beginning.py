@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from meltr_ray.config import Config
 from meltr_ray.config import file as config_file
+from meltr_ray.config.own_file import settings_file
 from meltr_ray.config.used import check_given
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage import sealed
@@ -44,7 +45,7 @@ def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     if not sealed.there(folder / "settings.yaml"):
         raise ConfigError(f"resume={request.config.resume}: no sweep was started there; give a folder under outputs/sweeps")
     check_files("resume", folder, WRITTEN)
-    old = config_file.load(sealed.whole_of(folder / "settings.yaml"))
+    old = config_file.load(settings_file(folder))
     grow(old, request)
     return old, config_file.make(old), folder
 

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meltr_ray.config import ABOUT_THE_COMMAND, Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
+from meltr_ray.config.own_file import settings_file
 from meltr_ray.config.paths import LONGEST_PATH, check_name, check_writable
 from meltr_ray.config.references import check_length, check_references
 from meltr_ray.config.run import LOCAL
@@ -178,7 +179,8 @@ def workload_of(given: dict[str, str]) -> str:
         check(len(os.fsencode(given.get(key, ""))) < LONGEST_PATH, key, given.get(key), "is too long for a path; shorten it")
         path = Path(given.get(key, "")) / name
         if key in given and (path.is_file() or sealed.copy_of(path).is_file()):
-            return config_file.load(sealed.whole_of(path)).workload.source
+            found = settings_file(path.parent) if name == "settings.yaml" else sealed.whole_of(path)
+            return config_file.load(found).workload.source
     return DEFAULT_WORKLOAD
 
 

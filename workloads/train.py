@@ -71,12 +71,14 @@ def train(request: cli.Request) -> int:
 
     checkpoint.check_same(config, folder / "checkpoints")
     check_all([config])
+    from meltr_ray.cluster.left import check_left
     from meltr_ray.cluster.mirror import mirrored
 
     twin = remote.twin_of(config, "runs", folder)
     remote.told(twin)
     with only_writer(folder), mirrored(folder, twin) as mirror:
         results.set_aside(folder)
+        check_left(folder, config)
         keep_text(config.workload, folder / "workload")
         config_file.write(folder / "config.yaml", config)
         if mirror:

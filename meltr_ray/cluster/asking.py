@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
+from meltr_ray.cluster.left import check_settings
 from meltr_ray.cluster.searches import tried_in
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
@@ -27,6 +29,7 @@ class Asking:
 
     def __init__(self, search: SpaceSearch, folder: Path):
         self.search, self.folder = search, folder
+        check_settings(folder, [search.trial(number, one.changes) for number, one in begun(search, folder).items()])
         self.tried = begun(search, folder)
         for place in places(search, folder):
             if search.number_of(place.name) not in self.tried:
@@ -63,16 +66,31 @@ def begun(search: SpaceSearch, folder: Path) -> dict[int, Tried]:
 
 
 def places(search: SpaceSearch, folder: Path) -> list[Path]:
-    """Folders of the search's trials, an empty one of a sweep that was killed left out."""
-    return [place for place in sorted((folder / "trials").glob(search.names)) if any(place.iterdir())]
+    """Folders of the search's trials; an empty one of a sweep that was killed, and what only looks like one, left out."""
+    return [place for place in sorted((folder / "trials").glob(search.names)) if is_of(search, place) and any(place.iterdir())]
+
+
+def is_of(search: SpaceSearch, place: Path) -> bool:
+    """Whether a folder has the name of a trial of the search."""
+    before, after = search.names.split("*")
+    return place.is_dir() and place.name.removeprefix(before).removesuffix(after).isdecimal()
+
+
+def then(search: SpaceSearch | None, trial: Path) -> str:
+    """What comes of a trial of a sweep, perhaps of its search, whose table is lost."""
+    if search and fnmatch(trial.name, search.names) and _by_settings(search, trial) is None:
+        return "another trial takes its place"
+    return "its trial runs again"
 
 
 def drawn_in(search: SpaceSearch, place: Path) -> Changes | None:
     """What the trial in a folder drew: by its table, which is known to be its own, else by its settings; None: both are damaged or gone."""
     rows = results.read_trial(place)
     drawn = search.drawn_by_row(rows[-1]) if rows else None
-    if drawn is not None:
-        return drawn
+    return _by_settings(search, place) if drawn is None else drawn
+
+
+def _by_settings(search: SpaceSearch, place: Path) -> Changes | None:
     try:
         return search.drawn_by(config_file.read(sealed.whole_of(place / "config.yaml")))
     except sealed.Damaged:

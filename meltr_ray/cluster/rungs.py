@@ -29,8 +29,9 @@ class Rungs:
         return None if known is None else cls(Path(specification["folder"]), tuple(known["steps"]), known["reduction"], known["rivals"])
 
     def why_stop(self, row: dict[str, Any]) -> str | None:
-        """One line where the row of an evaluation, not yet in the table, ends the trial; None: it goes on."""
-        if row["split"] != "validation" or row["step"] not in self.steps:
+        """One line where the row of an evaluation ends the trial; None: it goes on. A rung that it has passed, and comes to again from an older
+        checkpoint, is not asked twice: more rivals have come there since."""
+        if row["split"] != "validation" or row["step"] not in self.steps or row["step"] in scores_of(self.folder):
             return None
         others = self.scores(row["step"])
         if asha.goes_on(row["score"], others, self.reduction):
@@ -39,16 +40,18 @@ class Rungs:
 
     def scores(self, step: int) -> list[float]:
         """Of the others, as many as have come to that rung."""
-        found = []
-        for folder in sorted(self.folder.parent.glob(self.rivals)):
-            if folder == self.folder:
-                continue
-            try:
-                rows = results.read_trial(folder)
-            except Damaged:
-                continue
-            found += [row["score"] for row in rows if row["split"] == "validation" and row["step"] == step and row["score"] is not None]
-        return found
+        rivals = [folder for folder in sorted(self.folder.parent.glob(self.rivals)) if folder != self.folder]
+        return [found[step] for rival in rivals if step in (found := scores_of(rival))]
+
+
+def scores_of(trial: Path) -> dict[int, float]:
+    """Evaluated step -> score on validation, by a trial's table; none where that is damaged, or another trial's."""
+    path = trial / results.FILE
+    try:
+        rows = results.load_of_trial(path).to_pylist() if path.exists() else []
+    except Damaged:
+        return {}
+    return {row["step"]: row["score"] for row in rows if row["split"] == "validation" and row["score"] is not None}
 
 
 def specified(trial: Trial) -> dict[str, Any] | None:

@@ -13,23 +13,23 @@ from typing import Any, Callable, Iterator, TextIO
 
 from omegaconf import DictConfig, OmegaConf
 
-from meltr_ray.cluster.asking import Asking, begun
+from meltr_ray.cluster.asking import Asking, begun, then
 from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.connection import connected
 from meltr_ray.cluster.interruption import Interruption
+from meltr_ray.cluster.left import BEST, has_best
 from meltr_ray.cluster.machines import check_machines
 from meltr_ray.cluster.placement import at_once, check_holds
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.searches import best_scores, chosen_rates, learning_rates_tried
 from meltr_ray.cluster.tune import run_source, run_trials
-from meltr_ray.config import Config, SweepConfig
+from meltr_ray.config import Config, SweepConfig, own_file
 from meltr_ray.config import file as config_file
 from meltr_ray.config.workload_file import keep_text
-from meltr_ray.errors import ConfigError
 from meltr_ray.loggers.named import begin
 from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
-from meltr_ray.training import checkpoint, splits
+from meltr_ray.training import splits
 from meltr_ray.training.overlap import overlap
 from meltr_ray.training.shared import check_shared, shared
 from tune_spaces import equal_budgets, plan, screening, space_search
@@ -47,11 +47,10 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
     keep_text(config.workload, folder / "workload")
     said, found = said_before(folder), shared(config.workload)
     check_shared(config.workload, said.get("shared", {}), found)
-    for trial in folder.glob("trials/*"):
-        results.set_aside(trial)
+    check_tables(folder, space_search.SpaceSearch(settings, config, {}) if space_search.asks(config) else None)
     before = folder / "settings.yaml"
     grown = (
-        growth(config_file.make(config_file.load(sealed.whole_of(before))).sweep, config.sweep)
+        growth(config_file.make(config_file.load(own_file.settings_file(folder))).sweep, config.sweep)
         if sealed.there(before) and any(folder.glob(f"trials/*/{results.FILE}"))
         else {}
     )
@@ -69,6 +68,18 @@ def start(folder: Path, settings: DictConfig, config: Config, command: str, coun
     )
 
 
+def check_tables(folder: Path, search: space_search.SpaceSearch | None) -> None:
+    """Of a sweep that goes on: tables of trials that are damaged are mended or set aside, and lines say of these, and of what is gone, what
+    becomes of their trials."""
+    gathered, trials = results.whole_gathered(folder), folder / "trials"
+    for name in [] if gathered is None else gathered["trial"].unique().to_pylist():
+        if not (trials / name / results.FILE).exists():
+            gone = trials / name / results.FILE if (trials / name).exists() else trials / name
+            sealed.say(f"{gone}: is gone; {then(search, trials / name)}")
+    for trial in sorted(trials.glob("*")):
+        results.set_aside(trial, gathered, lambda trial=trial: then(search, trial))
+
+
 def growth(before: SweepConfig, now: SweepConfig) -> dict[str, list[Any]]:
     """Setting -> [what it was, what it is], of those by which a comparison has grown after results were there."""
     names = ("seeds", "other_seeds", "samples") if now.design == "none" else ()
@@ -79,9 +90,8 @@ def growth(before: SweepConfig, now: SweepConfig) -> dict[str, list[Any]]:
 
 def said_before(folder: Path) -> dict[str, Any]:
     """What `sweep.json` says; nothing where there is none, or, with a line, where neither it nor its copy is as it was written."""
-    path = folder / "sweep.json"
     try:
-        return sealed.read_json(path) if sealed.there(path) else {}
+        return own_file.facts(folder)
     except sealed.Damaged as error:
         sealed.say(f"{error}; it is written anew, and when the sweep was started and how it has grown is lost")
         return {}
@@ -93,8 +103,7 @@ def candidates_of(folder: Path) -> dict[str, int]:
     Raises:
         Damaged: neither `sweep.json` nor its copy is as it was written.
     """
-    path = folder / "sweep.json"
-    return sealed.read_json(path).get("candidates", {}) if sealed.there(path) else {}
+    return own_file.facts(folder).get("candidates", {})
 
 
 class Ending(Enum):
@@ -225,24 +234,18 @@ def keep_best(folder: Path) -> None:
     ]
     by_score = sorted(rows, key=lambda row: row["score"], reverse=True)
     trials = [folder / "trials" / name for name in dict.fromkeys(row["trial"] for row in by_score)]
-    there = next((number for number, trial in enumerate(trials) if is_whole(trial)), None)
+    there = next((number for number, trial in enumerate(trials) if has_best(trial)), None)
     if there is None:
+        if trials:
+            sealed.say(f"{trials[0]}: its best weights or settings are gone or damaged, as are all others; {folder / 'best'} isn't written")
         return
     trial = trials[there]
     if there > 0:
-        sealed.say(f"{trials[0]}: its best weights or settings are gone or damaged; {folder / 'best'} has those of {trial.name}")
-    put(folder / "best/best.safetensors", (trial / "best.safetensors").read_bytes())
+        sealed.say(
+            f"{trials[0]}: its best weights or settings are gone or damaged, or another's; {folder / 'best'} has those of {trial.name}"
+        )
+    put(folder / "best" / BEST, (trial / BEST).read_bytes())
     put(folder / "best/config.yaml", sealed.whole_of(trial / "config.yaml").read_bytes())
-
-
-def is_whole(trial: Path) -> bool:
-    """Whether a trial's best weights and settings are as they were written."""
-    try:
-        checkpoint.load_weights_file(trial / "best.safetensors")
-        sealed.whole_of(trial / "config.yaml")
-    except (OSError, ConfigError):
-        return False
-    return True
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 from meltr_ray.cluster import rungs
 from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.freed import freed_with_their_trials
+from meltr_ray.cluster.left import check_left, check_settings
 from meltr_ray.cluster.live import Live
 from meltr_ray.cluster.placement import at_once, of_trial
 from meltr_ray.cluster.progress import Progress
@@ -94,6 +95,7 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
     Args:
         cost: device-seconds that a trial should take, which `budget` is asked for before it starts.
     """
+    check_settings(folder, trials)
     waiting = [trial for trial in trials if not results.is_final(folder / "trials" / trial.name)]
     if progress:
         progress.skip(len(trials) - len(waiting))
@@ -101,8 +103,10 @@ def run_trials(trials: list[Trial], folder: Path, config: Config, progress: Prog
 
 
 def specification(trial: Trial, folder: Path, config: Config, shared: dict[str, str]) -> dict[str, Any]:
-    """What a worker is told of a trial of the sweep `config`, whose trials have `shared`; its settings are written where it will read them."""
+    """What a worker is told of a trial of the sweep `config`, whose trials have `shared`; its settings are written where it will read them,
+    and what it goes on from is checked."""
     place = folder / "trials" / trial.name
+    check_left(place, trial.config)
     config_file.write(place / "config.yaml", trial.config)
     Starts.forget(place)
     train = trial.config.train

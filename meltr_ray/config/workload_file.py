@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from meltr_ray.config.members import check_members, check_spelling
 from meltr_ray.config.user_code import in_words, line_of
 from meltr_ray.errors import ConfigError, check
-from meltr_ray.storage import put
+from meltr_ray.storage import put, sealed
 from meltr_ray.workload import Workload
 
 SHIPPED = {"video": "meltr_ray.video.workload:Video"}
@@ -140,16 +140,16 @@ def source_of(cls: type[Workload]) -> str:
 
 
 def keep_text(workload: Workload, folder: Path) -> None:
-    """Copy the text of the class's file to `folder`, or check that it is still the same there.
+    """Copy the text of the class's file to `folder`, twice, or check that it is still the same there.
 
     Raises:
         ConfigError: the file has changed since, so what goes on would be another experiment; or since it was imported here, as in a notebook.
     """
     file = Path(inspect.getsourcefile(type(workload)))
     copy, text = folder / file.name, file.read_bytes()
-    is_kept = copy.is_file()
+    kept = {each: each.read_bytes() for each in (copy, sealed.copy_of(copy)) if each.is_file()}  # one of them may be damaged
     check(
-        not is_kept or copy.read_bytes() == text,
+        not kept or text in kept.values(),
         "workload",
         workload.source,
         f"the file has changed since this was started; put it back (its text then is in {copy}) or start anew with another name=",
@@ -160,8 +160,11 @@ def keep_text(workload: Workload, folder: Path) -> None:
         workload.source,
         "the file has changed since Python read it; restart Python (in a notebook, its kernel), so that what is trained is what is kept",
     )
-    if not is_kept:
-        put(copy, text)
+    if kept and kept.get(copy) != text:
+        sealed.say(f"{copy}: isn't the text of {workload.source} any more, as its copy is; it is written anew")
+    for each in (copy, sealed.copy_of(copy)):
+        if kept.get(each) != text:
+            put(each, text)
 
 
 def changed_since(workload: Workload, folder: Path) -> Path | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from meltr_ray.errors import check
@@ -130,14 +131,62 @@ def seal_of(table: pa.Table) -> bytes:
     return hashlib.sha256(repr((fields, sorted((table.schema.metadata or {}).items()), len(table))).encode()).hexdigest().encode()
 
 
-def set_aside(folder: Path) -> None:
-    """Of a trial whose table is damaged, or another trial's: rename it, so that the trial runs again; one line says so."""
+def set_aside(folder: Path, gathered: pa.Table | None = None, then: Callable[[], str] = lambda: "its trial runs again") -> None:
+    """Of a trial whose table is damaged, another trial's, or an older one than it had: rename it; one line says so.
+
+    Args:
+        gathered: the sweep's table, `whole_gathered`; what it has of the trial takes the table's place.
+        then: what the line says comes next where it has nothing.
+    """
+    path = Path(folder) / FILE
+    rows = gathered.filter(pc.equal(gathered["trial"], path.parent.name)) if gathered is not None else None
     try:
-        if (path := Path(folder) / FILE).exists():
-            (load_of_trial if path.parent.parent.name == "trials" else load)(path)
+        if path.exists():
+            table = (load_of_trial if path.parent.parent.name == "trials" else load)(path)
+            if rows and _newest(table) < _newest(rows):
+                raise Damaged(f"table={path}: is older than what the sweep's own table has of its trial")
     except Damaged as error:
         os.replace(path, path.with_name(f"{FILE}.damaged"))
-        say(f"{str(error).partition(';')[0]}; it is set aside as {path.name}.damaged, and its trial runs again")
+        if rows:
+            write(path, rows)
+        what = "what the sweep's own table has of it takes its place" if rows else then()
+        say(f"{str(error).partition(';')[0]}; it is set aside as {path.name}.damaged, and {what}")
+
+
+def whole_gathered(sweep: Path) -> pa.Table | None:
+    """The sweep's own table, if it is whole and was made of the tables that its trials have: it may have rows that those have lost.
+
+    None where most trials lack rows that it has of them, as is so of that of another sweep, or where there is nothing to compare; and, with a
+    line, where it is damaged.
+    """
+    path = Path(sweep) / FILE
+    if not path.exists():
+        return None
+    try:
+        table = load(path)
+    except Damaged as error:
+        say(f"{str(error).partition(';')[0]}; it is made anew of the tables of its trials")
+        return None
+    times: dict[str, set[Any]] = {}
+    for name, time in zip(table["trial"].to_pylist(), table["time"].to_pylist()):
+        times.setdefault(name, set()).add(time)
+    own = {name: _times(path.parent / "trials" / name / FILE) for name in times}
+    agreeing = [seen <= own[name] for name, seen in times.items() if own[name]]
+    return table if 2 * sum(agreeing) > len(agreeing) else None
+
+
+def _times(path: Path) -> set[Any]:
+    """When the rows of a table were written; empty where it can't be read, or isn't there."""
+    try:
+        check_file(path)
+        return set(pq.read_table(path, columns=["time"])["time"].to_pylist())
+    except (pa.ArrowException, OSError, ValueError, KeyError):
+        return set()
+
+
+def _newest(table: pa.Table) -> float:
+    """Seconds since the epoch, of its newest row; 0 where no row has a time."""
+    return max((time.timestamp() for time in table["time"].to_pylist() if time is not None), default=0.0)
 
 
 def join(tables: Iterable[pa.Table]) -> pa.Table:
