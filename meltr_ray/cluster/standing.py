@@ -7,7 +7,6 @@ Workers of a trial that failed don't stay: what is left in them may be anything.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import queue
 import threading
@@ -23,6 +22,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, F
 
 from meltr_ray.cluster.failures import UnlessCertain
 from meltr_ray.cluster.freed import OwnedWorkers
+from meltr_ray.cluster.garbage import collect
 from meltr_ray.cluster.trainer import Trainer, scaling_of
 from meltr_ray.config import Config
 from meltr_ray.training.stopping import End
@@ -184,7 +184,7 @@ def serve(given: dict[str, Train]) -> None:
     """What a worker does: train the trials that it is given, until it is given None or its machine leaves."""
     while (trial := _given.get()) is not None:
         end = given["train"](trial)
-        gc.collect()  # DeepSpeed's engines hold themselves in cycles
+        collect()
         ray.train.report({END: end})
         if End(end) is End.LEAVING:
             return

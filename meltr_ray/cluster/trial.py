@@ -6,12 +6,10 @@ from the checkpoint that it finds in its folder.
 
 from __future__ import annotations
 
-import gc
 import os
 import traceback
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Callable
 
@@ -19,6 +17,7 @@ import ray.train
 import ray.tune
 
 from meltr_ray.cluster.failures import cause_of
+from meltr_ray.cluster.garbage import collect, keep_imports
 from meltr_ray.cluster.rungs import Rungs
 from meltr_ray.cluster.standing import train_on_workers
 from meltr_ray.cluster.trainer import Trainer
@@ -58,7 +57,7 @@ def trainable(tune_config: dict[str, Any]) -> None:
             record_failure(trial, error)
         ray.tune.report({"step": -1, "score": float("nan")})
     finally:
-        gc.collect()  # DeepSpeed's engines hold themselves in cycles, and this process runs more trials
+        collect()
     if end is End.LEAVING:
         os._exit(1)  # Tune starts the trial again, elsewhere: Ray gives a machine that leaves nothing more to do
 
@@ -107,7 +106,7 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
          leaving: Callable[[], bool] | None) -> End:  # fmt: skip
     from meltr_ray.training.run import run  # imports DeepSpeed, which reads the ranks that Ray has set by now
 
-    _keep_imports()
+    keep_imports()
     check_shared(config.workload, trial.get("shared", {}), named(config.workload))
     folder, columns, rungs, asked = Path(trial["folder"]), columns_of(config), Rungs.of(trial), Asked(trial["stop"])
     ended: list[str] = []
@@ -131,12 +130,6 @@ def _run(trial: dict[str, Any], config: Config, rank: int, report: Callable[[dic
     except SystemExit as error:  # a thread of Ray's would take it for the end of the trial
         raise ConfigError(f"workload={config.workload.source}: its code asks for the end of the process in training "
                           f"({in_words(error)}); raise an error in place of it") from error  # fmt: skip
-
-
-@cache
-def _keep_imports() -> None:
-    """Tell the garbage collector, once, that what is imported stays: else it walks 450,000 objects after each trial and again in training."""
-    gc.freeze()
 
 
 def columns_of(config: Config) -> Columns:

@@ -54,7 +54,7 @@ def load(path: Path) -> DictConfig:
         for key in OF_PREPARE:
             found.pop(key, None)
         chosen = {group: name for group in cls.groups if isinstance(name := OmegaConf.select(found, f"{group}.name"), str)}
-        settings = OmegaConf.merge(schema(cls, chosen), found)
+        settings = OmegaConf.unsafe_merge(schema(cls, chosen), found)
         settings.workload.source = settings.workload.source or "video"
     except (OmegaConfBaseException, TypeError, AttributeError) as error:  # a number where a group is due, and such
         reason = (str(error).splitlines() or [type(error).__name__])[0]
