@@ -29,7 +29,9 @@ RANK = {unit: -height for height, line in enumerate(ORDER.split("\n")) for unit 
 FILES = [p for top in ("workloads", "tune_spaces", "analysis", "meltr_ray") for p in sorted((ROOT / top).rglob("*.py"))]
 
 
-BEHIND_THE_ENGINE = tuple(f"meltr_ray/training/{name}.py" for name in ("engine", "zero", "within", "scalar_weights", "deepspeed_imports"))
+BEHIND_THE_ENGINE = tuple(
+    f"meltr_ray/training/{name}.py" for name in ("engine", "zero", "within", "scalar_weights", "deepspeed_imports", "deepspeed_end")
+)
 """The files that know DeepSpeed."""
 
 

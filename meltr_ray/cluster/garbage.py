@@ -13,7 +13,8 @@ def keep_imports() -> None:
 
 
 def collect() -> None:
-    """After a trial: DeepSpeed's engines hold themselves in cycles."""
+    """After a trial. Twice: DeepSpeed's engines, which hold themselves in cycles, have a finaliser, and so are freed by the second."""
+    gc.collect()
     gc.collect()
     _keep_late_imports()
 

@@ -15,6 +15,7 @@ from meltr_ray.hypergrad.named import SOLVERS
 from meltr_ray.hypergrad.products import Choice
 from meltr_ray.hypergrad.vectors import Vector
 from meltr_ray.training.bert_adam import BertAdam
+from meltr_ray.training.deepspeed_end import let_go
 from meltr_ray.training.deepspeed_imports import import_muon_as_it_is
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.loss_vector import PREFIX, named_weights
@@ -78,6 +79,10 @@ class Engine:
         self.bounded = bounded_weights(self.module, config.workload.within)
         self.choices: tuple[Choice | None, Choice | None] = (None, None)
         """How J v and H u turned out to be taken, so that `auto` tries a product once a run."""
+
+    def close(self) -> None:
+        """At the end of a run: the model is left to the garbage collector."""
+        let_go(self.deepspeed)
 
     # --- the inner step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable
@@ -62,69 +63,71 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     found = checkpoint.latest(folder / "checkpoints")
     if found:
         restore_weights(found, model)
-    engine = Engine(model, config, device)
-    torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
-    attempt = Attempt(folder) if engine.rank == 0 else None
-    state = RunState(engine, way.to(device), Progress())
-    facts = state.restore(found) if found else {}
-    if found:
-        checkpoint.check_facts(config, facts, folder / "checkpoints")
-    progress = state.progress
-    began -= progress.elapsed
+    with closing(Engine(model, config, device)) as engine:
+        torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
+        attempt = Attempt(folder) if engine.rank == 0 else None
+        state = RunState(engine, way.to(device), Progress())
+        facts = state.restore(found) if found else {}
+        if found:
+            checkpoint.check_facts(config, facts, folder / "checkpoints")
+        progress = state.progress
+        began -= progress.elapsed
 
-    place = dict(batch_size=config.train.batch_size, seed=config.seed, rank=engine.rank, world_size=engine.world_size)
-    batches = Batches(workload, "train", **place)
-    started_from = origin(batches, validation) | first_weights
-    check_alike(workload, started_from, engine, facts.get("origin"))
-    held_out = Batches(workload, "meta", **place) if config.draws_from_meta else None
-    known = {"trial": folder.name, "arm": arm, "phase": phase}
+        place = dict(batch_size=config.train.batch_size, seed=config.seed, rank=engine.rank, world_size=engine.world_size)
+        batches = Batches(workload, "train", **place)
+        started_from = origin(batches, validation) | first_weights
+        check_alike(workload, started_from, engine, facts.get("origin"))
+        held_out = Batches(workload, "meta", **place) if config.draws_from_meta else None
+        known = {"trial": folder.name, "arm": arm, "phase": phase}
 
-    def check_ours() -> None:
-        if attempt:
-            attempt.check()
+        def check_ours() -> None:
+            if attempt:
+                attempt.check()
 
-    def evaluate() -> None:
-        found = measured(workload, module, validation, device)
-        (score,) = engine.average(
-            [torch.tensor(workload.score(found.metrics), dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)]
-        )
-        if score > progress.best_score or progress.best_step == 0:  # alike on all ranks: what follows waits for each
-            progress.best_score, progress.best_step = score.item(), progress.step
-            weights = engine.weights()
+        def evaluate() -> None:
+            found = measured(workload, module, validation, device)
+            (score,) = engine.average(
+                [torch.tensor(workload.score(found.metrics), dtype=torch.float64, device=device).nan_to_num(nan=-torch.inf)]
+            )
+            if score > progress.best_score or progress.best_step == 0:  # alike on all ranks: what follows waits for each
+                progress.best_score, progress.best_step = score.item(), progress.step
+                weights = engine.weights()
+                check_ours()
+                if engine.rank == 0:
+                    checkpoint.save_weights(
+                        folder / "best.safetensors",
+                        weights,
+                        found.metrics | {"trial": folder.name, "step": progress.step, "checksums": fingerprint},
+                    )
+            last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
             check_ours()
-            if engine.rank == 0:
-                checkpoint.save_weights(
-                    folder / "best.safetensors",
-                    weights,
-                    found.metrics | {"trial": folder.name, "step": progress.step, "checksums": fingerprint},
-                )
-        last, progress.elapsed = progress.step == config.train.steps and not test, time.perf_counter() - began
-        check_ours()
-        report(_row(config, known, engine, way, progress, "validation", "finished" if last else "running", found))
-        progress.means = RunningMeans()
+            report(_row(config, known, engine, way, progress, "validation", "finished" if last else "running", found))
+            progress.means = RunningMeans()
 
-    def save() -> None:
-        check_ours()
-        progress.elapsed = time.perf_counter() - began
-        state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint, "origin": started_from},
-                   config.train.checkpoints_kept)  # fmt: skip
+        def save() -> None:
+            check_ours()
+            progress.elapsed = time.perf_counter() - began
+            state.save(folder / "checkpoints", {"settings": checkpoint.settings(config), "fingerprint": fingerprint, "origin": started_from},
+                       config.train.checkpoints_kept)  # fmt: skip
 
-    meta_batches = MetaBatches(config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches)
-    loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, config.num_loaders,
-                    config.train.prefetch, workload.preloaded, {("train", 0): started_from["batch"]} if engine.rank == 0 else {})  # fmt: skip
-    with refused_in_settings(config):
-        end = train(config, engine, way, loader, progress, evaluate, save, stop)
-    if test and end is End.FINISHED:
-        checkpoint.check_weights_of(folder.name, folder / "best.safetensors")
-        found = measured_saved(config, folder / "best.safetensors", "test", device)
-        progress.elapsed = time.perf_counter() - began
-        check_ours()
-        report(_row(config, known, engine, way, progress, "test", "finished", found))
-    if phase == "single" and end is End.FINISHED and engine.rank == 0 and workload.defines("keep"):
-        best = saved_module(config, folder / "best.safetensors")
-        merge(best)
-        called(workload, "keep", lambda: workload.keep(best, folder))
-    return end
+        meta_batches = MetaBatches(
+            config.aid.meta_batch, batches, held_out, config.engine.gradient_accumulation, config.aid.num_meta_batches
+        )
+        loader = Loader(meta_batches, lambda step: way.beside_step(step, meta_batches), progress.step, config.train.steps, config.num_loaders,
+                        config.train.prefetch, workload.preloaded, {("train", 0): started_from["batch"]} if engine.rank == 0 else {})  # fmt: skip
+        with refused_in_settings(config):
+            end = train(config, engine, way, loader, progress, evaluate, save, stop)
+        if test and end is End.FINISHED:
+            checkpoint.check_weights_of(folder.name, folder / "best.safetensors")
+            found = measured_saved(config, folder / "best.safetensors", "test", device)
+            progress.elapsed = time.perf_counter() - began
+            check_ours()
+            report(_row(config, known, engine, way, progress, "test", "finished", found))
+        if phase == "single" and end is End.FINISHED and engine.rank == 0 and workload.defines("keep"):
+            best = saved_module(config, folder / "best.safetensors")
+            merge(best)
+            called(workload, "keep", lambda: workload.keep(best, folder))
+        return end
 
 
 def _row(config: Config, known: dict[str, str], engine: Engine, way: Way, progress: Progress, split: str, status: str,
