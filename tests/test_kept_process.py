@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -32,17 +33,17 @@ class Fails(Primes):
 
 def left_by(stage: int, folder: str) -> list[str]:
     """What of the modules and optimisers of some runs is still there."""
-    from meltr_ray.training import run as runs
+    from meltr_ray.training import engine as engines
+    from meltr_ray.training.run import run
 
     made = []
 
-    class Seen(runs.Engine):
+    class Seen(engines.Engine):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             kept = {"module": self.module, "DeepSpeed's engine": self.deepspeed, "optimiser": self.deepspeed.optimizer}
             made.extend((name, weakref.ref(each)) for name, each in kept.items())
 
-    runs.Engine = Seen
     for number, workload in enumerate((Primes(width=4), Fails(width=4), Primes(width=4))):
         config = Config(
             workload=workload,
@@ -52,7 +53,8 @@ def left_by(stage: int, folder: str) -> list[str]:
             train=TrainConfig(steps=6, batch_size=8, evaluate_every=3),
         )
         try:
-            runs.run(config, Path(folder) / str(number), lambda row: None)
+            with mock.patch.object(engines, "Engine", Seen):
+                run(config, Path(folder) / str(number), lambda row: None)
             assert type(workload) is Primes
         except (ConfigError, Diverged):
             assert type(workload) is Fails

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -46,6 +47,19 @@ def start_process_group(device: torch.device) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
+@contextmanager
+def opened(model: nn.Module, config: Config, device: torch.device) -> Iterator[Engine]:
+    """An engine for as long as a run needs it; then its model is left to the garbage collector. The error of a run stays the one that is raised."""
+    engine = Engine(model, config, device)
+    try:
+        yield engine
+    except BaseException:
+        with suppress(Exception):
+            let_go(engine.deepspeed)
+        raise
+    let_go(engine.deepspeed)
+
+
 class Engine:
     """Holds w: forward, backward and step through DeepSpeed, and what a meta step and a checkpoint need of it.
 
@@ -79,10 +93,6 @@ class Engine:
         self.bounded = bounded_weights(self.module, config.workload.within)
         self.choices: tuple[Choice | None, Choice | None] = (None, None)
         """How J v and H u turned out to be taken, so that `auto` tries a product once a run."""
-
-    def close(self) -> None:
-        """At the end of a run: the model is left to the garbage collector."""
-        let_go(self.deepspeed)
 
     # --- the inner step
 

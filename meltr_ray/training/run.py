@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Callable
@@ -18,7 +17,7 @@ from meltr_ray.results.table import RunningMeans
 from meltr_ray.storage.writers import Attempt
 from meltr_ray.training import checkpoint, memory
 from meltr_ray.training.batches import Batches, MetaBatches
-from meltr_ray.training.engine import Engine
+from meltr_ray.training.engine import Engine, opened
 from meltr_ray.training.evaluation import Measured, measured, measured_saved, saved_module
 from meltr_ray.training.loader import Loader
 from meltr_ray.training.loop import Progress, train
@@ -63,7 +62,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     found = checkpoint.latest(folder / "checkpoints")
     if found:
         restore_weights(found, model)
-    with closing(Engine(model, config, device)) as engine:
+    with opened(model, config, device) as engine:
         torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
         attempt = Attempt(folder) if engine.rank == 0 else None
         state = RunState(engine, way.to(device), Progress())
