@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from fnmatch import fnmatch
 from pathlib import Path
 
-from meltr_ray.cluster.left import check_settings
+from meltr_ray.cluster.left import check_settings, set_aside
 from meltr_ray.cluster.searches import tried_in
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
@@ -15,9 +14,6 @@ from tune_spaces.arms import Trial
 from tune_spaces.space_search import SpaceSearch
 from tune_spaces.spaces import Changes
 from tune_spaces.tpe import Tried
-
-ASIDE = "damaged"
-"""Folder of a sweep for trials that nothing can be made of."""
 
 
 class Asking:
@@ -33,7 +29,7 @@ class Asking:
         self.tried = begun(search, folder)
         for place in places(search, folder):
             if search.number_of(place.name) not in self.tried:
-                set_aside(place)
+                make_way(place)
         self.waiting = [number for number in self.tried if not results.is_final(self._folder(number))]
 
     def next(self) -> Trial | None:
@@ -97,14 +93,9 @@ def _by_settings(search: SpaceSearch, place: Path) -> Changes | None:
         return None
 
 
-def set_aside(place: Path) -> None:
+def make_way(place: Path) -> None:
     """Move a trial's folder out of the way of another that may take its number; one line says so."""
-    number, aside = 1, place.parents[1] / ASIDE / place.name
-    while aside.exists():
-        number += 1
-        aside = aside.with_name(f"{place.name}-{number}")
-    aside.parent.mkdir(exist_ok=True)
-    os.replace(place, aside)
+    aside = set_aside(place, within=place.parents[1])
     sealed.say(
         f"{place}: neither its table nor its settings say what it drew; it is set aside as {aside}, and another trial takes its place"
     )

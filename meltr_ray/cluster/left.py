@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from meltr_ray.cluster.copied import CHECKPOINTS
 from meltr_ray.config import Config, recorded
 from meltr_ray.config import file as config_file
 from meltr_ray.errors import ConfigError
@@ -22,7 +23,7 @@ from meltr_ray.training import checkpoint
 from meltr_ray.training.loop import is_due
 from tune_spaces.arms import Trial
 
-CHECKPOINTS, FACTS, BEST, DAMAGED = "checkpoints", "facts.json", "best.safetensors", "damaged"
+FACTS, BEST, DAMAGED = "facts.json", "best.safetensors", "damaged"
 
 
 def check_left(trial: Path, config: Config) -> None:
@@ -77,9 +78,9 @@ def apart(trial: Path, config: Config, rows: list[dict[str, Any]], facts: dict[s
     return None
 
 
-def set_aside(path: Path) -> Path:
-    """Move a part of a trial to a folder of the trial that nothing reads. Returns where it is."""
-    number, aside = 1, path.parent / DAMAGED / path.name
+def set_aside(path: Path, within: Path | None = None) -> Path:
+    """Move a part of a trial, or what else lies in the folder `within`, to a folder there that nothing reads. Returns where it is."""
+    number, aside = 1, (within or path.parent) / DAMAGED / path.name
     while aside.exists():
         number += 1
         aside = aside.with_name(f"{path.name}-{number}")

@@ -17,10 +17,9 @@ from meltr_ray.cluster.live import Live
 from meltr_ray.cluster.placement import at_once, of_trial
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.trial import trainable
-from meltr_ray.config import Config
+from meltr_ray.config import Config, own_file
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
-from meltr_ray.storage import sealed
 from meltr_ray.storage.stop import Asked
 from meltr_ray.storage.writers import Starts
 from tune_spaces.arms import Trial
@@ -118,8 +117,7 @@ def specification(trial: Trial, folder: Path, config: Config, shared: dict[str, 
 
 def shared_of(folder: Path) -> dict[str, str]:
     """What all trials of a sweep have to find alike, as its first found it."""
-    path = folder / "sweep.json"
-    return sealed.read_json(path).get("shared", {}) if sealed.there(path) else {}
+    return own_file.facts(folder).get("shared", {})
 
 
 def run_source(source: Source, folder: Path, config: Config, progress: Progress | None = None, budget: Budget | None = None,
