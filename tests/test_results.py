@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import tarfile
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_gathering_unifies_what_trials_have(tmp_path):
     order = [next((k for k, family in enumerate(("metric.", "loss.", "slope.", "setting."), 1) if name.startswith(family)), 0)
              for name in table.column_names]  # fmt: skip
     assert order == sorted(order)
+
+
+def test_gathering_a_sweep_that_grows_is_gathering_it_once(tmp_path):
+    gathered = results.Gathered(tmp_path)
+    for round in range(3):  # rows are added to old trials, and trials with columns of their own between them
+        results.append(tmp_path / "trials/b", row(round, trial="b"), columns(("main",), aid__weight=1))
+        results.append(
+            tmp_path / f"trials/{'cab'[round]}{round}", row(9, trial=f"{'cab'[round]}{round}"), columns(("side",), aid__weight=0.5)
+        )
+        assert gathered().to_pylist() == results.gather(tmp_path).to_pylist()
+    shutil.rmtree(tmp_path / "trials/b")
+    assert gathered()["trial"].to_pylist() == ["a1", "b2", "c0"]
+    assert gathered().to_pylist() == results.gather(tmp_path).to_pylist()
 
 
 @pytest.mark.parametrize("a, b, both", [
