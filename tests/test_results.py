@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-import tarfile
 import shutil
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path

@@ -265,7 +265,7 @@ class Gathered:
         new = [self._load(path) for path, version in versions.items() if self.versions.get(path) != version]
         alike: dict[bytes, list[pa.Table]] = {}
         for table in (*(old.filter(pc.invert(pc.is_in(old["trial"], void))) for old in self.tables.values()), *new):
-            if table is not None:
+            if table:  # neither left out nor without rows
                 alike.setdefault(table.schema.serialize().to_pybytes(), []).append(table)
         self.versions, self.tables = versions, {schema: pa.concat_tables(found).combine_chunks() for schema, found in alike.items()}
         table = join(self.tables.values())
