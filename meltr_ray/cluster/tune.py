@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable, Protocol
 
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.search import Searcher
 
 from meltr_ray.cluster import rungs
@@ -142,5 +144,15 @@ def run_source(source: Source, folder: Path, config: Config, progress: Progress 
             verbose=0,
         ),
     )
-    with freed_with_their_trials() if config.train.num_workers else nullcontext():
+    with freed_with_their_trials() if config.train.num_workers else nullcontext(), callbacks_uncounted():
         tuner.fit()
+
+
+@contextmanager
+def callbacks_uncounted() -> Iterator[None]:
+    """Ray counts callbacks for its statistics, which are off here, and imports every tracker that is installed for that: a second."""
+    count, usage.tag_callbacks = usage.tag_callbacks, lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = count

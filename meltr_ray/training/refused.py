@@ -29,10 +29,12 @@ def line_of(error: NotAdmitted, config: Config) -> str:
     option = rule.partition("=")[0]
     if option not in ("product", "hessian_product"):
         return f"workload={config.workload.source}: {error}"
-    if getattr(config.aid, option) != "auto":
-        mend = f"use aid.{option}=auto"
+    named, sharded = getattr(config.aid, option) != "auto", config.engine.zero_stage == 3
+    exact = "engine.zero_stage=2, where exact products are at hand"
+    if named:
+        mend = f"use aid.{option}=auto" + (f" and {exact}" if sharded else "")
     elif option == "hessian_product":
-        mend = "use aid.solver=identity or loss_space, which take no products with H"
-    elif config.engine.zero_stage == 3:
-        mend = "use engine.zero_stage=2, where exact products are at hand"
+        mend = "use aid.solver=identity or loss_space, which take no products with H" + (f", or {exact}" if sharded else "")
+    elif sharded:
+        mend = f"use {exact}"
     return f"aid.{rule}; {mend}"
