@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -231,3 +232,17 @@ def test_a_search_adds_arms_to_those_that_are_derived():
     settings, config = configured(["sweep.space=[gamma,inner_steps]", "sweep.samples=3", "sweep.add_one_in=true"])
     arms = all_arms(settings, config)
     assert {f"meltr_search_{i}" for i in range(3)} | {"meltr_only_caption"} <= arms.keys()
+
+
+def test_what_a_sweep_says_of_its_files_is_read_at_once_and_in_its_log(tmp_path):
+    """Chatter is in the log alone."""
+    program = (
+        "from pathlib import Path; from meltr_ray.storage.saying import say; from workloads import cli\n"
+        "with cli.chatter_to(Path('log.txt')): print('chatter', flush=True); say('a table is set aside')\n"
+        "say('after it')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (ended.stdout, ended.stderr) == ("", "a table is set aside\nafter it\n")
+    assert (tmp_path / "log.txt").read_text() == "chatter\na table is set aside\n"

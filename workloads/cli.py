@@ -36,6 +36,7 @@ from meltr_ray.config.written import how_to_quote, override, value_of
 from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import disk, sealed
 from meltr_ray.storage.address import is_address, parsed
+from meltr_ray.storage.saying import also_said_to
 from meltr_ray.workload import Workload, made_anew
 from workloads import own_experiment
 from workloads.remote import fetched, is_taken
@@ -337,7 +338,7 @@ def check_taken(request: Request, command: str, takes: tuple[str, ...]) -> None:
 
 @contextmanager
 def chatter_to(path: Path) -> Iterator[TextIO]:
-    """Send all that this process and its children print to `path`; yields a file that still writes to the terminal."""
+    """Send all that this process and its children print to `path`; what it says, to both. Yields a file that still writes to the terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sealed.check_file(path)
     sys.stdout.flush()
@@ -346,6 +347,7 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     with (
         open(path, "ab", buffering=0) as log,
         os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal,
+        also_said_to(saved[1]),
     ):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

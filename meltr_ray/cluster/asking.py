@@ -10,6 +10,7 @@ from meltr_ray.cluster.searches import tried_in
 from meltr_ray.config import file as config_file
 from meltr_ray.results import table as results
 from meltr_ray.storage import sealed
+from meltr_ray.storage.saying import say
 from tune_spaces.arms import Trial
 from tune_spaces.space_search import SpaceSearch
 from tune_spaces.spaces import Changes
@@ -96,6 +97,4 @@ def _by_settings(search: SpaceSearch, place: Path) -> Changes | None:
 def make_way(place: Path) -> None:
     """Move a trial's folder out of the way of another that may take its number; one line says so."""
     aside = set_aside(place, within=place.parents[1])
-    sealed.say(
-        f"{place}: neither its table nor its settings say what it drew; it is set aside as {aside}, and another trial takes its place"
-    )
+    say(f"{place}: neither its table nor its settings say what it drew; it is set aside as {aside}, and another trial takes its place")

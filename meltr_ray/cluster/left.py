@@ -19,6 +19,7 @@ from meltr_ray.errors import ConfigError
 from meltr_ray.results import table as results
 from meltr_ray.results.columns import METRIC, SETTING
 from meltr_ray.storage import sealed
+from meltr_ray.storage.saying import say
 from meltr_ray.training import checkpoint
 from meltr_ray.training.loop import is_due
 from tune_spaces.arms import Trial
@@ -37,10 +38,10 @@ def check_left(trial: Path, config: Config) -> None:
     if not complete:
         last = max((row["step"] for row in rows if row["split"] == "validation"), default=0)
         if 0 < config.train.checkpoint_every < last:  # one was saved, as rows came after it
-            sealed.say(f"{root}: the checkpoints are gone; the trial begins anew")
+            say(f"{root}: the checkpoints are gone; the trial begins anew")
     facts = newest(complete)
     if facts and (why := apart(trial, config, rows, facts)):
-        sealed.say(f"{why}; {root} is set aside as {set_aside(root)}, and the trial begins anew")
+        say(f"{why}; {root} is set aside as {set_aside(root)}, and the trial begins anew")
 
 
 def newest(complete: list[Path]) -> dict[str, Any] | None:
@@ -104,9 +105,9 @@ def check_settings(folder: Path, trials: Iterable[Trial]) -> None:
                 continue
             name, ran, planned = differs
             if names == {name} and results.is_final(place) and its_own(place, results.read_trial(place)[-1]):
-                sealed.say(f"{place}: it ran with {name}={ran}, and the plan has {planned} now; it stays as it is")
+                say(f"{place}: it ran with {name}={ran}, and the plan has {planned} now; it stays as it is")
                 continue
-            sealed.say(f"{place / results.FILE}: is of a trial with {name}={ran}, where this one has {planned}; it is set aside as "
+            say(f"{place / results.FILE}: is of a trial with {name}={ran}, where this one has {planned}; it is set aside as "
                        f"{set_aside(place / results.FILE)}, and its trial runs again")  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from meltr_ray.cluster.copied import CHECKPOINTS, Held, Looker
 from meltr_ray.errors import ConfigError, first_line
 from meltr_ray.storage import sealed
 from meltr_ray.storage.claim import BEAT, Claim, Taken
+from meltr_ray.storage.saying import say
 from meltr_ray.storage.store import Store, opened
 from meltr_ray.storage.twin import Twin
 from meltr_ray.training.checkpoint import MARKER
@@ -88,7 +89,7 @@ class Mirror:
             began = time.monotonic()
             why = self.sent()
             if bool(why) != bool(before):
-                sealed.say(f"output={self.store.address}: {f'not reached ({why}); tried again' if why else 'reached again'}")
+                say(f"output={self.store.address}: {f'not reached ({why}); tried again' if why else 'reached again'}")
             before, pause = why, max(EVERY, min(60.0, SHARE * (time.monotonic() - began)))
 
     def keep_claim(self) -> None:

@@ -29,6 +29,7 @@ from meltr_ray.config.workload_file import keep_text
 from meltr_ray.loggers.named import begin
 from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
+from meltr_ray.storage.saying import say
 from meltr_ray.training import splits
 from meltr_ray.training.overlap import overlap
 from meltr_ray.training.shared import check_shared, shared
@@ -75,7 +76,7 @@ def check_tables(folder: Path, search: space_search.SpaceSearch | None) -> None:
     for name in [] if gathered is None else gathered["trial"].unique().to_pylist():
         if not (trials / name / results.FILE).exists():
             gone = trials / name / results.FILE if (trials / name).exists() else trials / name
-            sealed.say(f"{gone}: is gone; {then(search, trials / name)}")
+            say(f"{gone}: is gone; {then(search, trials / name)}")
     for trial in sorted(trials.glob("*")):
         results.set_aside(trial, gathered, lambda trial=trial: then(search, trial))
 
@@ -93,7 +94,7 @@ def said_before(folder: Path) -> dict[str, Any]:
     try:
         return own_file.facts(folder)
     except sealed.Damaged as error:
-        sealed.say(f"{error}; it is written anew, and when the sweep was started and how it has grown is lost")
+        say(f"{error}; it is written anew, and when the sweep was started and how it has grown is lost")
         return {}
 
 
@@ -237,13 +238,11 @@ def keep_best(folder: Path) -> None:
     there = next((number for number, trial in enumerate(trials) if has_best(trial)), None)
     if there is None:
         if trials:
-            sealed.say(f"{trials[0]}: its best weights or settings are gone or damaged, as are all others; {folder / 'best'} isn't written")
+            say(f"{trials[0]}: its best weights or settings are gone or damaged, as are all others; {folder / 'best'} isn't written")
         return
     trial = trials[there]
     if there > 0:
-        sealed.say(
-            f"{trials[0]}: its best weights or settings are gone or damaged, or another's; {folder / 'best'} has those of {trial.name}"
-        )
+        say(f"{trials[0]}: its best weights or settings are gone or damaged, or another's; {folder / 'best'} has those of {trial.name}")
     put(folder / "best" / BEST, (trial / BEST).read_bytes())
     put(folder / "best/config.yaml", sealed.whole_of(trial / "config.yaml").read_bytes())
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from meltr_ray.config.yaml_file import read_yaml
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage import sealed
+from meltr_ray.storage.saying import say
 
 Flat = dict[str, Any]
 """Dotted name of a setting -> value."""
@@ -47,7 +48,7 @@ def own(path: Path, settings_in: Callable[[Path], Flat]) -> Path:
     wrong, wrong_in_copy = (sum(each[name] not in (None, known[name]) for name in apart) for each in (first, second))
     if wrong <= wrong_in_copy:
         return path
-    sealed.say(f"{path}: is that of another sweep, by {config.name} beside it; its copy is used")
+    say(f"{path}: is that of another sweep, by {config.name} beside it; its copy is used")
     return copy
 
 

@@ -20,6 +20,7 @@ from meltr_ray.config.members import check_members, check_spelling
 from meltr_ray.config.user_code import in_words, line_of
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put, sealed
+from meltr_ray.storage.saying import say
 from meltr_ray.workload import Workload
 
 SHIPPED = {"video": "meltr_ray.video.workload:Video"}
@@ -161,7 +162,7 @@ def keep_text(workload: Workload, folder: Path) -> None:
         "the file has changed since Python read it; restart Python (in a notebook, its kernel), so that what is trained is what is kept",
     )
     if kept and kept.get(copy) != text:
-        sealed.say(f"{copy}: isn't the text of {workload.source} any more, as its copy is; it is written anew")
+        say(f"{copy}: isn't the text of {workload.source} any more, as its copy is; it is written anew")
     for each in (copy, sealed.copy_of(copy)):
         if kept.get(each) != text:
             put(each, text)

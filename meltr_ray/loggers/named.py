@@ -12,7 +12,7 @@ from typing import Any
 
 from meltr_ray.errors import ConfigError, check, check_choice, shown
 from meltr_ray.loggers.logger import STEP, Logger, Tracked, numbers, token
-from meltr_ray.storage.sealed import say
+from meltr_ray.storage.saying import say
 
 LOGGERS = {"tensorboard": "tensorboard:TensorBoard", "mlflow": "mlflow:MLflow", "wandb": "wandb:WandB"}
 """Name -> module of this package and class in it, which is imported when it is asked for."""

@@ -22,7 +22,8 @@ from meltr_ray.errors import check
 from meltr_ray.results import migration
 from meltr_ray.results.columns import VERSION, Columns, conform, unify
 from meltr_ray.storage import put
-from meltr_ray.storage.sealed import Damaged, check_file, say
+from meltr_ray.storage.saying import say
+from meltr_ray.storage.sealed import Damaged, check_file
 from meltr_ray.storage.whole import stamp
 
 FILE, SEAL = "results.parquet", b"sha256"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from meltr_ray.errors import ConfigError
+from meltr_ray.storage.saying import say
 from meltr_ray.storage.whole import put
 
 SEAL = "# sha256: "
@@ -161,11 +161,6 @@ def differing(folder: Path, text: str) -> str | None:
         return next((name for name, value in known.items() if not (folder / name).is_file() or sha256(folder / name) != value), None)
     except (ValueError, AttributeError):
         return "the list of its files"
-
-
-def say(line: str) -> None:
-    """A line for whoever reads along, on standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def _plain(facts: Any) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from meltr_ray.errors import ConfigError
 from meltr_ray.storage import sealed
 from meltr_ray.storage.claim import said
+from meltr_ray.storage.saying import say
 from meltr_ray.storage.store import Store, answered
 from meltr_ray.storage.whole import put
 from meltr_ray.storage.writers import only_writer
@@ -106,4 +107,4 @@ def set_aside(folder: Path, uri: str) -> None:
         while (aside := folder.with_name(f"{folder.name}.before-{number}")).exists():
             number += 1
         os.replace(folder, aside)
-        sealed.say(f"note: {folder} wasn't what {uri} has; it is now {aside}")
+        say(f"note: {folder} wasn't what {uri} has; it is now {aside}")

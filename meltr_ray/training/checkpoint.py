@@ -21,6 +21,7 @@ from torch import Tensor
 from meltr_ray.config import Config, recorded
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import put, put_by_path, sealed
+from meltr_ray.storage.saying import say
 from meltr_ray.workload import Workload
 
 MARKER, SEAL = "COMPLETE", "sha256"
@@ -60,7 +61,7 @@ def latest(root: Path) -> Path | None:
         wrong = sealed.differing(folder, (folder / MARKER).read_bytes().decode("utf-8", "replace"))
         if wrong is None:
             return folder
-        sealed.say(f"checkpoint={folder}: {wrong} isn't as it was written; an older one is used, or training begins anew")
+        say(f"checkpoint={folder}: {wrong} isn't as it was written; an older one is used, or training begins anew")
     return None
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from meltr_ray.config import Config, workload_settings
 from meltr_ray.config.user_code import called
 from meltr_ray.errors import check
-from meltr_ray.storage.sealed import say
+from meltr_ray.storage.saying import say
 from meltr_ray.training.batches import check_enough
 from meltr_ray.training.deepspeed_settings import deepspeed_settings
 from meltr_ray.training.fits import check_fits
