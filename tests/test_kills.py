@@ -1,4 +1,4 @@
-"""SIGKILL at three random moments of a sweep: of a trial's process, of one of two machines, of the driver on a cluster that stays.
+"""SIGKILL at random moments of a sweep: of a trial's process, of one of two machines, of the only one, of the driver on a cluster that stays.
 
 Nothing is lost and nothing doubled, and a minute later no process is left that nobody waits for. The moments hang on KILLS_SEED.
 
@@ -87,6 +87,22 @@ def test_of_a_trial_and_of_a_worker_where_it_has_two(tmp_path, monkeypatch):
         kill_all(sweep.process)
     sweep.assert_whole(whole)
     assert 0 <= sweep.steps() - whole.steps() <= 2 * len(victims) * (CHECKPOINT_EVERY + 1)
+    print(f"nothing is left of the sweep after {marked.gone(marked.alive):.1f} s")
+
+
+def test_of_the_only_machine(whole, tmp_path, monkeypatch):
+    """Of its raylet: the command ends as if the machine were taken away, and goes on when it is started again."""
+    sweep, marked = Ended(tmp_path, checkpoint_every=CHECKPOINT_EVERY), Marked(monkeypatch, str(tmp_path))
+    sweep.start()
+    try:
+        sweep.until_steps(moments("only machine")[0])
+        next(process for process in psutil.Process(sweep.process.pid).children() if process.name() == "raylet").kill()
+        assert sweep.process.wait(180) == 143 and "the cluster has no machine left" in sweep.said, sweep.said
+        sweep.start()
+        sweep.finish()
+    finally:
+        kill_all(sweep.process)
+    check(sweep, whole)
     print(f"nothing is left of the sweep after {marked.gone(marked.alive):.1f} s")
 
 

@@ -347,12 +347,12 @@ def chatter_to(path: Path) -> Iterator[TextIO]:
     with (
         open(path, "ab", buffering=0) as log,
         os.fdopen(os.dup(saved[0]), "w", buffering=1, encoding="utf-8", errors="backslashreplace") as terminal,
-        also_said_to(saved[1]),
     ):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
-            yield terminal
+            with also_said_to(saved[1]):
+                yield terminal
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -27,6 +27,18 @@ LOOK = 1.0
 class OwnedWorkers(WorkerGroup):
     """Workers in a placement group that names the actor of the trial."""
 
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except Exception:
+            if self.has_started():  # a fault in the last part of a start: Ray leaves the workers, and what they hold of the cluster
+                group = self._worker_group_state.placement_group_handle
+                with suppress(Exception):
+                    self.shutdown()
+                with suppress(Exception):
+                    group.shutdown()
+            raise
+
     def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> PlacementGroupHandle:
         owner, number = ray.get_runtime_context().get_actor_id(), uuid.uuid4().hex
         bundles = [worker_group_context.resources_per_worker] * worker_group_context.num_workers

@@ -65,14 +65,18 @@ class Interruption:
         if self.asked:
             self.again = True
             raise KeyboardInterrupt
-        self.number, self.since = number, time.monotonic()
-        self.ends = self.since + self.grace
+        self.begin(number)
         stop.ask(self.folder)
         line = (
             f"{signal.Signals(number).name}: running trials save their step and stop within {self.grace:g} s; signal again to end at once\n"
         )
         tell(self.terminal.fileno(), line)  # a signal may come in the middle of a print
         self.in_seconds(max(self.grace - FOR_THE_REPORT, self.grace / 2))
+
+    def begin(self, number: int) -> None:
+        """The grace begins, by a signal or as if by one."""
+        self.number, self.since = number, time.monotonic()
+        self.ends = self.since + self.grace
 
     @property
     def over(self) -> bool:

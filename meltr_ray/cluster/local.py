@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import secrets
-import shutil
 import socket
 import tempfile
 from contextlib import contextmanager, suppress
@@ -76,17 +75,17 @@ class OverLoopback(TorchConfig):
 
 
 class _ByFile(_TorchBackend):
-    folder = ""
-
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        self.folder = tempfile.mkdtemp(prefix="ranks-")
+        self.folder = tempfile.TemporaryDirectory(prefix="ranks-")  # gone at the latest with this process
         worker_group.execute(_set_loopback_environment)
         worker_group.execute(_set_torch_distributed_env_vars)
         size = len(worker_group)
         ray.get([worker_group.execute_single_async(rank, _setup_torch_process_group, backend=backend_config.backend, world_rank=rank,
-                                                   world_size=size, init_method=f"file://{self.folder}/store",
+                                                   world_size=size, init_method=f"file://{self.folder.name}/store",
                                                    timeout_s=backend_config.timeout_s) for rank in range(size)])  # fmt: skip
 
     def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        super().on_shutdown(worker_group, backend_config)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            super().on_shutdown(worker_group, backend_config)
+        finally:
+            self.folder.cleanup()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
@@ -18,6 +19,7 @@ from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.connection import connected
 from meltr_ray.cluster.interruption import Interruption
 from meltr_ray.cluster.left import BEST, has_best
+from meltr_ray.cluster.lost import NoMachine
 from meltr_ray.cluster.machines import check_machines
 from meltr_ray.cluster.placement import at_once, check_holds
 from meltr_ray.cluster.progress import Progress
@@ -155,6 +157,9 @@ def run(folder: Path, settings: DictConfig, config: Config, command: str, termin
                         settings_chosen=equal.chosen(known.halved) if equal else {},
                     )
                     run_trials(trials, folder, config, progress, budget, timed.cost if timed else lambda trial: 0.0)
+    except NoMachine:
+        say("the cluster has no machine left: Ray's raylet was killed, or its machine is gone")
+        interruption.begin(signal.SIGTERM)
     except KeyboardInterrupt:  # at once, or trials that take too long to stop
         pass
     interruption.trials_ended()

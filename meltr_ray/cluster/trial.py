@@ -16,7 +16,7 @@ from typing import Any, Callable
 import ray.train
 import ray.tune
 
-from meltr_ray.cluster.failures import cause_of
+from meltr_ray.cluster.failures import CERTAIN, cause_of
 from meltr_ray.cluster.garbage import collect, keep_imports
 from meltr_ray.cluster.rungs import Rungs
 from meltr_ray.cluster.standing import train_on_workers
@@ -39,10 +39,15 @@ from meltr_ray.training.stopping import End, Stop
 
 ENDING = 300
 """Seconds that this process waits for the last of a trial before it takes the next; at Tune's own 2 a busy machine loses the next trial."""
+_failed = False
+"""Whether a trial failed in this process: what is left in it may be anything, such as a CUDA context that fails every trial to come."""
 
 
 def trainable(tune_config: dict[str, Any]) -> None:
     """Tune's function trainable: run `tune_config["trial"]`, and record how it failed rather than stop the sweep."""
+    global _failed
+    if _failed:
+        os._exit(1)  # Tune takes a new process for this trial
     trial, end = tune_config["trial"], End.FINISHED
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING))
     try:
@@ -53,6 +58,7 @@ def trainable(tune_config: dict[str, Any]) -> None:
         if end is End.LEAVING:
             starts.take_back()
     except Exception as error:  # whatever it is, the other trials go on and the table says what happened
+        _failed = not isinstance(cause_of(error), CERTAIN)
         with suppress(OSError):  # of a full disk: without its last row the trial runs again when the sweep goes on
             record_failure(trial, error)
         ray.tune.report({"step": -1, "score": float("nan")})

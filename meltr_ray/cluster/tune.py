@@ -16,6 +16,7 @@ from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.freed import freed_with_their_trials
 from meltr_ray.cluster.left import check_left, check_settings
 from meltr_ray.cluster.live import Live
+from meltr_ray.cluster.lost import Lost
 from meltr_ray.cluster.placement import at_once, of_trial
 from meltr_ray.cluster.progress import Progress
 from meltr_ray.cluster.trial import trainable
@@ -139,7 +140,7 @@ def run_source(source: Source, folder: Path, config: Config, progress: Progress 
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder / "ray"),
-            callbacks=[progress, Live(folder)] if progress else [],
+            callbacks=[Lost(), progress, Live(folder)] if progress else [Lost()],
             failure_config=tune.FailureConfig(max_failures=config.train.max_failures + MACHINES_LEFT),
             verbose=0,
         ),

@@ -65,6 +65,14 @@ def latest(root: Path) -> Path | None:
     return None
 
 
+def check_alike_on_ranks(found: Path | None, gather: Callable[[Tensor], list[Tensor]], device: torch.device) -> None:
+    """Raises RuntimeError: ranks found different ones, as where a file system shows a machine late what another has written."""
+    own = int(found.name.removeprefix("step-")) if found else -1
+    steps = [int(step) for step in gather(torch.tensor(own, device=device))]
+    if len(set(steps)) > 1:
+        raise RuntimeError(f"ranks found checkpoints of the steps {', '.join(map(str, steps))} (-1: none); start again")
+
+
 def load(folder: Path, rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """(shared, own, facts) as `save` took them."""
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))

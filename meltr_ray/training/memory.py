@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,6 +15,8 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of an earlier trial
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the high-water mark of resident memory
         except OSError:

@@ -56,6 +56,7 @@ def run(config: Config, folder: Path, report: Report, phase: str = "single", arm
     if found:
         restore_weights(found, model)
     with opened(model, config, device) as engine:
+        checkpoint.check_alike_on_ranks(found, engine.gather, device)
         torch.manual_seed(config.seed * 1009 + engine.rank)  # dropout differs between ranks
         attempt = Attempt(folder) if engine.rank == 0 else None
         state = RunState(engine, way.to(device), Progress())
