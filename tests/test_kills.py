@@ -91,12 +91,14 @@ def test_of_a_trial_and_of_a_worker_where_it_has_two(tmp_path, monkeypatch):
 
 
 def test_of_the_only_machine(whole, tmp_path, monkeypatch):
-    """Of its raylet: the command ends as if the machine were taken away, and goes on when it is started again."""
+    """Of all that Ray's raylet runs: the command ends as if the machine were taken away, and goes on when it is started again."""
     sweep, marked = Ended(tmp_path, checkpoint_every=CHECKPOINT_EVERY), Marked(monkeypatch, str(tmp_path))
     sweep.start()
     try:
         sweep.until_steps(moments("only machine")[0])
-        next(process for process in psutil.Process(sweep.process.pid).children() if process.name() == "raylet").kill()
+        raylet = next(process for process in psutil.Process(sweep.process.pid).children() if process.name() == "raylet")
+        for process in [raylet, *raylet.children(recursive=True)]:
+            process.kill()
         assert sweep.process.wait(180) == 143 and "the cluster has no machine left" in sweep.said, sweep.said
         sweep.start()
         sweep.finish()
