@@ -17,13 +17,11 @@ import ray.train
 from ray.train import FailureConfig
 from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.train.v2._internal.execution.callback import ReportCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy, create_failure_policy
 
 from meltr_ray.cluster.failures import UnlessCertain
-from meltr_ray.cluster.freed import OwnedWorkers
 from meltr_ray.cluster.garbage import collect
-from meltr_ray.cluster.trainer import Trainer, scaling_of
+from meltr_ray.cluster.trainer import Controller, Trainer, scaling_of
 from meltr_ray.config import Config
 from meltr_ray.training.stopping import End
 
@@ -156,16 +154,12 @@ class _InThisProcess(Trainer):
         self.standing = standing
 
     def _initialize_and_run_controller(self, failure_policy: FailurePolicy, **parts: Any) -> Any:
-        controller = _Controller(failure_policy=_OfStanding(self.standing, failure_policy), **parts)
+        controller = Controller(failure_policy=_OfStanding(self.standing, failure_policy), **parts)
         asyncio.run(controller.run())
         return controller.get_result()
 
     def _create_default_callbacks(self) -> list[Any]:
         return [*super()._create_default_callbacks(), self.standing]
-
-
-class _Controller(TrainController):
-    worker_group_cls = OwnedWorkers
 
 
 class _OfStanding(FailurePolicy):

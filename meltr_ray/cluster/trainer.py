@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 
 from meltr_ray.cluster.failures import UnlessCertain
+from meltr_ray.cluster.freed import OwnedWorkers
 from meltr_ray.cluster.local import OverLoopback
 from meltr_ray.cluster.placement import of_worker
 from meltr_ray.config import Config
 from meltr_ray.config.run import LOCAL
+
+
+class Controller(TrainController):
+    """Ray's own, but for what becomes of workers that don't start, or whose trial is killed."""
+
+    worker_group_cls = OwnedWorkers
 
 
 class Trainer(TorchTrainer):
@@ -33,12 +43,13 @@ class Trainer(TorchTrainer):
             run_config=RunConfig(name=name, storage_path=folder, failure_config=FailureConfig(max_failures=config.train.max_failures)),
         )
 
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """The command has one: Ray's would end the run without a checkpoint."""
-
     def _initialize_and_run_controller(self, failure_policy: FailurePolicy, **parts: Any) -> Any:
-        """Ray has no setting that says after which errors not to start again."""
-        return super()._initialize_and_run_controller(failure_policy=UnlessCertain(failure_policy), **parts)
+        """Ray has no setting that says after which errors not to start again, and its handler of SIGINT would end the run without a checkpoint."""
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        actor = ray.remote(num_cpus=0, label_selector=here, runtime_env={"env_vars": get_env_vars_to_propagate()})(Controller)
+        controller = actor.remote(failure_policy=UnlessCertain(failure_policy), **parts)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
     def _create_default_callbacks(self) -> list[Any]:
         """Without those that start a process for Ray's data sets, which aren't there, and one for what a killed trial holds (freed.py)."""
