@@ -22,17 +22,18 @@ whole: $(READY) $(S3)
 slow: $(READY) $(S3)
 	$(VENV)/bin/python -m pytest -q -m slow $(ARGS)
 
-# --no-compile: Python compiles the tenth that is used when it is imported, which saves a minute. torch first, by its pin: a looser one would pull gigabytes of GPU packages on a machine without a GPU
+# pip compiles one file at a time: compileall takes all cores. torch first, by its pin: a looser one would pull gigabytes of GPU packages on a machine without a GPU
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q --no-compile --disable-pip-version-check $$(grep '^torch==' constraints.txt)
 	$(VENV)/bin/pip install -q --no-compile --disable-pip-version-check -c constraints.txt -e '.[sweep,methods,search,loggers,test]'
+	-$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib
 	touch $@
 
 # what tests of object storage run against: its boto3 asks for another python-dateutil than matplotlib has
 $(S3): $(READY) tests/object_storage.txt
 	$(PYTHON) -m venv $(VENV)/s3
-	$(VENV)/s3/bin/pip install -q --no-compile --disable-pip-version-check -r tests/object_storage.txt
+	$(VENV)/s3/bin/pip install -q --disable-pip-version-check -r tests/object_storage.txt
 	touch $@
 
 clean:
