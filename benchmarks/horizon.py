@@ -23,7 +23,7 @@ from analysis import horizon
 from meltr_ray.bounds import bounded, check_settings
 from meltr_ray.config import Config
 from meltr_ray.errors import check
-from workloads import cli
+from workloads import checks, cli
 
 
 @dataclass
@@ -82,9 +82,9 @@ def measure(request: cli.Request, own: Own) -> Path:
         last = step_of(point, request.config) + max(*own.horizons, own.oracle_steps)
         check(last <= train.steps, "points", point,
               f"looks to step {last} of train.steps={train.steps}; lower it, or horizons and oracle_steps")  # fmt: skip
-    folder = cli.new_folder(request.config, "horizon", chosen="name" in request.given)
-    cli.check_machine(request.config)
-    cli.prepare(request.config)
+    folder = checks.new_folder(request.config, "horizon", chosen="name" in request.given)
+    checks.check_machine(request.config)
+    checks.prepare(request.config)
     folder.mkdir(parents=True)
     records: list[dict[str, Any]] = []
     notes: list[str] = []

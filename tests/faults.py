@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from meltr_ray.training.rehearsal import check_all
-from workloads import cli
+from workloads import checks, cli
 
 MINE = '''\
 from __future__ import annotations
@@ -355,6 +355,6 @@ def written(folder: Path, old: str = "", new: str = "", name: str = "mine.py") -
 def attempt(source: str, *settings: str):
     """What a command does before it starts a trial."""
     request = cli.configure([f"workload={source}", "train.batch_size=8", *settings])
-    cli.prepare(request.config)
+    checks.prepare(request.config)
     check_all([request.config])
     return request.config

@@ -24,7 +24,7 @@ from meltr_ray.workload import Workload
 from tests.commands import ROOT
 from tests.commands import run as run_command
 from tune_spaces import plan
-from workloads import cli
+from workloads import checks, cli
 
 SOURCES = {
     "video": "video",
@@ -163,8 +163,8 @@ def tried(source: str, backbone: str, name: str, value: object, folder, digits_f
     config.train.use_gpu, config.train.num_workers, config.engine.zero_stage = False, 0, 0
     config.train.steps = min(config.train.steps, 2)
     try:
-        cli.check_machine(config)
-        cli.prepare(config)
+        checks.check_machine(config)
+        checks.prepare(config)
         check_all([config])
     except ConfigError as error:
         return str(error)

@@ -13,7 +13,7 @@ from tests.commands import kill_all, run
 from tests.ends import EVERY, Ended, machines
 from tests.engine_toy import toy_config
 from tests.test_kills import under
-from workloads import cli
+from workloads import checks, cli
 from workloads.train import train
 
 BIG, SMALL = {"CPU": 8.0, "GPU": 2.0, "accelerator_type:A100": 1.0, "memory": 1e9, "licence": 1.0}, {"CPU": 4.0, "memory": 1e9}
@@ -93,7 +93,7 @@ def test_what_ray_is_asked_for():
 ])  # fmt: skip
 def test_what_no_cluster_could_mean_is_refused_at_once(settings, words):
     with pytest.raises(ConfigError) as refused:
-        cli.check_machine(cli.configure(settings).config)
+        checks.check_machine(cli.configure(settings).config)
     assert str(refused.value).startswith(words)
 
 

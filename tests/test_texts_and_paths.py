@@ -19,7 +19,7 @@ from meltr_ray.config.file import write as write_config
 from meltr_ray.config.paths import check_writable
 from meltr_ray.config.yaml_file import read_yaml
 from tests.commands import ROOT, run
-from workloads import cli
+from workloads import checks, cli
 from workloads.prepare import PrepareConfig
 
 TEXTS = ["2024_01", "1e3", "true", "0x10", "007", "1_000", "a b", "é", "naïve-Ω.v2", "a=b", "a,b", "x+y@z"]
@@ -247,7 +247,7 @@ def test_a_command_line_cannot_stand_for_more_than_settings_are():
 def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(address):
     config = cli.configure([f"cluster={address}"]).config
     with pytest.raises(ConfigError, match="^cluster=.*; ") as caught:
-        cli.check_cluster(config)
+        checks.check_cluster(config)
     assert "\n" not in str(caught.value)
 
 

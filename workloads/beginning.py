@@ -19,7 +19,7 @@ from tune_spaces import plan
 from tune_spaces.arms import Trial
 from tune_spaces.cost import Timed
 from tune_spaces.equal_budgets import EqualBudgets
-from workloads import cli
+from workloads import checks, cli
 from workloads.growing import grow
 from workloads.remote import check_working_folder
 
@@ -31,8 +31,8 @@ def planned(request: cli.Request) -> tuple[DictConfig, Config, Path]:
     """A new sweep: its settings with absolute folders, and where it will be written."""
     settings, config = request.settings, request.config
     check_working_folder(request.given, config)
-    cli.make_paths_absolute(config, settings)
-    return settings, config, cli.new_folder(config, "sweeps", chosen="name" in request.given)
+    checks.make_paths_absolute(config, settings)
+    return settings, config, checks.new_folder(config, "sweeps", chosen="name" in request.given)
 
 
 def resumed(request: cli.Request) -> tuple[DictConfig, Config, Path]:
@@ -61,10 +61,10 @@ def checked_trials(request: cli.Request, settings: DictConfig, config: Config) -
         plan.check_space(settings, config)
         check_given(request.given, config, (trial.config for trial in trials))
     for trial in trials:
-        cli.check_machine(trial.config)
-    cli.check_cluster(config)
-    cli.check_loggers(config)
-    cli.prepare(config)
+        checks.check_machine(trial.config)
+    checks.check_cluster(config)
+    checks.check_loggers(config)
+    checks.prepare(config)
     from meltr_ray.training.rehearsal import check_all
 
     check_all(trial.config for trial in trials)

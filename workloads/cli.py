@@ -27,26 +27,21 @@ from meltr_ray.config import ABOUT_THE_COMMAND, Config
 from meltr_ray.config import file as config_file
 from meltr_ray.config.fields import Field, fields, own_fields
 from meltr_ray.config.own_file import settings_file
-from meltr_ray.config.paths import LONGEST_PATH, check_name, check_writable
+from meltr_ray.config.paths import LONGEST_PATH
 from meltr_ray.config.references import check_length, check_references
-from meltr_ray.config.run import LOCAL
-from meltr_ray.config.user_code import called
 from meltr_ray.config.workload_file import absolute, find
 from meltr_ray.config.written import how_to_quote, override, value_of
 from meltr_ray.errors import ConfigError, check, shown
 from meltr_ray.storage import disk, sealed
-from meltr_ray.storage.address import is_address, parsed
 from meltr_ray.storage.saying import also_said_to
-from meltr_ray.workload import Workload, made_anew
+from meltr_ray.workload import Workload
 from workloads import own_experiment
-from workloads.remote import fetched, is_taken
+from workloads.remote import fetched
 
 CONF = Path(__file__).parent / "conf"
 DEFAULT_WORKLOAD = "video"
 OFTEN = {"lr": "learning_rate", "wd": "weight_decay", "eps": "epsilon", "bs": "batch_size", "epochs": "steps", "max_steps": "steps"}
 """What settings are often called elsewhere."""
-OF_THE_RUN = ("output", "working_folder", "engine.deepspeed")
-"""Paths that are no workload's."""
 SCRIPT = re.compile(r"(?<![\w/.=-])(?:python )?(?:workloads/)?(sweep|train|evaluate|prepare)\.py(?!\w|:\w)")
 """How texts name the commands."""
 
@@ -215,110 +210,6 @@ def help_text(description: str, arguments: list[str], own: type | None = None) -
             lines += ["", f"{head[0] or 'run'}" + (f" ({head[1]})" if head[1] else "")]
         lines.append(_described(field))
     return "\n".join(lines)
-
-
-def new_folder(config: Config, kind: str, chosen: bool) -> Path:
-    """A folder for the output that does not exist yet: `<output>/<kind>/<name>`, numbered unless the name was given.
-
-    Raises:
-        ConfigError: the name was given and its folder exists; nothing is overwritten.
-    """
-    name = config.name or called(config.workload, "title", config.workload.title)
-    check(
-        isinstance(name, str) and name != "",
-        "workload",
-        config.workload.source,
-        f"title gave {name!r}; return a name of letters, digits, _ and -, for folders",
-    )
-    check_name("name", name)
-    folder = config.local_output / kind / name
-    where = ("working_folder", config.working_folder) if is_address(config.output) else ("output", config.output)
-    check_writable(*where, folder.parent)
-
-    def exists(folder: Path) -> bool:
-        return os.path.lexists(folder) or (is_address(config.output) and is_taken(config, f"{kind}/{folder.name}"))
-
-    if chosen and exists(folder):
-        place: object = folder
-        if is_address(config.output):
-            place = parsed("output", config.output) / kind / name
-            check(
-                is_taken(config, f"{kind}/{name}"),
-                "name",
-                name,
-                f"{folder} is of another sweep or run; move it away, or choose another name",
-            )
-        raise ConfigError(f"name={name}: {place} exists; go on with resume={place} or choose another name")
-    number = 1
-    while exists(folder):
-        number += 1
-        folder = folder.with_name(f"{name}-{number}")
-    return folder.absolute()
-
-
-def make_paths_absolute(config: Config, settings: DictConfig | None = None) -> None:
-    """In place, of a configuration and of settings: workers run in other folders."""
-    inside = tuple(config.workload.groups)
-    for path in (*OF_THE_RUN, *config.workload.paths):
-        bare = path.partition(".")[0] in inside
-        written = path if bare or path in OF_THE_RUN else f"workload.{path}"
-        *holders, name = (f"workload.{path}" if bare else written).split(".")
-        holder = config
-        for each in holders:
-            holder = getattr(holder, each)
-        if path == "output" and is_address(config.output):
-            continue
-        if (value := getattr(holder, name)) is not None:
-            setattr(holder, name, str(Path(value).absolute()))
-        if settings is not None and (value := OmegaConf.select(settings, written)) is not None:
-            OmegaConf.update(settings, written, str(Path(value).absolute()))
-
-
-def check_machine(config: Config) -> None:
-    """Refuse what this machine can't run.
-
-    Raises:
-        ConfigError: no GPU where one was asked for; more processes than there are CPUs.
-    """
-    if config.train.use_gpu:
-        import torch
-
-        if config.cluster == LOCAL and not torch.cuda.is_available():
-            raise ConfigError("train.use_gpu=True: this machine has no GPU that torch can use; set train.use_gpu=false")
-    each = {"train.threads": config.train.threads, "train.cpus_per_worker": config.train.cpus}
-    dearest = max(each, key=lambda name: each[name])
-    workers, available = config.train.num_workers * each[dearest], os.cpu_count() or 1
-    if config.cluster == LOCAL and not config.train.num_workers:
-        check(each[dearest] <= available, dearest, each[dearest], f"this machine has {available} CPUs; lower it")
-    loaders, most = config.train.loader_workers or 0, max(8, 2 * available)
-    if config.cluster == LOCAL:
-        check(loaders * max(1, config.train.num_workers) <= most, "train.loader_workers", loaders,
-              f"{loaders * max(1, config.train.num_workers)} processes for {available} CPUs; lower it")  # fmt: skip
-    if config.cluster == LOCAL and workers > available:
-        raise ConfigError(f"train.num_workers={config.train.num_workers}: {workers} CPUs are needed and this machine has {available}; "
-                          f"lower it or {dearest}")  # fmt: skip
-
-
-def check_cluster(config: Config) -> None:
-    """Raises ConfigError: no Ray cluster answers at `cluster`."""
-    if config.cluster != LOCAL:
-        from meltr_ray.cluster.connection import check_answers
-
-        check_answers(config.cluster)
-
-
-def check_loggers(config: Config) -> None:
-    """Raises ConfigError: one of `loggers` would show nothing."""
-    if config.loggers:
-        from meltr_ray.loggers.named import check_loggers as check_each
-
-        check_each(config.loggers)
-
-
-def prepare(config: Config) -> None:
-    """What the workload has to make or check before any worker starts. What it keeps on itself is left behind, as workers make it anew."""
-    called(config.workload, "prepare", lambda: config.workload.prepare(print))
-    config.workload = made_anew(config.workload)
 
 
 def check_once(arguments: list[str]) -> None:

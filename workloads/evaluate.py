@@ -24,7 +24,7 @@ from meltr_ray.config.workload_file import changed_since
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.storage import sealed
 from meltr_ray.workload import Workload
-from workloads import cli, remote
+from workloads import checks, cli, remote
 from workloads.ending import as_process
 
 OTHER_SETTINGS = ("checkpoint", "split", "train.use_gpu")
@@ -43,7 +43,7 @@ def evaluate(request: cli.Request) -> int:
         raise ConfigError(f"checkpoint={config.checkpoint}: holds no best.safetensors; {mend}")
     check_writable("checkpoint", config.checkpoint, folder / "predictions")
     if config.train.use_gpu:
-        cli.check_machine(config)
+        checks.check_machine(config)
     trained, changed = read_run(folder, request)
     if copy := changed_since(trained.workload, folder):
         print(f"note: {trained.workload.source} has changed since this run was trained (its text then: {copy})", file=sys.stderr)
@@ -65,7 +65,7 @@ def read_run(folder: Path, request: cli.Request) -> tuple[Config, list[str]]:
         check(key in (*OTHER_SETTINGS, *allowed), key, value, "evaluation takes the run's own; leave it out")
     if changes:
         trained = config_file.read(settings, [f"{key}={request.given[key]}" for key in changes])
-    cli.make_paths_absolute(trained)
+    checks.make_paths_absolute(trained)
     return trained, [key for key in changes if key not in trained.workload.paths]
 
 

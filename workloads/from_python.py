@@ -13,7 +13,7 @@ from meltr_ray.config import ABOUT_THE_COMMAND
 from meltr_ray.config.workload_file import source_of
 from meltr_ray.errors import ConfigError, check
 from meltr_ray.workload import Workload
-from workloads import cli
+from workloads import checks, cli
 from workloads import sweep as command
 
 NAME = re.compile(r"[\w.+/-]+")
@@ -54,7 +54,7 @@ def sweep(workload: type[Workload], settings: Mapping[str, Any] | None = None) -
         request = cli.configure([f"workload={source_of(workload)}", *given])
     finally:
         _looked_for.pop()
-    request.config.name = request.settings.name = cli.new_folder(request.config, "sweeps", chosen="name" in request.given).name
+    request.config.name = request.settings.name = checks.new_folder(request.config, "sweeps", chosen="name" in request.given).name
     if code := command.sweep(request):
         raise KeyboardInterrupt if code == 130 else SystemExit(code)
     return request.config.local_output.absolute() / "sweeps" / request.config.name

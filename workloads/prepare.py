@@ -23,7 +23,7 @@ from meltr_ray.storage.address import is_address
 from meltr_ray.video.backbones.settings import BackboneConfig
 from meltr_ray.video.clips.settings import MADE
 from meltr_ray.video.settings import PrepareConfig
-from workloads import cli
+from workloads import checks, cli
 from workloads.ending import as_process
 
 NAMES_SHOWN = 12
@@ -94,7 +94,7 @@ def extract_features(config: Config, own: PrepareConfig) -> int:
     check(own.export is not None, "export", None, "extract needs a folder to write features to; give it")
     check_writable("export", own.export, Path(own.export))
     check(Path(own.extract).is_dir(), "extract", own.extract, "no such folder; correct the path")
-    cli.check_machine(config)
+    checks.check_machine(config)
     paths = sorted(path for path in Path(own.extract).absolute().rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
     check(len(paths) > 0, "extract", own.extract, "holds no video; give the folder that does")
     videos = [Video(path.stem, str(path)) for path in paths]
@@ -125,7 +125,7 @@ def import_checkpoint(request: cli.Request) -> int:
     folder = Path(config.output) / "checkpoints" / config.name
     if folder.exists() and "name" in given:
         raise ConfigError(f"name={config.name}: {folder} exists; choose another name")
-    folder = cli.new_folder(config, "checkpoints", chosen=False)
+    folder = checks.new_folder(config, "checkpoints", chosen=False)
     vocabulary_size = len(Vocabulary(data.vocabulary)) if data.vocabulary else None
 
     def with_size(size: str) -> BackboneConfig:

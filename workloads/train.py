@@ -23,7 +23,7 @@ from meltr_ray.results.numbers import measured
 from meltr_ray.storage import sealed
 from meltr_ray.storage.disk import check_files
 from meltr_ray.storage.writers import only_writer
-from workloads import cli, remote
+from workloads import checks, cli, remote
 from workloads.ending import as_process
 
 WRITTEN = ("config.yaml", "results.parquet", "best.safetensors", "log.txt", "error.txt", ".attempt", ".lock", ".stop", ".writer.json")
@@ -50,7 +50,7 @@ def train(request: cli.Request) -> int:
         )
     else:
         remote.check_working_folder(request.given, config)
-        folder = cli.new_folder(config, "runs", chosen="name" in request.given)
+        folder = checks.new_folder(config, "runs", chosen="name" in request.given)
     for key, value in request.given.items():
         check(not key.startswith("sweep."), key, value, "one run makes nothing of it; leave it out, or use sweep.py")
     for key in OF_RAY if not config.train.num_workers else ():
@@ -61,11 +61,11 @@ def train(request: cli.Request) -> int:
             "one run without workers asks Ray for nothing; leave it out, or give train.num_workers",
         )
     check_given(request.given, config, [config])
-    cli.check_machine(config)
-    cli.check_cluster(config)
-    cli.check_loggers(config)
-    cli.make_paths_absolute(config)
-    cli.prepare(config)
+    checks.check_machine(config)
+    checks.check_cluster(config)
+    checks.check_loggers(config)
+    checks.make_paths_absolute(config)
+    checks.prepare(config)
     from meltr_ray.training import checkpoint
     from meltr_ray.training.rehearsal import check_all
 

@@ -35,8 +35,8 @@ class UnlessCertain(FailurePolicy):
 
 def cause_of(error: BaseException) -> BaseException:
     """What an error comes from; of workers that failed together, the one that says why: the others miss a partner."""
+    error = getattr(error, "controller_failure", error)  # of workers that didn't start
     failed = [cause_of(each) for _, each in sorted(getattr(error, "worker_failures", {}).items())]
-    failed = failed or [cause_of(each) for each in (getattr(error, "controller_failure", None),) if each]
     if failed:
         return next((each for each in failed if isinstance(each, CERTAIN)), failed[0])
     while error.__cause__ is not None and not isinstance(error, CERTAIN):

@@ -21,10 +21,11 @@ from meltr_ray.results.columns import METRIC, SETTING
 from meltr_ray.storage import sealed
 from meltr_ray.storage.saying import say
 from meltr_ray.training import checkpoint
+from meltr_ray.training.checkpoint import BEST
 from meltr_ray.training.loop import is_due
 from tune_spaces.arms import Trial
 
-FACTS, BEST, DAMAGED = "facts.json", "best.safetensors", "damaged"
+FACTS, DAMAGED = "facts.json", "damaged"
 
 
 def check_left(trial: Path, config: Config) -> None:

@@ -18,7 +18,7 @@ from meltr_ray.cluster.asking import Asking, begun, then
 from meltr_ray.cluster.budget import Budget
 from meltr_ray.cluster.connection import connected
 from meltr_ray.cluster.interruption import Interruption
-from meltr_ray.cluster.left import BEST, has_best
+from meltr_ray.cluster.left import has_best
 from meltr_ray.cluster.lost import NoMachine
 from meltr_ray.cluster.machines import check_machines
 from meltr_ray.cluster.placement import at_once, check_holds
@@ -33,6 +33,7 @@ from meltr_ray.results import table as results
 from meltr_ray.storage import put, sealed
 from meltr_ray.storage.saying import say
 from meltr_ray.training import splits
+from meltr_ray.training.checkpoint import BEST
 from meltr_ray.training.overlap import overlap
 from meltr_ray.training.shared import check_shared, shared
 from tune_spaces import equal_budgets, plan, screening, space_search

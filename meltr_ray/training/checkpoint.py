@@ -24,7 +24,7 @@ from meltr_ray.storage import put, put_by_path, sealed
 from meltr_ray.storage.saying import say
 from meltr_ray.workload import Workload
 
-MARKER, SEAL = "COMPLETE", "sha256"
+MARKER, SEAL, BEST = "COMPLETE", "sha256", "best.safetensors"
 MAY_CHANGE = ("train.threads", "train.cpus_per_worker", "train.accelerator", "train.resources", "train.placement", "train.max_failures",
               "train.loader_workers", "train.prefetch", "train.checkpoints_kept", "train.grace")  # fmt: skip
 """Settings that a resumed run may have otherwise than the run that wrote the checkpoint; so may all of `sweep`."""

@@ -78,7 +78,7 @@ class Record:
 
     @property
     def best(self) -> Path:
-        return self.folder / "best.safetensors"
+        return self.folder / checkpoint.BEST
 
     def _keep_weights(self, found: Measured) -> None:
         weights = self.state.engine.weights()

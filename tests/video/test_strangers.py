@@ -30,7 +30,7 @@ from meltr_ray.video.datasets.importers.joined_images import joined
 from meltr_ray.video.datasets.pickles import read_pickle
 from meltr_ray.video.datasets.prepare import import_data
 from meltr_ray.video.datasets.probe import MEMORY_BYTES, probe, probe_confined
-from workloads import cli
+from workloads import checks, cli
 
 ROW = np.ones((3, 4), np.float32)
 
@@ -337,7 +337,7 @@ def test_sizes_of_splits_are_checked_before_what_takes_minutes(digits_folder, mo
 
     monkeypatch.setattr("meltr_ray.video.backbones.violet.settings.VioletConfig.prepare", begun)
     config = cli.configure(["backbone=violet", f"data.folder={digits_folder}", "train.batch_size=41", "aid.meta_batch=held_out"]).config
-    one_line(lambda: cli.prepare(config), "the meta split has 40; lower it")
+    one_line(lambda: checks.prepare(config), "the meta split has 40; lower it")
     with pytest.raises(ConfigError, match="the meta split has 1; no batch is that small, so give the split more examples .*data.held_out"):
         check_enough(config.workload, "meta", 1, 2, 1)
 
